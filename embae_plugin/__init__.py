@@ -1,0 +1,13 @@
+"""EmbAE: unsupervised cross-camera person re-identification, as an extension of torchreid.
+
+Importing this package registers its models, losses, engines, samplers and datasets in torchreid:
+afterwards they are used by name like torchreid's own.
+"""
+
+from __future__ import annotations
+
+from embae_plugin.registration import register
+
+__version__ = "0.1.0"
+
+register()

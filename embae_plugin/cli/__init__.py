@@ -1,0 +1,1 @@
+"""The command ``embae``: one module for each verb."""

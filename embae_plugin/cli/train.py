@@ -1,0 +1,95 @@
+"""Trains and adapts, torchreid's way: a config file, torchreid's flags, `key value` pairs.
+
+  embae train --config-file configs/viper_cuhk01_to_market1501.yaml --root reid-data
+  embae train --config-file … train.max_epoch 60 embae.variants "['baseline','cam']"
+
+With loss.name embae it runs the stages of embae.stages and scores every variant of
+embae.variants on the target; given again, the same command goes on where it was stopped.
+With loss.name softmax or triplet it runs torchreid's own engines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from embae_plugin.config import check_config, load_config
+from embae_plugin.engine.pipeline import Run
+from embae_plugin.engine.stock import run_stock
+from embae_plugin.evaluation.report import (
+    Row,
+    dropped_note,
+    plot_scores,
+    score_table,
+    write_results,
+    write_text,
+)
+from embae_plugin.runtime import log_to
+
+HELP = "train on labelled sources and adapt to an unlabelled target"
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """torchreid's flags."""
+    parser.add_argument("--config-file", default="", help="a yaml file, see configs/")
+    parser.add_argument("-s", "--sources", nargs="+", help="labelled datasets to learn from")
+    parser.add_argument("-t", "--targets", nargs="+", help="the dataset to adapt to")
+    parser.add_argument("--transforms", nargs="+", help="data augmentation")
+    parser.add_argument("--root", default="", help="folder with the datasets")
+    parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
+
+
+def config_of(arguments: argparse.Namespace) -> CfgNode:
+    """The checked configuration of a command line."""
+    cfg = load_config(arguments.config_file, arguments.opts)
+    if arguments.root:
+        cfg.data.root = arguments.root
+    for name in ("sources", "targets", "transforms"):
+        if getattr(arguments, name):
+            cfg.data[name] = list(getattr(arguments, name))
+    check_config(cfg)
+    return cfg
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the configuration."""
+    cfg = config_of(arguments)
+    save_dir = Path(cfg.data.save_dir)
+    with log_to(save_dir / ("test.log" if cfg.test.evaluate else "train.log"), arguments.verbose):
+        run_config(cfg)
+    return 0
+
+
+def run_config(cfg: CfgNode) -> list[Row]:
+    """Runs a checked configuration and leaves its results in ``data.save_dir``."""
+    save_dir = Path(cfg.data.save_dir)
+    if not cfg.test.evaluate:
+        write_text(save_dir / "config.yaml", cfg.dump())
+    if cfg.loss.name != "embae":
+        run_stock(cfg)
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(log_dir=str(save_dir / "tensorboard")) as writer:
+        work = Run(cfg, writer)
+        rows = work.evaluate() if cfg.test.evaluate else work.train()
+    if rows:
+        report(cfg, rows, work.seconds)
+    return rows
+
+
+def report(cfg: CfgNode, rows: list[Row], seconds: dict[str, float]) -> None:
+    """Prints the table and writes results.json and scores.png."""
+    save_dir, target = Path(cfg.data.save_dir), cfg.data.targets[0]
+    write_results(save_dir / "results.json", target, rows, sources=list(cfg.data.sources),
+                  seed=cfg.train.seed, seconds={k: round(v, 1) for k, v in seconds.items()})  # fmt: skip
+    plot_scores(save_dir / "scores.png", target, rows)
+    note = dropped_note(rows)
+    logger.info("scores on %s, in brackets the gain over the baseline\n\n%s\n%s", target,
+                score_table(rows), f"\n{note}\n" if note else "")  # fmt: skip
+    logger.info("written to %s: results.json, scores.png, config.yaml, checkpoints", save_dir)

@@ -1,0 +1,1 @@
+"""Images, features, samplers and datasets."""

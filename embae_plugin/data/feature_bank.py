@@ -1,0 +1,209 @@
+"""Trunk features, computed once for each image and view and read by everything after stage 1.
+
+The trunk is frozen after stage 1 (paper 4.1), so stages 2 and 3, test-time augmentation and
+every evaluation see only h = trunk(x). A bank is named by the trunk's weights, the images'
+content and the views, so that a second run, or a second variant, computes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from embae_plugin.data.augment import normalise
+from embae_plugin.data.image_bank import ImageBank
+from embae_plugin.data.records import ImageRecords
+from embae_plugin.models.trunks import fuse_for_inference, trunk_fingerprint
+
+logger = logging.getLogger(__name__)
+
+
+class View(NamedTuple):
+    """A window of the stored image, in pixels from its top left corner, mirrored or not."""
+
+    top: int
+    left: int
+    mirrored: bool
+
+
+def flip_views(flips: bool = True) -> tuple[View, ...]:
+    """The whole image and, if asked for, its mirror image."""
+    return (View(0, 0, False), View(0, 0, True))[: 2 if flips else 1]
+
+
+def ten_crop_size(height: int, width: int) -> tuple[int, int]:
+    """The size images are enlarged to before five crops are cut (Hermans et al., 2017: 9/8)."""
+    return round(height * 1.125), round(width * 1.125)
+
+
+def ten_crop_views(height: int, width: int) -> tuple[View, ...]:
+    """Four corners and the centre of the enlarged image, each with its mirror image."""
+    tall, wide = ten_crop_size(height, width)
+    down, right = tall - height, wide - width
+    corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
+    return tuple(View(top, left, mirrored) for top, left in corners for mirrored in (False, True))
+
+
+@dataclass
+class FeatureBank:
+    """Trunk features h of N images in V views.
+
+    Attributes:
+        features: (N, V, D) float32.
+        key: a name for exactly these numbers.
+    """
+
+    features: torch.Tensor
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@torch.inference_mode()
+def extract_features(
+    trunk: nn.Module,
+    bank: ImageBank,
+    views: Sequence[View],
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 64,
+) -> torch.Tensor:
+    """Trunk features of every image in every view.
+
+    Args:
+        trunk: the frozen trunk; its batch norm is folded into its convolutions here.
+        bank: the images; larger than ``size`` where the views are crops.
+        views: V views.
+        size: (height, width) of a view.
+        mean, std: what images in [0, 1] are normalised by.
+        batch_size: images at a time; 64 keeps activations of a 256 x 128 crop in the cache of
+            an ordinary processor and is raised on a GPU.
+
+    Returns:
+        (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
+    """
+    device = bank.device
+    fused = fuse_for_inference(trunk).to(device, memory_format=torch.channels_last)
+    if device.type == "cuda":
+        batch_size = max(batch_size, 512)
+    out: torch.Tensor | None = None
+    done = 0
+    with tqdm(total=len(bank), desc=f"features {bank.label}", unit="img", disable=None) as bar:
+        for images in bank.blocks(batch_size):
+            for number, view in enumerate(views):
+                window = images[:, view.top : view.top + size[0], view.left : view.left + size[1]]
+                window = window.flip(2) if view.mirrored else window
+                h = fused(normalise(window, mean, std)).float()
+                if out is None:
+                    out = torch.empty(len(bank), len(views), h.shape[1], device=device)
+                out[done : done + len(images), number] = h
+            done += len(images)
+            bar.update(len(images))
+    if out is None:
+        raise ValueError(f"{bank.label}: there are no images to extract features from")
+    return out
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file under a temporary name and renames it, so that none is ever half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.save(stream, array)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+class FeatureStore:
+    """Makes image and feature banks and keeps them: the same crops are never computed twice.
+
+    Args:
+        height, width: the network's input, in pixels.
+        mean, std: the normalisation.
+        device: where features are computed and kept.
+        cache_dir: where features are kept between runs; ``""`` keeps none.
+        image_cache_dir: where decoded images are kept between runs; ``""`` keeps none.
+        memory_share: see :class:`ImageBank`.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str = "cpu",
+        cache_dir: str | Path = "",
+        image_cache_dir: str | Path = "",
+        memory_share: float = 0.5,
+    ) -> None:
+        self.size, self.mean, self.std = (height, width), tuple(mean), tuple(std)
+        self.device = torch.device(device)
+        self.cache_dir, self.image_cache_dir = cache_dir, image_cache_dir
+        self.memory_share = memory_share
+        self._images: dict[tuple[object, ...], ImageBank] = {}
+        self._features: dict[str, FeatureBank] = {}
+
+    def images(self, records: ImageRecords, label: str, enlarged: bool = False) -> ImageBank:
+        """The decoded images of ``records``; made at the first call."""
+        size = ten_crop_size(*self.size) if enlarged else self.size
+        name = (records.paths, size)
+        if name not in self._images:
+            self._images[name] = ImageBank(
+                records.paths, *size, self.device, self.image_cache_dir, self.memory_share, label
+            )
+        return self._images[name]
+
+    def features(
+        self, trunk: nn.Module, records: ImageRecords, label: str, tta: str = "flip"
+    ) -> FeatureBank:
+        """The trunk features of ``records``: from memory, from the cache folder, or computed.
+
+        Args:
+            tta: ``none`` (V = 1), ``flip`` (V = 2) or ``ten_crop`` (V = 10).
+        """
+        crops = tta == "ten_crop"
+        views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
+        bank = self.images(records, label, enlarged=crops)
+        name = f"{trunk_fingerprint(trunk)} {bank.key} {views} {self.mean} {self.std}"
+        key = hashlib.sha256(name.encode()).hexdigest()[:24]
+        if key not in self._features:
+            self._features[key] = FeatureBank(self._load_or_extract(key, trunk, bank, views), key)
+        return self._features[key]
+
+    def _load_or_extract(
+        self, key: str, trunk: nn.Module, bank: ImageBank, views: Sequence[View]
+    ) -> torch.Tensor:
+        path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
+        if path is not None and path.is_file():
+            try:
+                features = torch.from_numpy(np.load(path, allow_pickle=False))
+                logger.info("%s: features found in %s", bank.label, path)
+                return features.to(self.device)
+            except (ValueError, EOFError, OSError) as error:
+                logger.warning("%s is damaged (%s); computing the features again", path, error)
+        features = extract_features(trunk, bank, views, self.size, self.mean, self.std)
+        # Tensors made in inference mode refuse to take part in training later; a copy does not.
+        features = features.clone()
+        if path is not None:
+            save_array(path, features.cpu().numpy())
+        return features
+
+    def release_images(self) -> None:
+        """Forgets decoded images; features stay."""
+        self._images.clear()

@@ -1,0 +1,137 @@
+"""Reads the image lists and transforms out of torchreid's ImageDataManager.
+
+An item is torchreid's tuple ``(path, pid, camid, dsetid)``. With several datasets, pids, camids
+and dsetids are offset the way torchreid's own concatenation offsets them. Lists come
+sorted by dataset and path: torchreid lists folders in the file system's order, which differs from
+machine to machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+Item = tuple[str, int, int, int]
+
+UNLABELLED = -1
+"""The pid of every item of an unlabelled target."""
+
+
+_TORCHREID_NAMES = {
+    "RandomHorizontalFlip": "random_flip",
+    "Random2DTranslation": "random_crop",
+    "RandomPatch": "random_patch",
+    "ColorJitter": "color_jitter",
+    "RandomErasing": "random_erase",
+}
+_ALWAYS = {"Resize", "ToTensor", "Normalize"}
+
+
+class ImageTransforms(TypedDict):
+    """What an ImageDataManager does to an image.
+
+    Keys:
+        transforms: torchreid's names of the training augmentations (``random_flip``, ...); one
+            that torchreid has no name for appears as its class.
+        height, width: of the network's input, in pixels.
+        norm_mean, norm_std: for each channel, of inputs in [0, 1].
+        train, test: callables from a PIL image to a normalised (3, height, width) tensor.
+    """
+
+    transforms: list[str]
+    height: int
+    width: int
+    norm_mean: tuple[float, ...]
+    norm_std: tuple[float, ...]
+    train: Any
+    test: Any
+
+
+def items_of(items: Sequence[Item]) -> list[Item]:
+    """torchreid's tuples as plain (str, int, int, int), sorted by dataset and path."""
+    plain = [(str(path), int(pid), int(camid), int(dsetid)) for path, pid, camid, dsetid in items]
+    return sorted(plain, key=lambda item: (item[3], item[0]))
+
+
+def train_items(datamanager: Any) -> list[Item]:
+    """Labelled training items of the manager's sources."""
+    return items_of(datamanager.train_loader.dataset.train)
+
+
+def target_train_items(datamanager: Any) -> list[Item]:
+    """Training items of the manager's targets, **without identities**: each pid is ``UNLABELLED``.
+
+    Works whether or not the manager was built with ``load_train_targets``: every torchreid test
+    set carries its dataset's training split along.
+    """
+    loader = datamanager.train_loader_t
+    if loader is not None:
+        items: Sequence[Item] = loader.dataset.train
+    else:
+        names = datamanager.targets
+        testsets = [datamanager.test_loader[name]["query"].dataset for name in names]
+        items = _concatenate([_own_train_items(testset) for testset in testsets])
+    return [(path, UNLABELLED, camid, dsetid) for path, _, camid, dsetid in items_of(items)]
+
+
+def test_items(datamanager: Any, name: str) -> tuple[list[Item], list[Item]]:
+    """Query and gallery items of the manager's target ``name``.
+
+    Raises:
+        ValueError: if ``name`` is not one of the manager's targets.
+    """
+    if name not in datamanager.test_loader:
+        raise ValueError(
+            f"'{name}' is not a target of this data manager; its targets: "
+            f"{', '.join(sorted(datamanager.test_loader))}"
+        )
+    loaders = datamanager.test_loader[name]
+    query, gallery = loaders["query"].dataset.query, loaders["gallery"].dataset.gallery
+    return items_of(query), items_of(gallery)
+
+
+# The name is the field's term, not a test for pytest to collect.
+test_items.__test__ = False  # type: ignore[attr-defined]
+
+
+def transforms_of(datamanager: Any) -> ImageTransforms:
+    """The manager's image size, normalisation and augmentations.
+
+    Raises:
+        ValueError: the test transform holds no normalisation.
+    """
+    normalise = [s for s in datamanager.transform_te.transforms if type(s).__name__ == "Normalize"]
+    if not normalise:
+        raise ValueError("the data manager's test transform has no Normalize step")
+    steps = [type(step).__name__ for step in datamanager.transform_tr.transforms]
+    return ImageTransforms(
+        transforms=[_TORCHREID_NAMES.get(name, name) for name in steps if name not in _ALWAYS],
+        height=int(datamanager.height),
+        width=int(datamanager.width),
+        norm_mean=tuple(float(value) for value in normalise[0].mean),
+        norm_std=tuple(float(value) for value in normalise[0].std),
+        train=datamanager.transform_tr,
+        test=datamanager.transform_te,
+    )
+
+
+def _own_train_items(testset: Any) -> list[Item]:
+    """The training split of a test set, without what ``combineall`` appended to it."""
+    items: list[Item] = list(testset.train)
+    if not testset.combineall or testset._train_only:
+        return items
+    junk = set(testset._junk_pids)
+    appended = sum(item[1] not in junk for item in [*testset.query, *testset.gallery])
+    return items[: len(items) - appended]
+
+
+def _concatenate(parts: Sequence[Sequence[Item]]) -> list[Item]:
+    """Join item lists, offsetting pid, camid and dsetid by the counts of the lists before."""
+    joined: list[Item] = []
+    pids = cams = sets = 0
+    for part in parts:
+        joined.extend((path, p + pids, c + cams, d + sets) for path, p, c, d in part)
+        pids += len({item[1] for item in part})
+        cams += len({item[2] for item in part})
+        sets += len({item[3] for item in part})
+    return joined

@@ -1,0 +1,165 @@
+"""What is known of a set of crops: where each lies, who is on it, which camera took it.
+
+The labelled sources and the unlabelled target are different values of one type: the target's
+records carry no identities at all (``pids is None``), so that nothing behind this point could
+learn from them even by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.config import zoo_kwargs
+
+Item = tuple[str, int, int, int]  # path, pid, camid, dsetid, as torchreid's datasets list them
+
+
+@dataclass(frozen=True)
+class ImageRecords:
+    """N crops. ``camids`` are only unique within a dataset; :meth:`groups` numbers cameras.
+
+    Attributes:
+        paths: N file names.
+        camids: (N,) int64, the camera within its dataset.
+        dsetids: (N,) int64, which dataset of the run.
+        pids: (N,) int64 identities, or None where they are unknown or must not be seen.
+    """
+
+    paths: tuple[str, ...]
+    camids: np.ndarray
+    dsetids: np.ndarray
+    pids: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @classmethod
+    def from_items(cls, items: Sequence[Item]) -> ImageRecords:
+        """From torchreid's tuples (path, pid, camid, dsetid)."""
+        columns = np.array([item[1:4] for item in items], dtype=np.int64).reshape(-1, 3)
+        return cls(
+            paths=tuple(str(item[0]) for item in items),
+            pids=columns[:, 0].copy(),
+            camids=columns[:, 1].copy(),
+            dsetids=columns[:, 2].copy(),
+        )
+
+    def unlabelled(self) -> ImageRecords:
+        """The same crops without identities."""
+        return replace(self, pids=None)
+
+    def items(self) -> list[Item]:
+        """Torchreid's tuples; needs identities.
+
+        Raises:
+            ValueError: the records are unlabelled.
+        """
+        if self.pids is None:
+            raise ValueError("these images carry no identities; they cannot be listed as labelled")
+        columns = (self.pids.tolist(), self.camids.tolist(), self.dsetids.tolist())
+        return list(zip(self.paths, *columns, strict=True))
+
+    def groups(self, by: str) -> torch.Tensor:
+        """Dense group numbers, 0 to G−1, in the order of (dataset, camera).
+
+        Args:
+            by: ``common`` (one group), ``dataset``, or ``camera`` (each camera of each dataset).
+
+        Returns:
+            (N,) int64.
+        """
+        if by == "common":
+            return torch.zeros(len(self), dtype=torch.long)
+        keys = self.dsetids[:, None]
+        if by == "camera":
+            keys = np.stack([self.dsetids, self.camids], axis=1)
+        elif by != "dataset":
+            raise ValueError(f"groups by {by!r}: must be common, dataset or camera")
+        _, numbers = np.unique(keys, axis=0, return_inverse=True)
+        return torch.from_numpy(numbers.reshape(-1).astype(np.int64))
+
+
+@dataclass
+class ReIDData:
+    """Everything one run reads: labelled sources, an unlabelled target, its query and gallery.
+
+    ``train_loader`` is torchreid's own loader; it is set only where the transforms asked for
+    need it (see :mod:`embae_plugin.data.augment`).
+    """
+
+    sources: list[str]
+    source: ImageRecords
+    target: str = ""
+    target_train: ImageRecords | None = None
+    query: ImageRecords | None = None
+    gallery: ImageRecords | None = None
+    train_loader: Any = None
+    test_loader: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_datamanager(cls, datamanager: Any) -> ReIDData:
+        """Reads a torchreid ``ImageDataManager``; the target's identities stay behind."""
+        if isinstance(datamanager, cls):
+            return datamanager
+        target = datamanager.targets[0] if datamanager.targets else ""
+        data = cls(
+            sources=list(datamanager.sources),
+            source=ImageRecords.from_items(bridge.train_items(datamanager)),
+            target=target,
+            train_loader=datamanager.train_loader,
+            test_loader=datamanager.test_loader,
+        )
+        if target:
+            query, gallery = bridge.test_items(datamanager, target)
+            data.query = ImageRecords.from_items(query)
+            data.gallery = ImageRecords.from_items(gallery)
+        if target and target not in data.sources:
+            items = bridge.target_train_items(datamanager)
+            data.target_train = ImageRecords.from_items(items).unlabelled()
+        return data
+
+
+def merge_sources(parts: Iterable[Sequence[Item]]) -> ImageRecords:
+    """Several datasets as one: identities are kept apart, the i-th dataset's dsetid is i."""
+    merged: list[Item] = []
+    first_pid = 0
+    for dsetid, items in enumerate(parts):
+        numbers = {pid: n for n, pid in enumerate(sorted({item[1] for item in items}))}
+        merged += [(path, first_pid + numbers[pid], camid, dsetid) for path, pid, camid, _ in items]
+        first_pid += len(numbers)
+    return ImageRecords.from_items(merged)
+
+
+def load_data(cfg: CfgNode) -> ReIDData:
+    """Lists every image that the configuration names, through torchreid's dataset zoo.
+
+    Sources are used whole where ``data.combineall`` is set (the paper trains on all of a
+    source's training images); the target's training split is taken without identities.
+
+    Raises:
+        FileNotFoundError: a dataset's folder is missing; says which was looked for.
+        ValueError: an unknown dataset name.
+    """
+    options = {"root": cfg.data.root, "split_id": cfg.data.split_id, **zoo_kwargs(cfg)}
+    parts = [
+        bridge.dataset_split(name, mode="train", combineall=cfg.data.combineall, **options)
+        for name in cfg.data.sources
+    ]
+    data = ReIDData(sources=list(cfg.data.sources), source=merge_sources(parts))
+    if cfg.data.targets:
+        data.target = target = cfg.data.targets[0]
+        data.query, data.gallery = (
+            ImageRecords.from_items(bridge.dataset_split(target, mode=mode, **options))
+            for mode in ("query", "gallery")
+        )
+        if target not in data.sources:
+            items = bridge.dataset_split(target, mode="train", **options)
+            data.target_train = ImageRecords.from_items(items).unlabelled()
+    return data

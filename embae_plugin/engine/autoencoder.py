@@ -1,0 +1,65 @@
+"""Stage 2: the autoencoder on the labelled sources, with trunk and f_emb frozen (paper 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from embae_plugin.engine.base import StageEngine
+from embae_plugin.engine.loop import Phase
+from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_groups
+from embae_plugin.engine.schedule import seeded
+from embae_plugin.models.embae import EmbAE
+
+ENCODERS = ("common", "dataset", "camera")
+
+
+class ImageAutoencoderEngine(StageEngine):
+    """Learns f_nui and f_dec by reconstructing the sources' trunk features.
+
+    Args:
+        datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
+        model: an EmbAE model whose trunk and f_emb stage 1 has trained.
+        encoders: ``common`` (one f_nui), ``dataset`` (one for each dataset) or ``camera`` (one
+            for each camera of each dataset).
+        lr, final_lr: Adam's rate at the first and last epoch.
+        batch_size: images in a step, shared evenly by the encoders.
+        use_gpu, seed, store: see :class:`StageEngine`.
+    """
+
+    def __init__(
+        self,
+        datamanager: Any,
+        model: EmbAE,
+        encoders: str = "common",
+        *,
+        lr: float = 1e-3,
+        final_lr: float = 1e-5,
+        batch_size: int = 256,
+        use_gpu: bool = True,
+        seed: int = 1,
+        store: Any = None,
+    ) -> None:
+        if encoders not in ENCODERS:
+            raise ValueError(f"encoders {encoders!r}: must be one of {', '.join(ENCODERS)}")
+        super().__init__(datamanager, model, use_gpu, seed, store)
+        self.encoders, self.stage = encoders, f"autoencoder-{encoders}"
+        self.schedule = {"lr": lr, "final_lr": final_lr, "batch_size": batch_size}
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`StageEngine.identity`."""
+        return {**super().identity(), **self.schedule, "images": len(self.data.source)}
+
+    def phases(self, max_epoch: int) -> Sequence[Phase]:
+        """One phase, which learns fresh f_nui and f_dec."""
+        groups = merge_lone_groups(self.data.source.groups(self.encoders))
+        generator = seeded(self.seed, self.stage)
+        self.model.reset_nuisance(int(groups.max()) + 1, generator)
+        self.model.f_dec.reset_parameters(generator)
+        features = self.store.features(self.model.trunk, self.data.source, "source")
+        return [
+            ReconstructionPhase(
+                self.encoders, self.model, features.features, groups, ("f_nui", "f_dec"),
+                max_epoch, seed=self.seed, **self.schedule,
+            )
+        ]  # fmt: skip

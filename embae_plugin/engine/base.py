@@ -1,0 +1,165 @@
+"""What the engines of the three stages share: torchreid's face, EmbAE's loop.
+
+An engine is made and run as torchreid's are, ``Engine(datamanager, model, …).run(max_epoch=…,
+save_dir=…)``, and is a subclass of torchreid's. What a method has to say is its phases.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.data.records import ReIDData
+from embae_plugin.engine.checkpoint import state_fingerprint
+from embae_plugin.engine.loop import Loop, LoopOptions, Phase
+from embae_plugin.engine.scoring import score_model
+from embae_plugin.evaluation.ranking import Scores
+from embae_plugin.models.embae import EmbAE
+
+logger = logging.getLogger(__name__)
+
+
+class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
+    """Base of the EmbAE engines.
+
+    Args:
+        datamanager: torchreid's ``ImageDataManager``, or a :class:`ReIDData`.
+        model: the EmbAE model, changed in place.
+        use_gpu: use CUDA where there is one.
+        seed: every random choice follows from it.
+        store: the banks of images and features to read; made from the datamanager if None.
+    """
+
+    stage = ""
+
+    def __init__(
+        self,
+        datamanager: Any,
+        model: EmbAE,
+        use_gpu: bool = True,
+        seed: int = 1,
+        store: FeatureStore | None = None,
+    ) -> None:
+        super().__init__(datamanager, use_gpu)
+        if not isinstance(model, EmbAE):
+            raise ValueError(
+                f"{type(self).__name__} needs an EmbAE model (model.name embae_…), not "
+                f"{type(model).__name__}"
+            )
+        self.data = ReIDData.from_datamanager(datamanager)
+        self.seed = seed
+        self.device = torch.device("cuda" if self.use_gpu else "cpu")
+        self.model = model.to(self.device)
+        self.register_model("model", self.model, None, None)
+        self.store = store or self._store_of(datamanager)
+
+    def _store_of(self, datamanager: Any) -> FeatureStore:
+        if isinstance(datamanager, ReIDData):
+            raise ValueError("an engine made from ReIDData needs a FeatureStore as well")
+        settings = bridge.transforms_of(datamanager)
+        return FeatureStore(
+            settings["height"],
+            settings["width"],
+            settings["norm_mean"],
+            settings["norm_std"],
+            self.device,
+        )
+
+    def phases(self, max_epoch: int) -> Sequence[Phase]:
+        """The work of this stage, one :class:`Phase` for each optimiser."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs must share for one to go on from the other's checkpoint."""
+        return {
+            "seed": self.seed,
+            "initial weights": state_fingerprint(self.model),
+            **{f"model.{key}": value for key, value in self.model.spec().items()},
+        }
+
+    def run(
+        self,
+        save_dir: str | Path = "log",
+        max_epoch: int = 0,
+        test_only: bool = False,
+        eval_freq: int = -1,
+        normalize_feature: bool = True,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        save_interval: float = 30.0,
+        identity: Mapping[str, Any] | None = None,
+        tta: str = "flip",
+        **unused: Any,
+    ) -> list[dict[str, Any]]:
+        """Trains this stage, going on from its checkpoint under ``save_dir`` if there is one.
+
+        Args:
+            save_dir: the checkpoint is ``save_dir/<stage>/last.pth``.
+            max_epoch: epochs of the stage's main phase.
+            test_only: only score the model on the target's query and gallery.
+            eval_freq: score after every so many epochs, for the log alone; -1 never.
+            normalize_feature: score normalised embeddings (paper 5.1).
+            ranks: of the CMC, printed.
+            save_interval: seconds between checkpoints.
+            identity: more settings to compare on resume.
+            tta: test-time augmentation, ``none``, ``flip`` or ``ten_crop``.
+            **unused: torchreid's other settings; refused where they would change the result.
+
+        Returns:
+            one row of averages for each epoch.
+        """
+        for name in ("rerank", "visrank", "use_metric_cuhk03"):
+            if unused.get(name):
+                raise ValueError(f"{name} is not done by {type(self).__name__}; use torchreid's")
+        scoring = {"normalize": normalize_feature, "tta": tta, "ranks": ranks}
+        if test_only:
+            self.test(**scoring)
+            return []
+
+        def after_epoch(phase: str, epoch: int) -> dict[str, float]:
+            if eval_freq <= 0 or epoch % eval_freq:
+                return {}
+            self.model.eval()
+            return {"rank1": self.test(**scoring)}
+
+        mine = {**self.identity(), "max_epoch": max_epoch, **(identity or {})}
+        phases = self.phases(max_epoch)
+        options = LoopOptions(
+            checkpoint=Path(save_dir) / self.stage / "last.pth",
+            identity=mine,
+            save_interval=save_interval,
+            writer=self.writer,
+            after_epoch=after_epoch,
+            extra={"spec": self.model.spec()},
+        )
+        history = Loop(self.stage, self.model, phases, options).run()
+        self.model.eval()
+        self.model.requires_grad_(True)
+        return history
+
+    def test(
+        self,
+        normalize: bool = True,
+        tta: str = "flip",
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        **unused: Any,
+    ) -> float:
+        """Scores the model on the target's query and gallery, logs it and returns rank-1."""
+        scores = self.scores(normalize, tta)
+        for protocol, result in scores.items():
+            cmc = ", ".join(f"rank-{rank} {result.rank(rank):.3f}" for rank in ranks)
+            logger.info("%s %s: mAP %.3f, %s", self.data.target, protocol, result.mAP, cmc)
+        return float(scores["market"].rank1)
+
+    def scores(self, normalize: bool = True, tta: str = "flip") -> dict[str, Scores]:
+        """Both protocols' scores on the target's query and gallery."""
+        if self.data.query is None or self.data.gallery is None:
+            raise ValueError("there is no labelled query and gallery to score the model on")
+        return score_model(
+            self.model, self.store, self.data.query, self.data.gallery, tta, normalize
+        )

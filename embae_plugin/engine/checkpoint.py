@@ -1,0 +1,164 @@
+"""Checkpoints that are whole or absent, and say whose they are.
+
+A checkpoint holds plain values and tensors only, so that it loads with ``weights_only=True`` and
+a manipulated file cannot run code. It is written under a temporary name, flushed to the disk and
+renamed: a reader, or a restart after a crash, sees the old one or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "embae-checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Writes ``payload`` to ``path`` atomically (temporary name, fsync, rename)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            torch.save({"format": FORMAT, "version": VERSION, **payload}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(
+            f"cannot write the checkpoint {path}: {error}; the one before it, if any, is untouched. "
+            "Free some space, or name another folder with data.save_dir"
+        ) from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _numpy_scalars() -> list[Any]:
+    """What torchreid's checkpoints hold besides tensors: rank-1 as a numpy scalar."""
+    core = getattr(np, "_core", None) or np.core  # type: ignore[attr-defined]
+    kinds = [type(np.dtype(kind)) for kind in ("float32", "float64", "int64")]
+    return [core.multiarray.scalar, np.dtype, *kinds]
+
+
+def read_file(path: str | Path) -> Any:
+    """``torch.load`` on the CPU with ``weights_only=True``, with errors a user can act on.
+
+    Torchreid's checkpoints load too (their numpy scalars are allowed by name).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a torch file, cut short, or holding objects that could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+            raise ValueError(
+                f"{path} holds Python objects besides weights; it was not loaded, because such a "
+                "file can run any code"
+            ) from None
+        raise ValueError(f"{path} is damaged or no checkpoint ({error})") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is cut short, damaged, or no checkpoint ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """An EmbAE checkpoint as saved by :func:`save_checkpoint`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_file`; also a file of another kind or of a
+            later version.
+    """
+    payload = read_file(path)
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise ValueError(f"{path} is not an EmbAE checkpoint")
+    if payload.get("version") != VERSION:
+        raise ValueError(
+            f"{path} was written in checkpoint version {payload.get('version')}; this release "
+            f"reads version {VERSION}. Use the release that wrote it"
+        )
+    return payload
+
+
+def check_identity(path: str | Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on from a run with other settings, naming what differs.
+
+    Raises:
+        ValueError: lists each setting, its value then and now.
+    """
+    changed = [
+        f"  {key}: {saved.get(key, '(absent)')!r} then, {now.get(key, '(absent)')!r} now"
+        for key in sorted({*saved, *now})
+        if saved.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} comes from a run with other settings:\n" + "\n".join(changed) + "\n"
+            "choose another data.save_dir, or remove that file to start this stage again"
+        )
+
+
+def state_fingerprint(module: nn.Module) -> str:
+    """A name for a module's weights: a hash over names and bytes."""
+    total = hashlib.blake2b(digest_size=12)
+    for name, value in module.state_dict().items():
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return total.hexdigest()
+
+
+def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) -> None:
+    """Loads weights from an EmbAE or a torchreid checkpoint, or a bare state dict.
+
+    Args:
+        parts: load only these children (``trunk``, ``f_emb``, …); empty for the whole model.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_file`; also where names or shapes differ.
+    """
+    payload = read_file(path)
+    for key in ("model", "state_dict"):
+        if isinstance(payload, dict) and isinstance(payload.get(key), dict):
+            payload = payload[key]
+            break
+    if not isinstance(payload, dict):
+        raise ValueError(f"{path} holds no weights")
+    state = {str(key).removeprefix("module."): value for key, value in payload.items()}
+    own = model.state_dict()
+    if parts:
+        state = {key: value for key, value in state.items() if key.split(".")[0] in parts}
+        own = {key: value for key, value in own.items() if key.split(".")[0] in parts}
+    wrong = [f"missing {key}" for key in own if key not in state]
+    wrong += [f"unexpected {key}" for key in state if key not in own]
+    wrong += [
+        f"{key} is {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
+        for key in own
+        if key in state and getattr(state[key], "shape", None) != own[key].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(
+            f"{path} belongs to another model: {'; '.join(wrong[:5])}{more}. Give the model.name, "
+            "embae.trunk and embae dimensions it was trained with"
+        )
+    model.load_state_dict(state, strict=not parts)
+    logger.info("weights loaded from %s", path)

@@ -1,0 +1,261 @@
+"""One run from a configuration: the stages, the variants side by side, their scores.
+
+Each stage leaves a checkpoint under ``data.save_dir`` and starts from the one before it, so the
+same command, given again, goes on where it was stopped and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.config import imagedata_kwargs, lr_scheduler_kwargs, optimizer_kwargs
+from embae_plugin.data.augment import unsupported_transforms
+from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.data.records import ReIDData, load_data
+from embae_plugin.engine.autoencoder import ImageAutoencoderEngine
+from embae_plugin.engine.checkpoint import load_checkpoint, load_weights
+from embae_plugin.engine.embedding import ImageEmbeddingEngine, paper_adam
+from embae_plugin.engine.schedule import seeded
+from embae_plugin.engine.scoring import score_model
+from embae_plugin.engine.transfer import VARIANTS, ImageTransferEngine
+from embae_plugin.evaluation.report import Row, score_row
+from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.trunks import build_trunk
+
+logger = logging.getLogger(__name__)
+
+TRUNK_OF_MODEL = {
+    "embae_mobilenetv1": "mobilenetv1",
+    "embae_mobilenetv2_x1_0": "torchreid:mobilenetv2_x1_0",
+    "embae_resnet50": "torchreid:resnet50",
+    "embae_osnet_x1_0": "torchreid:osnet_x1_0",
+}
+
+
+def build_model(cfg: CfgNode) -> EmbAE:
+    """The EmbAE model that a configuration describes, with its stage 1 starting weights.
+
+    Raises:
+        ValueError: an unknown model name, or weights of another network.
+    """
+    if cfg.model.name not in TRUNK_OF_MODEL:
+        names = ", ".join(TRUNK_OF_MODEL)
+        raise ValueError(f"model.name {cfg.model.name!r} is not an EmbAE model; those are {names}")
+    embae = cfg.embae
+    weights = embae.trunk_weights if cfg.model.pretrained else ""
+    if cfg.model.load_weights or cfg.test.evaluate:
+        weights = weights if weights not in ("", "imagenet") else ""
+    torch.manual_seed(cfg.train.seed)  # timm and torchreid draw their initial weights globally
+    model = EmbAE(
+        build_trunk(embae.trunk or TRUNK_OF_MODEL[cfg.model.name], weights),
+        z_id_dim=embae.z_id_dim,
+        z_nui_dim=embae.z_nui_dim,
+        hidden_dim=embae.hidden_dim,
+        order=embae.head_order,
+    )
+    generator = seeded(cfg.train.seed, "heads")
+    model.f_emb.reset_parameters(generator)
+    model.reset_nuisance(1, generator)
+    model.f_dec.reset_parameters(generator)
+    return model
+
+
+def build_data(cfg: CfgNode) -> ReIDData:
+    """The data of a run: lists of files, or torchreid's loaders where its transforms need them."""
+    if not unsupported_transforms(list(cfg.data.transforms)):
+        return load_data(cfg)
+    kwargs = imagedata_kwargs(cfg)
+    targets = [t for t in kwargs["targets"] if t not in kwargs["sources"]]
+    kwargs["load_train_targets"] = bool(targets)
+    with bridge.quiet():
+        return ReIDData.from_datamanager(bridge.ImageDataManager(**kwargs))
+
+
+class Run:
+    """The stages of one configuration; data, banks and features are shared by all of them.
+
+    Args:
+        cfg: a checked configuration.
+        writer: a TensorBoard writer, or None.
+    """
+
+    def __init__(self, cfg: CfgNode, writer: Any = None) -> None:
+        self.cfg, self.writer = cfg, writer
+        self.save_dir = Path(cfg.data.save_dir)
+        self.use_gpu = bool(cfg.use_gpu) and torch.cuda.is_available()
+        device = "cuda" if self.use_gpu else "cpu"
+        self.data = build_data(cfg)
+        self.store = FeatureStore(
+            cfg.data.height,
+            cfg.data.width,
+            cfg.data.norm_mean,
+            cfg.data.norm_std,
+            device,
+            cache_dir=cfg.embae.cache_dir or self.save_dir / "features",
+            image_cache_dir=cfg.embae.cache_dir,
+            memory_share=cfg.embae.image_memory_share,
+        )
+        self.model = build_model(cfg).to(device)
+        self._warn_of_normalisation()
+        self.seconds: dict[str, float] = {}
+
+    def _warn_of_normalisation(self) -> None:
+        trunk, data = self.model.trunk, self.cfg.data
+        wanted = (tuple(trunk.norm_mean), tuple(trunk.norm_std))
+        if wanted != (tuple(data.norm_mean), tuple(data.norm_std)):
+            logger.warning(
+                "data.norm_mean %s and norm_std %s are not what the weights of %s were trained "
+                "with: %s and %s", *(list(v) for v in (data.norm_mean, data.norm_std)),
+                trunk.name, *(list(v) for v in wanted))  # fmt: skip
+
+    def _engine_settings(self) -> dict[str, Any]:
+        return {"use_gpu": self.use_gpu, "seed": self.cfg.train.seed, "store": self.store}
+
+    def _run(self, engine: Any, max_epoch: int, **more: Any) -> None:
+        engine.writer = self.writer
+        start = time.monotonic()
+        engine.run(
+            save_dir=self.save_dir, max_epoch=max_epoch, save_interval=self.cfg.embae.save_interval,
+            normalize_feature=self.cfg.test.normalize_feature, tta=self.cfg.embae.test.tta,
+            ranks=self.cfg.test.ranks, **more,
+        )  # fmt: skip
+        self.seconds[engine.stage] = time.monotonic() - start
+
+    def embedding(self) -> None:
+        """Stage 1 (or the weights that ``model.load_weights`` names instead)."""
+        cfg = self.cfg
+        if cfg.model.load_weights:
+            load_weights(self.model, cfg.model.load_weights, parts=("trunk", "f_emb"))
+        if "embedding" not in cfg.embae.stages:
+            return
+        device = self.store.device
+        if cfg.train.optim == "adam" and not cfg.train.staged_lr:
+            optimizer: Any = paper_adam(
+                self.model.parameters(), cfg.train.lr, device, cfg.train.weight_decay
+            )
+        else:
+            optimizer = bridge.build_optimizer(self.model, **optimizer_kwargs(cfg))
+        scheduler = None
+        if cfg.train.lr_scheduler != "exponential":
+            scheduler = bridge.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
+        node = cfg.embae.embedding
+        engine = ImageEmbeddingEngine(
+            self.data, self.model, optimizer, scheduler, lr=cfg.train.lr, final_lr=node.final_lr,
+            constant_epochs=node.constant_epochs, soft_margin=node.soft_margin,
+            margin=cfg.loss.triplet.margin, batch_size=cfg.train.batch_size,
+            num_instances=cfg.sampler.num_instances, dataset_choice=node.dataset_choice,
+            transforms=list(cfg.data.transforms), precision=node.precision, step=node.step,
+            **self._engine_settings(),
+        )  # fmt: skip
+        identity = {
+            "sources": list(cfg.data.sources), "split_id": cfg.data.split_id,
+            "height": cfg.data.height, "width": cfg.data.width,
+            "norm_mean": list(cfg.data.norm_mean), "norm_std": list(cfg.data.norm_std),
+            **{f"train.{key}": cfg.train[key] for key in ("optim", "lr", "weight_decay",
+               "lr_scheduler", "gamma")}, "train.stepsize": list(cfg.train.stepsize),
+        }  # fmt: skip
+        self._run(engine, cfg.train.max_epoch, eval_freq=cfg.test.eval_freq, identity=identity)
+        self.store.release_images()
+
+    def autoencoder(self, encoders: str) -> EmbAE:
+        """Stage 2 with ``common``, ``dataset`` or ``camera`` encoders, on a copy of the model."""
+        model = self._copy(self.model)
+        node = self.cfg.embae.autoencoder
+        engine = ImageAutoencoderEngine(
+            self.data, model, encoders, lr=node.lr, final_lr=node.final_lr,
+            batch_size=node.batch_size, **self._engine_settings(),
+        )  # fmt: skip
+        self._run(engine, node.max_epoch)
+        return model
+
+    def transfer(self, variant: str, pretrained: EmbAE) -> EmbAE:
+        """Stage 3 by one variant, on a copy of a stage 2 model."""
+        model = self._copy(pretrained)
+        node = self.cfg.embae.transfer
+        engine = ImageTransferEngine(
+            self.data, model, variant, nuisance_epoch=node.nuisance_epoch, lr=node.lr,
+            nuisance_lr=node.nuisance_lr, final_lr=node.final_lr, batch_size=node.batch_size,
+            **self._engine_settings(),
+        )  # fmt: skip
+        self._run(engine, node.max_epoch)
+        return model
+
+    def _copy(self, model: EmbAE) -> EmbAE:
+        copy = EmbAE.from_spec(model.spec())
+        copy.load_state_dict(model.state_dict())
+        return copy.to(self.store.device).eval()
+
+    def score(self, variant: str, model: EmbAE) -> Row:
+        """The target's scores of a model, as a row of ``results.json``."""
+        if self.data.query is None or self.data.gallery is None:
+            raise ValueError("the target has no query and gallery to score on")
+        cfg = self.cfg
+        scores = score_model(
+            model, self.store, self.data.query, self.data.gallery, cfg.embae.test.tta,
+            cfg.test.normalize_feature or cfg.test.dist_metric == "cosine",
+            cfg.embae.test.protocols,
+        )  # fmt: skip
+        return score_row(variant, scores, list(cfg.test.ranks))
+
+    def finished(self, stage: str) -> EmbAE | None:
+        """The model of a stage that this run's folder holds complete, or None."""
+        path = self.save_dir / stage / "last.pth"
+        if not path.is_file():
+            return None
+        payload = load_checkpoint(path)
+        if not payload["done"]:
+            return None
+        model = EmbAE.from_spec(payload["spec"])
+        model.load_state_dict(payload["model"])
+        return model.to(self.store.device).eval()
+
+    def train(self) -> list[Row]:
+        """Runs the configured stages; returns a row of scores for each variant."""
+        cfg = self.cfg
+        self.embedding()
+        if "autoencoder" not in cfg.embae.stages:
+            return [self.score("baseline", self.model)] if self.data.query is not None else []
+        chosen: Sequence[str] = [v for v in VARIANTS if v in cfg.embae.variants]
+        needed = dict.fromkeys(VARIANTS[v].encoders for v in chosen)
+        autoencoders = {encoders: self.autoencoder(encoders) for encoders in needed}
+        rows = [self.score("baseline", self.model)]
+        if "transfer" in cfg.embae.stages:
+            for variant in chosen:
+                model = self.transfer(variant, autoencoders[VARIANTS[variant].encoders])
+                rows.append(self.score(variant, model))
+        return rows
+
+    def evaluate(self) -> list[Row]:
+        """Scores what was trained before: ``model.load_weights``, or this folder's checkpoints.
+
+        Raises:
+            FileNotFoundError: neither is there.
+        """
+        cfg = self.cfg
+        if cfg.model.load_weights:
+            payload = load_checkpoint(cfg.model.load_weights)
+            model = EmbAE.from_spec(payload["spec"])
+            model.load_state_dict(payload["model"])
+            stage = str(payload["stage"]).removeprefix("transfer-")
+            name = stage if stage in VARIANTS else "baseline"
+            return [self.score(name, model.to(self.store.device).eval())]
+        names = {"baseline": "embedding", **{v: f"transfer-{v}" for v in VARIANTS}}
+        rows = []
+        for variant, stage in names.items():
+            model_or_none = self.finished(stage) if variant in cfg.embae.variants else None
+            if model_or_none is not None:
+                rows.append(self.score(variant, model_or_none))
+        if not rows:
+            raise FileNotFoundError(
+                f"test.evaluate: {self.save_dir} holds no finished stage, and model.load_weights "
+                "names no checkpoint"
+            )
+        return rows

@@ -1,0 +1,54 @@
+"""From a model and labelled crops to scores, by way of the cached features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.data.records import ImageRecords
+from embae_plugin.evaluation.ranking import Scores, evaluate_embeddings
+from embae_plugin.evaluation.tta import embed_views
+from embae_plugin.models.embae import EmbAE
+
+
+def embed_records(
+    model: EmbAE,
+    store: FeatureStore,
+    records: ImageRecords,
+    label: str,
+    tta: str = "flip",
+    normalize: bool = True,
+) -> torch.Tensor:
+    """Embeddings z_id of N crops, (N, z_id_dim) float32, averaged over test-time views."""
+    features = store.features(model.trunk, records, label, tta).features
+    return embed_views(model.f_emb, features, normalize)
+
+
+def score_model(
+    model: EmbAE,
+    store: FeatureStore,
+    query: ImageRecords,
+    gallery: ImageRecords,
+    tta: str = "flip",
+    normalize: bool = True,
+    protocols: Sequence[str] = ("market", "nd"),
+) -> dict[str, Scores]:
+    """Scores of a model under each protocol (paper 5.1).
+
+    Raises:
+        ValueError: query or gallery carry no identities.
+    """
+    if query.pids is None or gallery.pids is None:
+        raise ValueError("query and gallery need identities to be scored against")
+    model.eval()
+    return evaluate_embeddings(
+        embed_records(model, store, query, "query", tta, normalize),
+        embed_records(model, store, gallery, "gallery", tta, normalize),
+        query.pids,
+        gallery.pids,
+        query.camids,
+        gallery.camids,
+        protocols=tuple(protocols),
+    )

@@ -1,0 +1,124 @@
+"""Stage 3: unsupervised adaptation to the target's cameras (paper 4.1).
+
+Only the target's images and camera numbers are read. Its identities are not even here: the
+records an engine is given carry none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embae_plugin.engine.base import StageEngine
+from embae_plugin.engine.loop import Phase
+from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_groups
+from embae_plugin.engine.schedule import seeded
+from embae_plugin.models.embae import EmbAE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the paper's ways to adapt.
+
+    Attributes:
+        encoders: the f_nui of stage 2 that it starts from: common, dataset or camera.
+        renewed: None keeps that f_nui; else new ones, ``common`` (one) or ``camera`` (one each).
+        learn: what the main phase learns.
+    """
+
+    encoders: str
+    renewed: str | None
+    learn: tuple[str, ...]
+
+
+VARIANTS = {
+    "all": Variant("common", None, ("f_emb", "f_nui", "f_dec")),
+    "fix": Variant("common", None, ("f_emb", "f_dec")),
+    "new": Variant("common", "common", ("f_emb", "f_dec")),
+    "dataset": Variant("dataset", "common", ("f_emb", "f_dec")),
+    "cam": Variant("camera", "camera", ("f_emb", "f_dec")),
+}
+
+
+class ImageTransferEngine(StageEngine):
+    """Adapts a pre-trained autoencoder to the target, without its labels.
+
+    Args:
+        datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
+        model: an EmbAE model from stage 2, with the encoders that the variant starts from.
+        variant: ``all``, ``fix``, ``new``, ``dataset`` or ``cam``.
+        nuisance_epoch: epochs of the first step of new, dataset and cam.
+        lr, final_lr: Adam's rate at the first and last epoch of each step.
+        batch_size: images in a step.
+        use_gpu, seed, store: see :class:`StageEngine`.
+
+    Raises:
+        ValueError: an unknown variant, or no target images.
+    """
+
+    def __init__(
+        self,
+        datamanager: Any,
+        model: EmbAE,
+        variant: str = "cam",
+        *,
+        nuisance_epoch: int = 20,
+        lr: float = 1e-4,
+        final_lr: float = 1e-6,
+        nuisance_lr: float = 1e-3,
+        batch_size: int = 256,
+        use_gpu: bool = True,
+        seed: int = 1,
+        store: Any = None,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant {variant!r}: must be one of {', '.join(VARIANTS)}")
+        super().__init__(datamanager, model, use_gpu, seed, store)
+        if self.data.target_train is None or not len(self.data.target_train):
+            raise ValueError(
+                "there are no target images to adapt to: name a target that is not a source"
+            )
+        self.variant, self.stage = variant, f"transfer-{variant}"
+        self.nuisance_epoch = nuisance_epoch
+        self.schedule = {"final_lr": final_lr, "batch_size": batch_size}
+        self.lr, self.nuisance_lr = lr, nuisance_lr
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`StageEngine.identity`."""
+        records = self.data.target_train
+        return {
+            **super().identity(),
+            **self.schedule,
+            "lr": self.lr,
+            "nuisance_lr": self.nuisance_lr,
+            "nuisance_epoch": self.nuisance_epoch,
+            "target": self.data.target,
+            "target images": 0 if records is None else len(records),
+        }
+
+    def phases(self, max_epoch: int) -> Sequence[Phase]:
+        """One phase, or two where f_nui is renewed first."""
+        variant, records = VARIANTS[self.variant], self.data.target_train
+        if records is None:
+            raise ValueError("there are no target images to adapt to")
+        groups = merge_lone_groups(records.groups(variant.renewed or "common"))
+        cameras = int(records.groups("camera").max()) + 1
+        if variant.renewed == "camera" and cameras == 1:
+            logger.warning("the target has one camera, so cam has one encoder, as new has")
+        features = self.store.features(self.model.trunk, records, "target").features
+        common = {"model": self.model, "features": features, "groups": groups, "seed": self.seed}
+        main = ReconstructionPhase(
+            "embedding", learn=variant.learn, epochs=max_epoch, lr=self.lr, **common, **self.schedule
+        )
+        if variant.renewed is None:
+            return [main]
+        self.model.reset_nuisance(int(groups.max()) + 1, seeded(self.seed, self.stage))
+        nuisance = ReconstructionPhase(
+            "nuisance", learn=("f_nui",), epochs=self.nuisance_epoch, lr=self.nuisance_lr,
+            **common, **self.schedule,
+        )  # fmt: skip
+        return [nuisance, main]

@@ -1,0 +1,134 @@
+"""Blocks of the query-gallery distance matrix, from embeddings or from a matrix already made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from embae_plugin.evaluation.inputs import check_finite, take_rows, working_dtype
+
+MAX_ROWS = 256  # more rows make the matrix product no faster
+MIN_ROWS = 16  # fewer make it slow: rather cut the gallery, too
+MATCH_BYTES = 128  # what the ranks of one positive take while a block is scored
+
+
+class DistanceBlocks(Interface):
+    """Anything that can make blocks of distances; only their order along a row matters."""
+
+    dtype: torch.dtype
+
+    def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
+        """Return a block that the caller may overwrite; the same arguments give equal bits."""
+
+
+class EmbeddingDistances:
+    """Squared Euclidean distances of embeddings, less the query's own squared norm.
+
+    ``|q - g|^2 = |q|^2 - 2 q.g + |g|^2`` and the first term is the same along a row. The other
+    two are one matrix product, of ``[-2 q, 1]`` with ``[g, |g|^2]``.
+
+    Args:
+        q_emb: ``(num_query, dim)``; g_emb: ``(num_gallery, dim)``, any floating type.
+        q_order, g_order: the order that rows and columns shall have; their device is used.
+
+    Raises:
+        ValueError: NaN or infinite values, or a spread too wide for the floating type.
+    """
+
+    def __init__(
+        self,
+        q_emb: Tensor | npt.NDArray[Any],
+        g_emb: Tensor | npt.NDArray[Any],
+        q_order: Tensor,
+        g_order: Tensor,
+    ) -> None:
+        self.dtype = working_dtype(q_emb, g_emb)
+        query = take_rows(q_emb, q_order, self.dtype)
+        gallery = take_rows(g_emb, g_order, self.dtype)
+        check_finite("q_emb", query)
+        check_finite("g_emb", gallery)
+        centre, step = _centre_and_step(gallery)
+        for embeddings in (query, gallery):
+            embeddings.sub_(centre).div_(step)
+        reach = 4 * query.shape[1] * float(query.abs().amax())  # bounds every product below
+        if not reach < torch.finfo(self.dtype).max:
+            raise ValueError(f"embeddings too far apart for distances in {self.dtype}")
+        self._query = torch.cat([query.mul_(-2), torch.ones_like(query[:, :1])], dim=1)
+        norms = torch.einsum("nd,nd->n", gallery, gallery)
+        self._gallery = torch.cat([gallery, norms[:, None]], dim=1)
+
+    def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
+        return self._query[row_start:row_stop] @ self._gallery[start:stop].T
+
+
+class MatrixDistances:
+    """A distance matrix made elsewhere, ``(num_query, num_gallery)``, read block by block."""
+
+    def __init__(
+        self, distmat: Tensor | npt.NDArray[Any], q_order: Tensor, g_order: Tensor
+    ) -> None:
+        self.dtype = working_dtype(distmat)
+        self._distmat, self._q_order, self._g_order = distmat, q_order, g_order
+
+    def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
+        rows = take_rows(self._distmat, self._q_order[row_start:row_stop], self.dtype)
+        bad = int(torch.isnan(rows.amax(dim=1)).sum())
+        if bad:
+            raise ValueError(f"distmat: NaN in {bad} of rows {row_start} to {row_stop - 1}")
+        return rows.index_select(1, self._g_order[start:stop])
+
+
+def block_shape(
+    num_query: int, num_gallery: int, most_matches: int, itemsize: int, block_bytes: int
+) -> tuple[int, int]:
+    """Return how many queries and gallery items one block of distances may have.
+
+    The block takes at most ``block_bytes`` (one element at least), and so does all that is kept
+    for the block's positives, of which a query has up to ``most_matches``. A block is as wide as
+    the gallery while that leaves it ``MIN_ROWS`` rows.
+    """
+    rows = min(num_query, MAX_ROWS, max(1, block_bytes // (MATCH_BYTES * max(1, most_matches))))
+    items = max(1, block_bytes // itemsize)
+    if rows * num_gallery > items:
+        rows = min(rows, max(min(MIN_ROWS, items), items // num_gallery))
+    return rows, min(num_gallery, items // rows)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keep TF32, bfloat16 and autocast out of the matrix products inside, whatever is set."""
+    matmuls = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    settings = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set through the newer names only; those are restored below
+        overall = "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(overall)
+        for matmul, precision in settings:
+            matmul.fp32_precision = precision
+
+
+def _centre_and_step(gallery: Tensor) -> tuple[Tensor, float]:
+    """A centre and a scale for the embeddings, so that squares lose no digits and stay in range.
+
+    The scale is a power of two and the centre a multiple of it: embeddings around zero are not
+    moved, and exact ties stay exact.
+    """
+    mean = gallery.mean(dim=0)
+    spread = float(torch.maximum(gallery.amax(dim=0) - mean, mean - gallery.amin(dim=0)).amax())
+    if not math.isfinite(spread):
+        raise ValueError(f"g_emb: values too large for distances in {gallery.dtype}")
+    step = math.ldexp(1.0, math.frexp(spread)[1]) if spread > 0 else 1.0
+    return (mean / step).round() * step, step

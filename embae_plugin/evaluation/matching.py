@@ -1,0 +1,83 @@
+"""Who is whose match: the index structure of an evaluation, before any distance is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embae_plugin.evaluation.inputs import Codes
+
+
+@dataclass(frozen=True)
+class CameraRun:
+    """Consecutive queries of one camera, and where that camera's gallery items are."""
+
+    row_start: int
+    row_stop: int
+    own_start: int
+    own_stop: int
+
+
+class Matching:
+    """Queries and gallery in an order that turns cameras and identities into slices.
+
+    The gallery is ordered by camera: what a query's camera took is one slice of the columns.
+    Queries are ordered by camera, then by the number of gallery items of their identity: rows
+    that are worked on together belong to one camera and need about the same number of slots.
+
+    Attributes:
+        q_order, g_order: ``(num_query,)``, ``(num_gallery,)``: the input index at each position.
+        most_matches: the most gallery items that any query's identity has.
+    """
+
+    def __init__(
+        self, q_pids: Codes, g_pids: Codes, q_cams: Codes, g_cams: Codes, device: torch.device
+    ) -> None:
+        bins = int(max(q_pids.max(), g_pids.max())) + 1
+        count = np.bincount(g_pids, minlength=bins)
+        q_order = np.lexsort((count[q_pids], q_cams))
+        g_order = np.argsort(g_cams, kind="stable")
+        q_pids, q_cams = q_pids[q_order], q_cams[q_order]
+        g_pids, g_cams = g_pids[g_order], g_cams[g_order]
+        first = np.cumsum(count) - count
+
+        self.most_matches = int(count[q_pids].max())
+        self.q_order, self.g_order = _to(q_order, device), _to(g_order, device)
+        self._q_cams, self._g_cams = q_cams, _to(g_cams, device)
+        self._q_cams_there = _to(q_cams, device)
+        self._own_start = np.searchsorted(g_cams, q_cams, side="left")
+        self._own_stop = np.searchsorted(g_cams, q_cams, side="right")
+        # gallery positions grouped by identity, and each query's stretch of them
+        self._by_pid = _to(np.argsort(g_pids, kind="stable"), device)
+        self._first, self._count = _to(first[q_pids], device), _to(count[q_pids], device)
+
+    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all pairs of the queries ``start:stop`` with gallery items of their identity.
+
+        Returns:
+            ``rows`` counted from ``start`` and ascending, ``columns`` (positions in
+            ``g_order``), and whether the pair shares a camera, each ``(num_pairs,)``.
+        """
+        count = self._count[start:stop]
+        rows = torch.arange(stop - start, device=count.device).repeat_interleave(count)
+        shift = self._first[start:stop] - (count.cumsum(0) - count)
+        inside = torch.arange(len(rows), device=count.device)
+        columns = self._by_pid[shift[rows] + inside]
+        same_camera = self._q_cams_there[start:stop][rows] == self._g_cams[columns]
+        return rows, columns, same_camera
+
+    def camera_runs(self, start: int, stop: int) -> list[CameraRun]:
+        """Cut the queries ``start:stop`` by camera; rows are counted from ``start``."""
+        cuts = np.flatnonzero(np.diff(self._q_cams[start:stop])) + 1
+        edges = [0, *cuts.tolist(), stop - start]
+        return [
+            CameraRun(a, b, int(self._own_start[start + a]), int(self._own_stop[start + a]))
+            for a, b in zip(edges[:-1], edges[1:])
+        ]
+
+
+def _to(array: Codes, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

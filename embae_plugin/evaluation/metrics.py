@@ -1,0 +1,104 @@
+"""CMC and average precision from the ranks of each query's positives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What one protocol says about a ranking. All values are fractions, not percentages.
+
+    Attributes:
+        cmc: ``(max_rank,)``: ``cmc[k - 1]`` is the fraction of the scored queries with a positive
+            among the first k gallery items that are not ignored.
+        mAP: mean over the scored queries of the mean precision at each hit, as in torchreid,
+            fast-reid and scikit-learn.
+        mAP_trapezoid: the same with the trapezoid rule of the Market-1501 MATLAB code.
+        queries: number of scored queries.
+        dropped_queries: number of queries with no positive left; they are in no average.
+
+    Without a single scored query ``cmc`` and both mAPs are NaN.
+    """
+
+    cmc: FloatArray
+    mAP: float
+    mAP_trapezoid: float
+    queries: int
+    dropped_queries: int
+
+    @property
+    def rank1(self) -> float:
+        """Fraction of the scored queries whose nearest gallery item is a positive."""
+        return self.rank(1)
+
+    def rank(self, k: int) -> float:
+        """Fraction of the scored queries with a positive among the first ``k``.
+
+        Raises:
+            ValueError: ``k`` isn't within 1 to ``max_rank``.
+        """
+        if not 1 <= k <= len(self.cmc):
+            raise ValueError(f"rank {k} is not in 1..{len(self.cmc)}; evaluate with a max_rank >= k")
+        return float(self.cmc[k - 1])
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """Per-query results of one protocol, each ``(num_query,)``; NaN for a dropped query."""
+
+    precision: Tensor
+    precision_trapezoid: Tensor
+    first_rank: Tensor
+
+
+def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
+    """Average precision under both rules, and the first hit's rank, of each query.
+
+    Args:
+        hits: ``(num_query, slots)`` 1.0 where a slot holds a positive that counts, else 0.0;
+            slots run from near to far.
+        before: ``(num_query, slots)`` float64, number of *negatives* before each slot.
+
+    The k-th hit with n negatives before it has rank k + n and precision k / (k + n). The rule of
+    the MATLAB code weighs each step of the recall with the mean of two precisions: the hit's own
+    and that of the rank just before, (k - 1) / (k + n - 1), which is taken as 1 at rank 1
+    (Zheng et al., 2015, after Philbin et al., 2007).
+    """
+    found = hits.cumsum(dim=1)
+    rank = found + before
+    precision = found / rank
+    previous = torch.where(rank > 1, (found - 1) / (rank - 1), 1.0)
+    total = hits.sum(dim=1)
+    # 0 / 0 marks a dropped query; slots that don't count may hold anything
+    counts = hits > 0
+    return QueryScores(
+        precision=torch.where(counts, precision, 0.0).sum(dim=1) / total,
+        precision_trapezoid=torch.where(counts, (previous + precision) / 2, 0.0).sum(dim=1) / total,
+        first_rank=torch.where(
+            total > 0, torch.where(counts, rank, torch.inf).amin(dim=1), torch.nan
+        ),
+    )
+
+
+def summarise(queries: QueryScores, max_rank: int) -> Scores:
+    """Average per-query results into :class:`Scores`."""
+    scored = ~queries.first_rank.isnan()
+    number = int(scored.sum())
+    first = queries.first_rank[scored].clamp(max=max_rank + 1).long()
+    reached = torch.bincount(first, minlength=max_rank + 2)[1 : max_rank + 1].cumsum(0)
+    return Scores(
+        # 0 / 0 is NaN in torch, as it shall be without a scored query
+        cmc=(reached.double() / number).cpu().numpy(),
+        mAP=float(queries.precision[scored].mean()),
+        mAP_trapezoid=float(queries.precision_trapezoid[scored].mean()),
+        queries=number,
+        dropped_queries=len(scored) - number,
+    )

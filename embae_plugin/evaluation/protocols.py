@@ -1,0 +1,92 @@
+"""Evaluation protocols: which gallery items does a query ignore.
+
+Every rule used in person Re-ID looks only at whether a gallery item has the query's identity and
+whether it was taken by the query's camera, and only items of the query's camera are ever ignored.
+Two switches therefore describe a protocol completely, and the ranking code needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named rule: the gallery items that a query ignores.
+
+    Attributes:
+        name: what users call it, the key in :data:`PROTOCOLS`.
+        ignores_same_identity: ignore items of the query's camera *with* the query's identity.
+        ignores_other_identities: ignore items of the query's camera with any other identity.
+        description: one line for help texts and reports.
+    """
+
+    name: str
+    ignores_same_identity: bool
+    ignores_other_identities: bool
+    description: str
+
+    def ignored(
+        self,
+        q_pids: npt.ArrayLike,
+        g_pids: npt.ArrayLike,
+        q_camids: npt.ArrayLike,
+        g_camids: npt.ArrayLike,
+    ) -> npt.NDArray[np.bool_]:
+        """Return the ``(num_query, num_gallery)`` mask of the items each query ignores.
+
+        For showing ranked lists. Scores do not need it: a mask of the whole distance matrix is
+        as large as a quarter of the matrix itself.
+        """
+        same_pid = np.asarray(q_pids)[:, None] == np.asarray(g_pids)[None, :]
+        same_camera = np.asarray(q_camids)[:, None] == np.asarray(g_camids)[None, :]
+        switch = np.where(same_pid, self.ignores_same_identity, self.ignores_other_identities)
+        return np.logical_and(same_camera, switch)
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="market",
+            ignores_same_identity=True,
+            ignores_other_identities=False,
+            description="ignore the query's identity in the query's camera (Zheng et al., 2015)",
+        ),
+        Protocol(
+            name="nd",
+            ignores_same_identity=True,
+            ignores_other_identities=True,
+            description="ignore everything in the query's camera (the paper's -nd columns)",
+        ),
+    )
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """Return the protocol called ``name``.
+
+    Raises:
+        ValueError: no protocol has this name.
+    """
+    try:
+        return PROTOCOLS[name]
+    except (KeyError, TypeError):
+        valid = ", ".join(sorted(PROTOCOLS))
+        raise ValueError(f"unknown evaluation protocol {name!r}; valid ones: {valid}") from None
+
+
+def get_protocols(names: str | Iterable[str]) -> list[Protocol]:
+    """Return the protocols of these names, in order and each once; one bare name is fine.
+
+    Raises:
+        ValueError: a name is unknown, or there is none at all.
+    """
+    chosen = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    if not chosen:
+        raise ValueError(f"no evaluation protocol given; choose from {', '.join(PROTOCOLS)}")
+    return [get_protocol(name) for name in chosen]

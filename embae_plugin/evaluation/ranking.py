@@ -1,0 +1,128 @@
+"""Re-ID scores of a retrieval: every protocol and both average-precision rules in one pass.
+
+Rule for ties: a negative at exactly a positive's distance counts as nearer (the pessimistic
+order, so a model that maps everything to one point scores as badly as it should), and positives
+at one distance stand one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from embae_plugin.evaluation.blockwise import score_blocks
+from embae_plugin.evaluation.distances import EmbeddingDistances, MatrixDistances, full_precision
+from embae_plugin.evaluation.inputs import as_floating, encode_ids
+from embae_plugin.evaluation.matching import Matching
+from embae_plugin.evaluation.metrics import FloatArray, Scores
+from embae_plugin.evaluation.protocols import get_protocols
+
+BLOCK_BYTES = 2**27
+
+
+@torch.no_grad()
+def evaluate_rank(
+    distmat: npt.ArrayLike | Tensor,
+    q_pids: npt.ArrayLike | Tensor,
+    g_pids: npt.ArrayLike | Tensor,
+    q_camids: npt.ArrayLike | Tensor,
+    g_camids: npt.ArrayLike | Tensor,
+    max_rank: int = 50,
+    protocol: str = "market",
+) -> tuple[FloatArray, float]:
+    """Evaluate a distance matrix; the call and, under "market", the result are torchreid's.
+
+    Args:
+        distmat: ``(num_query, num_gallery)`` numpy array or tensor on any device; smaller is
+            nearer.
+        q_pids, g_pids: integer identities; any values, -1 is an identity like the others.
+        q_camids, g_camids: integer or string cameras.
+        max_rank: length of the CMC.
+        protocol: a name in ``PROTOCOLS``.
+
+    Returns:
+        ``cmc (max_rank,)`` and mAP (mean precision at hits), as fractions. The CMC keeps its
+        last value past the end of a small gallery. Queries without a positive are in no
+        average; if none is left, both are NaN and a warning is logged.
+
+    Raises:
+        ValueError: an argument is empty, mis-shaped, NaN or unknown; the message says which.
+    """
+    matrix = as_floating("distmat", distmat)
+    device = matrix.device if isinstance(matrix, Tensor) else torch.device("cpu")
+    sizes = (matrix.shape[0], matrix.shape[1])
+    chosen = get_protocols(protocol)
+    _check_positive("max_rank", max_rank)
+    matching = _match((q_pids, g_pids, q_camids, g_camids), sizes, device)
+    distances = MatrixDistances(matrix, matching.q_order, matching.g_order)
+    scores = score_blocks(distances, matching, chosen, max_rank, BLOCK_BYTES)[chosen[0].name]
+    return scores.cmc, scores.mAP
+
+
+@torch.no_grad()
+def evaluate_embeddings(
+    q_emb: npt.ArrayLike | Tensor,
+    g_emb: npt.ArrayLike | Tensor,
+    q_pids: npt.ArrayLike | Tensor,
+    g_pids: npt.ArrayLike | Tensor,
+    q_camids: npt.ArrayLike | Tensor,
+    g_camids: npt.ArrayLike | Tensor,
+    *,
+    protocols: Iterable[str] = ("market", "nd"),
+    max_rank: int = 50,
+    block_bytes: int = BLOCK_BYTES,
+    device: str | torch.device | None = None,
+) -> dict[str, Scores]:
+    """Score embeddings by Euclidean distance under several protocols at once.
+
+    The distance matrix is made and used block by block and never stored. Distances are float32
+    without TF32 (float64 for float64 embeddings), half-precision embeddings are converted.
+
+    Args:
+        q_emb: ``(num_query, dim)``, g_emb: ``(num_gallery, dim)``; numpy arrays or tensors.
+        q_pids, g_pids, q_camids, g_camids, max_rank: as in :func:`evaluate_rank`.
+        protocols: names in ``PROTOCOLS``.
+        block_bytes: what a block of distances may take. The peak is some three times that plus
+            two copies of the gallery's embeddings.
+        device: where to compute; the device of ``q_emb`` by default (numpy: the CPU).
+
+    Returns:
+        Protocol name -> :class:`Scores`. Queries without a positive are counted and in no
+        average; a protocol that leaves no query at all (``nd`` on a target with one camera)
+        has 0 queries and NaN scores, and a warning is logged.
+
+    Raises:
+        ValueError: an argument is empty, mis-shaped, NaN or unknown; the message says which.
+    """
+    query, gallery = as_floating("q_emb", q_emb), as_floating("g_emb", g_emb)
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"q_emb has {query.shape[1]} dimensions and g_emb {gallery.shape[1]}: "
+            "embed both with one model"
+        )
+    if device is None:
+        device = query.device if isinstance(query, Tensor) else "cpu"
+    device = torch.device(device)
+    chosen = get_protocols(protocols)
+    _check_positive("max_rank", max_rank)
+    _check_positive("block_bytes", block_bytes)
+    sizes = (query.shape[0], gallery.shape[0])
+    matching = _match((q_pids, g_pids, q_camids, g_camids), sizes, device)
+    with full_precision(device):
+        distances = EmbeddingDistances(query, gallery, matching.q_order, matching.g_order)
+        return score_blocks(distances, matching, chosen, max_rank, block_bytes)
+
+
+def _match(ids: tuple[Any, Any, Any, Any], sizes: tuple[int, int], device: torch.device) -> Matching:
+    q_pids, g_pids = encode_ids("pids", ids[0], ids[1], sizes)
+    q_cams, g_cams = encode_ids("camids", ids[2], ids[3], sizes)
+    return Matching(q_pids, g_pids, q_cams, g_cams, device)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")

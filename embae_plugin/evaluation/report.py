@@ -1,0 +1,125 @@
+"""Scores as rows, tables, ``results.json`` and plots."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from embae_plugin.evaluation.ranking import Scores
+
+Row = dict[str, Any]
+
+SHOWN = ("rank1", "rank1_nd", "mAP", "mAP_nd")  # the paper's columns
+_HEADERS = {"rank1": "Rank-1", "rank1_nd": "Rank-1-nd", "mAP": "mAP", "mAP_nd": "mAP-nd"}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: a score without a single query becomes null."""
+    return None if math.isnan(value) else float(value)
+
+
+def score_row(
+    variant: str, scores: Mapping[str, Scores], ranks: Sequence[int] = (1, 5, 10, 20)
+) -> Row:
+    """One row of ``results.json``: fractions for every protocol, ``nd`` ones with a suffix."""
+    row: Row = {"variant": variant}
+    for protocol, result in scores.items():
+        suffix = "" if protocol == "market" else f"_{protocol}"
+        for rank in ranks:
+            row[f"rank{rank}{suffix}"] = _number(result.rank(rank))
+        row[f"mAP{suffix}"] = _number(result.mAP)
+        row[f"mAP{suffix}_trapezoid"] = _number(result.mAP_trapezoid)
+        row[f"dropped_queries{suffix}"] = int(result.dropped_queries)
+        if not suffix:
+            row["queries"] = int(result.queries + result.dropped_queries)
+    return row
+
+
+def _cell(value: float | None, base: float | None, gain: bool) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.3f}"
+    return text if not gain or base is None else f"{text} ({value - base:+.3f})"
+
+
+def score_table(rows: Sequence[Row], columns: Sequence[str] = SHOWN, style: str = "simple") -> str:
+    """The rows as the paper prints them, with the gain over the baseline in brackets.
+
+    Args:
+        rows: of :func:`score_row`; a row named ``baseline`` is what gains are measured against.
+        columns: keys of a row.
+        style: a ``tabulate`` format, for example ``simple`` or ``github``.
+    """
+    base = next((row for row in rows if row["variant"] == "baseline"), {})
+    body = [
+        [row["variant"]]
+        + [_cell(row.get(c), base.get(c), row["variant"] != "baseline") for c in columns]
+        for row in rows
+    ]
+    headers = ["Model", *(_HEADERS.get(column, column) for column in columns)]
+    return tabulate(body, headers=headers, tablefmt=style, disable_numparse=True)
+
+
+def dropped_note(rows: Sequence[Row]) -> str:
+    """A sentence on queries that a protocol could not score, or an empty string."""
+    row = rows[0] if rows else {}
+    market, nd = row.get("dropped_queries", 0), row.get("dropped_queries_nd", 0)
+    if not market and not nd:
+        return ""
+    return (
+        f"Of {row.get('queries', 0)} queries, {market} have no match in the gallery on another "
+        f"camera under the Market protocol and {nd} under -nd; they are left out of the averages."
+    )
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file atomically (temporary name, then rename)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_results(path: str | Path, target: str, rows: Sequence[Row], **more: Any) -> None:
+    """Writes ``results.json``: ``{"target": …, "rows": […]}`` and whatever ``more`` says."""
+    content = {"target": target, "rows": list(rows), **more}
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
+    """A bar chart of the paper's four scores for each variant, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(1.5 + 1.3 * len(rows), 4.2), layout="constrained")
+    width = 0.8 / len(SHOWN)
+    for number, column in enumerate(SHOWN):
+        heights = [row.get(column) or 0.0 for row in rows]
+        places = [place + (number - 1.5) * width for place in range(len(rows))]
+        bars = axes.bar(places, heights, width, label=_HEADERS[column])
+        axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(rows)), [row["variant"] for row in rows])
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("score")
+    axes.set_title(f"target {target}, without its labels")
+    axes.legend(ncols=4, fontsize=8, loc="upper center", frameon=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary, dpi=150)
+    pyplot.close(figure)
+    os.replace(temporary, path)

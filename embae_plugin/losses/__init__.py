@@ -1,0 +1,19 @@
+"""Loss functions."""
+
+from __future__ import annotations
+
+from embae_plugin.losses.batch_hard import (
+    BatchHardStatistics,
+    BatchHardTripletLoss,
+    batch_hard_mine,
+    pairwise_distances,
+)
+from embae_plugin.losses.reconstruction import ReconstructionLoss
+
+__all__ = [
+    "BatchHardStatistics",
+    "BatchHardTripletLoss",
+    "ReconstructionLoss",
+    "batch_hard_mine",
+    "pairwise_distances",
+]

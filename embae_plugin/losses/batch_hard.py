@@ -1,0 +1,160 @@
+"""Batch-hard triplet loss (Hermans, Beyer and Leibe, 2017; paper, section 3.1).
+
+Distances, mining and the loss are separate functions of fixed-shape tensors. Anchors without a
+triplet are weighted by zero rather than indexed away, so nothing waits for the device, and a
+training step that holds this loss can be captured as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class BatchHardStatistics(NamedTuple):
+    """What to watch during training; scalars on the device, detached.
+
+    Attributes:
+        active: fraction of the triplets whose hardest negative is no farther than the hardest
+            positive (soft margin), or that violate the margin (hinge).
+        d_pos: mean distance to the hardest positive.
+        d_neg: mean distance to the hardest negative.
+        valid: number of anchors that have a triplet at all.
+    """
+
+    active: torch.Tensor
+    d_pos: torch.Tensor
+    d_neg: torch.Tensor
+    valid: torch.Tensor
+
+
+def pairwise_distances(x: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances (not squared) between all rows.
+
+    Computed from differences, not from the Gram matrix, whose cancellation makes small distances
+    between long vectors worthless; in float32 at least, also under autocast. Equal rows have
+    distance 0 and gradient 0.
+
+    Args:
+        x: (B, D).
+
+    Returns:
+        (B, B).
+
+    Raises:
+        ValueError: ``x`` is not two-dimensional.
+    """
+    if x.ndim != 2:
+        raise ValueError(f"features must be (B, D), got {tuple(x.shape)}")
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def batch_hard_mine(
+    dist: torch.Tensor, pids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The hardest positive and negative of each anchor.
+
+    Args:
+        dist: (B, B) distances.
+        pids: (B,) identities.
+
+    Returns:
+        ``d_pos`` (B,), the largest distance to another image of the same identity; ``d_neg``
+        (B,), the smallest to another identity; ``valid`` (B,) bool, whether the anchor has both.
+        Where it has not, both distances are 0.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    if pids.ndim != 1 or dist.shape != (len(pids), len(pids)):
+        raise ValueError(
+            f"distances must be (B, B) and pids (B,), got {tuple(dist.shape)} and "
+            f"{tuple(pids.shape)}"
+        )
+    if len(pids) == 0:
+        empty = dist.sum(dim=1)
+        return empty, empty, torch.zeros_like(empty, dtype=torch.bool)
+    same = pids[:, None] == pids[None, :]
+    other_image = same ^ torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+    valid = other_image.any(dim=1) & ~same.all(dim=1)
+    d_pos = dist.masked_fill(~other_image, -torch.inf).amax(dim=1)
+    d_neg = dist.masked_fill(same, torch.inf).amin(dim=1)
+    return d_pos.masked_fill(~valid, 0), d_neg.masked_fill(~valid, 0), valid
+
+
+def triplet_penalty(gap: torch.Tensor, margin: float | None) -> torch.Tensor:
+    """The penalty for each anchor.
+
+    Args:
+        gap: (B,) ``d_pos - d_neg``.
+        margin: of the hinge ``max(0, margin + gap)``; None for the soft margin ``softplus(gap)``.
+
+    Returns:
+        (B,).
+    """
+    # Not log1p(exp(gap)), which is inf from gap = 89 on in float32.
+    return F.softplus(gap) if margin is None else F.relu(gap + margin)
+
+
+class BatchHardTripletLoss(nn.Module):
+    """Mean over anchors of how much farther the hardest positive is than the hardest negative.
+
+    Args:
+        margin: "soft" for softplus(d_pos - d_neg), the paper's choice; a number m >= 0 for the
+            hinge max(0, m + d_pos - d_neg).
+
+    Raises:
+        ValueError: for any other margin.
+    """
+
+    def __init__(self, margin: float | str = "soft") -> None:
+        super().__init__()
+        is_number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
+        if margin != "soft" and not (is_number and 0 <= float(margin) < float("inf")):
+            raise ValueError(f"margin must be 'soft' or a number >= 0, got {margin!r}")
+        self.margin: float | None = None if margin == "soft" else float(margin)
+
+    def extra_repr(self) -> str:
+        """For ``print(model)``."""
+        return f"margin={'soft' if self.margin is None else self.margin}"
+
+    def forward(self, features: torch.Tensor, pids: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch.
+
+        Anchors that lack another image of their identity, or any image of another one, are left
+        out of the mean. A batch without a single triplet has loss 0 and gradient 0.
+
+        Args:
+            features: (B, D) embeddings.
+            pids: (B,) integer identities.
+
+        Returns:
+            Scalar, float32 or wider.
+
+        Raises:
+            ValueError: the shapes do not fit together.
+        """
+        d_pos, d_neg, valid = batch_hard_mine(pairwise_distances(features), pids)
+        return self._mean_penalty(d_pos - d_neg, valid)
+
+    def with_statistics(
+        self, features: torch.Tensor, pids: torch.Tensor
+    ) -> tuple[torch.Tensor, BatchHardStatistics]:
+        """The loss of :meth:`forward`, and what to watch during training."""
+        d_pos, d_neg, valid = batch_hard_mine(pairwise_distances(features), pids)
+        loss = self._mean_penalty(d_pos - d_neg, valid)
+        with torch.no_grad():
+            gap = d_pos - d_neg
+            count = valid.sum()
+            active = (gap >= 0 if self.margin is None else gap + self.margin > 0) & valid
+            sums = (active.sum(), d_pos.sum(), d_neg.sum())
+            return loss, BatchHardStatistics(*(s / count.clamp(min=1) for s in sums), valid=count)
+
+    def _mean_penalty(self, gap: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        weight = valid.to(gap.dtype)
+        return (triplet_penalty(gap, self.margin) * weight).sum() / weight.sum().clamp(min=1)

@@ -1,0 +1,41 @@
+"""The autoencoder's loss: how far the decoded trunk feature is from the true one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ReconstructionLoss(nn.Module):
+    """Mean squared error between a trunk feature and its reconstruction (paper, section 3.2).
+
+    The mean is over features as well as samples, so that the value does not depend on the trunk's
+    width. Half-precision inputs are compared in float32.
+    """
+
+    def forward(self, reconstruction: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
+        """Mean over the batch.
+
+        Args:
+            reconstruction: (B, D), the decoder's output.
+            feature: (B, D), the trunk's output.
+
+        Returns:
+            Scalar; 0 for an empty batch.
+
+        Raises:
+            ValueError: the shapes differ or are not two-dimensional.
+        """
+        return self.per_sample(reconstruction, feature).sum() / max(len(feature), 1)
+
+    def per_sample(self, reconstruction: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
+        """The mean squared error of each sample, (B,)."""
+        if reconstruction.shape != feature.shape or feature.ndim != 2:
+            raise ValueError(
+                "reconstruction and feature must both be (B, D), got "
+                f"{tuple(reconstruction.shape)} and {tuple(feature.shape)}"
+            )
+        dtype = torch.promote_types(
+            torch.promote_types(reconstruction.dtype, feature.dtype), torch.float32
+        )
+        return (reconstruction.to(dtype) - feature.to(dtype)).square().mean(dim=1)

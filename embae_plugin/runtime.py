@@ -1,0 +1,66 @@
+"""What a command sets up in its own process before it works."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def tune_allocator(keep: bool = True) -> bool:
+    """Lets glibc keep freed activations instead of giving them back to the system each time.
+
+    By default glibc maps every block above some megabytes afresh, so each layer's output costs
+    page faults; with this, a MobileNet forward pass on 256 x 128 crops takes about half the time
+    on a CPU (``embae benchmark`` shows it). It concerns the whole process, so only commands do
+    it, never an import.
+
+    Args:
+        keep: True to keep freed memory, False for glibc's initial thresholds.
+
+    Returns:
+        whether the C library took it (it is glibc).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # glibc caps the mmap threshold at 32 MB on its own, but takes larger values when told.
+    mapped, trimmed = (1 << 30, (1 << 31) - 1) if keep else (128 * 1024, 128 * 1024)
+    return bool(mallopt(_M_MMAP_THRESHOLD, mapped) and mallopt(_M_TRIM_THRESHOLD, trimmed))
+
+
+@contextmanager
+def log_to(log_file: Path | None = None, verbose: bool = False) -> Iterator[None]:
+    """Logs to the terminal and, with everything, to ``log_file`` (appended to)."""
+    root = logging.getLogger("embae_plugin")
+    root.setLevel(logging.DEBUG)
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
+    terminal.setFormatter(logging.Formatter("%(levelname).1s %(message)s"))
+    handlers: list[logging.Handler] = [terminal]
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(file)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        with logging_redirect_tqdm([root]):
+            yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()

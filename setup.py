@@ -1,0 +1,58 @@
+"""Packaging; the build system and the tools' settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "embae_plugin" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+# torchreid's package on PyPI declares no dependency at all: what its import needs stands here.
+TORCHREID_FORGETS = [
+    "six", "h5py", "scipy", "opencv-python-headless", "tensorboard", "imageio", "Pillow>=9.1",
+]
+OPTIONAL = {
+    "search": ["faiss-cpu"],
+    "export": ["onnx", "onnxruntime"],
+    "cluster": ["scikit-learn>=1.3"],
+}
+TEST = [
+    "pytest>=7", "hypothesis>=6", "pytorch-metric-learning>=2", "scikit-learn>=1.3", "mypy", "ruff",
+]
+
+setup(
+    name="embae_plugin",
+    version=VERSION,
+    description="Unsupervised transfer of person re-identification models to new cameras, "
+    "a torchreid extension",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["embae_plugin", "embae_plugin.*"]),
+    package_data={"embae_plugin": ["py.typed", "configs/*.yaml"]},
+    install_requires=[
+        "torchreid>=0.2.5",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0.9",
+        "numpy>=1.24",
+        "yacs>=0.1.8",
+        "gdown>=4.7",
+        "tabulate>=0.9",
+        "matplotlib>=3.7",
+        "tqdm>=4.64",
+        "psutil>=5.9",
+        *TORCHREID_FORGETS,
+    ],
+    extras_require={
+        **OPTIONAL,
+        "all": sorted({name for names in OPTIONAL.values() for name in names}),
+        "dev": sorted({*TEST, *(name for names in OPTIONAL.values() for name in names)}),
+    },
+    entry_points={"console_scripts": ["embae = embae_plugin.cli.main:main"]},
+)
