@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm.contrib.logging import logging_redirect_tqdm
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,19 @@ def tune_allocator(keep: bool = True) -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, mapped) and mallopt(_M_TRIM_THRESHOLD, trimmed))
 
 
+class _BesideBars(logging.Handler):
+    """Writes above running progress bars instead of through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 @contextmanager
 def log_to(log_file: Path | None = None, verbose: bool = False) -> Iterator[None]:
     """Logs to the terminal and, with everything, to ``log_file`` (appended to)."""
     root = logging.getLogger("embae_plugin")
     root.setLevel(logging.DEBUG)
-    terminal = logging.StreamHandler()
+    terminal = _BesideBars()
     terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
     terminal.setFormatter(logging.Formatter("%(levelname).1s %(message)s"))
     handlers: list[logging.Handler] = [terminal]
@@ -58,8 +65,7 @@ def log_to(log_file: Path | None = None, verbose: bool = False) -> Iterator[None
     for handler in handlers:
         root.addHandler(handler)
     try:
-        with logging_redirect_tqdm([root]):
-            yield
+        yield
     finally:
         for handler in handlers:
             root.removeHandler(handler)

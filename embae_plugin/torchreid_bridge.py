@@ -84,7 +84,9 @@ _datamanagers = _module("data.datamanager")
 _metrics, _optim, _utils = _module("metrics"), _module("optim"), _module("utils")
 
 if TYPE_CHECKING:
-    from embae_plugin.torchreid_types import Engine, ImageDataManager, ImageDataset
+    from embae_plugin.torchreid_types import Engine as Engine
+    from embae_plugin.torchreid_types import ImageDataManager as ImageDataManager
+    from embae_plugin.torchreid_types import ImageDataset as ImageDataset
 else:
     Engine, ImageDataset = _engines.Engine, _module("data").ImageDataset
     ImageDataManager = _datamanagers.ImageDataManager

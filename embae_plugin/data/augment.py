@@ -86,7 +86,8 @@ def random_erase(
     """Overwrites one rectangle of a normalised image (B, 3, H, W), with a probability.
 
     Area 2 to 40 % of the image, aspect ratio 0.3 to 1/0.3, filled with ``fill``, torchreid's
-    values. A rectangle that would not fit is cut to the image instead of being drawn again.
+    values. A rectangle that would not fit is cut to one pixel less than the image instead of being
+    drawn again.
     """
     count, _, height, width = images.shape
     chosen = torch.rand(count, generator=generator) <= probability
@@ -94,8 +95,8 @@ def random_erase(
     ratio = _uniform(0.3, 1 / 0.3, count, generator)
     tall = (area * ratio).sqrt().round().clamp(1, height - 1)
     wide = (area / ratio).sqrt().round().clamp(1, width - 1)
-    top = (torch.rand(count, generator=generator) * (height - tall)).floor()
-    left = (torch.rand(count, generator=generator) * (width - wide)).floor()
+    top = (torch.rand(count, generator=generator) * (height - tall + 1)).floor()
+    left = (torch.rand(count, generator=generator) * (width - wide + 1)).floor()
     rows, columns = torch.arange(height), torch.arange(width)
     in_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])
     in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])
@@ -119,8 +120,11 @@ class Augmentation:
                 f"transforms {', '.join(wrong)} cannot be done on the device; those that can: "
                 f"{', '.join(ON_DEVICE)}"
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(math.isfinite(s) and s > 0 for s in self.std):
-            raise ValueError(f"norm_mean {self.mean} and norm_std {self.std} must be 3 values each, std > 0")
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
+            raise ValueError(
+                f"norm_mean {self.mean} and norm_std {self.std} must be 3 values each, std > 0"
+            )
 
     def coin(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Which of ``count`` images are mirrored, (count,) bool; none without random_flip."""

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
-from embae_plugin.data.image_bank import ImageBank
+from embae_plugin.data.image_bank import ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.models.trunks import fuse_for_inference, trunk_fingerprint
 
@@ -119,14 +118,23 @@ def extract_features(
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file under a temporary name and renames it, so that none is ever half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with replacing(path) as draft, draft.open("wb") as stream:
+        np.save(stream, array)
+
+
+def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
+    """The (``count``, ``views``, D) features in a file, or None if it is not there or damaged."""
+    if not path.is_file():
+        return None
     try:
-        with os.fdopen(handle, "wb") as stream:
-            np.save(stream, array)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        array = np.load(path, allow_pickle=False)
+        if array.ndim != 3 or array.shape[:2] != (count, views) or array.dtype != np.float32:
+            raise ValueError(f"it holds {array.dtype} {array.shape}")
+    except (ValueError, EOFError, OSError) as error:
+        logger.warning("%s is damaged (%s); computing the features again", path, error)
+        return None
+    logger.info("features found in %s", path)
+    return torch.from_numpy(array)
 
 
 class FeatureStore:
@@ -157,17 +165,29 @@ class FeatureStore:
         self.cache_dir, self.image_cache_dir = cache_dir, image_cache_dir
         self.memory_share = memory_share
         self._images: dict[tuple[object, ...], ImageBank] = {}
+        self._keys: dict[tuple[object, ...], str] = {}
         self._features: dict[str, FeatureBank] = {}
 
     def images(self, records: ImageRecords, label: str, enlarged: bool = False) -> ImageBank:
         """The decoded images of ``records``; made at the first call."""
-        size = ten_crop_size(*self.size) if enlarged else self.size
-        name = (records.paths, size)
+        name = self._name(records, enlarged)
         if name not in self._images:
             self._images[name] = ImageBank(
-                records.paths, *size, self.device, self.image_cache_dir, self.memory_share, label
-            )
+                *name, self.device, self.image_cache_dir, self.memory_share, label,
+                key=self._keys.get(name, ""),
+            )  # fmt: skip
         return self._images[name]
+
+    def _name(self, records: ImageRecords, enlarged: bool) -> tuple[Any, ...]:
+        return (records.paths, *(ten_crop_size(*self.size) if enlarged else self.size))
+
+    def _content(self, records: ImageRecords, enlarged: bool) -> str:
+        """The images' :func:`content_key`, found without decoding them."""
+        name = self._name(records, enlarged)
+        if name not in self._keys:
+            bank = self._images.get(name)
+            self._keys[name] = bank.key if bank is not None else content_key(*name)
+        return self._keys[name]
 
     def features(
         self, trunk: nn.Module, records: ImageRecords, label: str, tta: str = "flip"
@@ -179,30 +199,21 @@ class FeatureStore:
         """
         crops = tta == "ten_crop"
         views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
-        bank = self.images(records, label, enlarged=crops)
-        name = f"{trunk_fingerprint(trunk)} {bank.key} {views} {self.mean} {self.std}"
+        content = self._content(records, crops)
+        name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(name.encode()).hexdigest()[:24]
         if key not in self._features:
-            self._features[key] = FeatureBank(self._load_or_extract(key, trunk, bank, views), key)
+            path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
+            features = None if path is None else load_features(path, len(records), len(views))
+            if features is None:
+                bank = self.images(records, label, enlarged=crops)
+                features = extract_features(trunk, bank, views, self.size, self.mean, self.std)
+                # What inference mode made refuses to take part in training; a copy does not.
+                features = features.clone()
+                if path is not None:
+                    save_array(path, features.cpu().numpy())
+            self._features[key] = FeatureBank(features.to(self.device), key)
         return self._features[key]
-
-    def _load_or_extract(
-        self, key: str, trunk: nn.Module, bank: ImageBank, views: Sequence[View]
-    ) -> torch.Tensor:
-        path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
-        if path is not None and path.is_file():
-            try:
-                features = torch.from_numpy(np.load(path, allow_pickle=False))
-                logger.info("%s: features found in %s", bank.label, path)
-                return features.to(self.device)
-            except (ValueError, EOFError, OSError) as error:
-                logger.warning("%s is damaged (%s); computing the features again", path, error)
-        features = extract_features(trunk, bank, views, self.size, self.mean, self.std)
-        # Tensors made in inference mode refuse to take part in training later; a copy does not.
-        features = features.clone()
-        if path is not None:
-            save_array(path, features.cpu().numpy())
-        return features
 
     def release_images(self) -> None:
         """Forgets decoded images; features stay."""

@@ -21,6 +21,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from embae_plugin.atomic_file import replacing
+
 logger = logging.getLogger(__name__)
 
 _FORMAT = "embae-images-1"
@@ -109,32 +111,35 @@ def _mapped(path: Path, shape: tuple[int, ...], mode: str) -> np.ndarray:
     return np.memmap(path, dtype=np.uint8, mode=mode, shape=shape)  # type: ignore[call-overload, no-any-return]
 
 
-def _decode_to_file(folder: Path, key: str, paths: Sequence[str], shape: tuple[int, ...], label: str) -> np.ndarray:
+def _reserve(path: Path, size: int) -> None:
+    """Makes a file ``size`` bytes long and, where the system can, sure of its space."""
+    with path.open("r+b") as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
+
+
+def _decode_to_file(
+    folder: Path, key: str, paths: Sequence[str], shape: tuple[int, ...], label: str
+) -> np.ndarray:
     """The decoded images as a file in ``folder``; made once, mapped by every later run."""
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"images-{key}.bin"
     size = int(np.prod(shape))
     if not (final.is_file() and final.stat().st_size == size):
-        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=folder)
         try:
-            # Reserve the space first: a full disk must show as an error here, not as a bus
-            # error when a page of the mapping is written.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, 0, size)
-            else:
-                os.truncate(handle, size)
-            os.close(handle)
-            pixels = _mapped(Path(name), shape, "r+")
-            _decode_into(pixels, paths, label)
-            pixels.flush()
-            os.replace(name, final)
+            with replacing(final) as draft:
+                # A full disk must show as an error here, not as a bus error when a page of the
+                # mapping is written.
+                _reserve(draft, size)
+                pixels = _mapped(draft, shape, "r+")
+                _decode_into(pixels, paths, label)
+                pixels.flush()
         except OSError as error:
             raise OSError(
-                f"cannot keep {size / 1e9:.1f} GB of decoded images in {folder}: {error}; free some "
-                "space or name another folder with embae.cache_dir"
+                f"cannot keep {size / 1e9:.1f} GB of decoded images in {folder}: {error}; free "
+                "some space or name another folder with embae.cache_dir"
             ) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
     else:
         logger.info("%s: decoded images found in %s", label, final)
     # Copy-on-write, because torch wants writable memory; nothing here writes to it.
@@ -153,6 +158,7 @@ class ImageBank:
             while they fit and in a temporary file otherwise.
         memory_share: the share of the free memory (GPU, then host) that the bank may take.
         label: what the progress bar calls them.
+        key: the content's name, if it is known already; see :func:`content_key`.
 
     Attributes:
         images: uint8 (N, H, W, 3).
@@ -172,20 +178,21 @@ class ImageBank:
         cache_dir: str | Path = "",
         memory_share: float = 0.5,
         label: str = "images",
+        key: str = "",
     ) -> None:
         if not len(paths):
             raise ValueError(f"{label}: there are no images to read")
         self.paths, self.device, self.label = list(paths), torch.device(device), label
         self.height, self.width = height, width
-        self._key = ""
+        self._key = key
         shape = (len(paths), height, width, 3)
         size = int(np.prod(shape))
         fits = size <= memory_share * psutil.virtual_memory().available
         if cache_dir or not fits:
             folder = Path(cache_dir or tempfile.gettempdir())
             if not cache_dir:
-                logger.warning("%s: %.1f GB do not fit in memory; decoding to %s. Set "
-                               "embae.cache_dir to keep them.", label, size / 1e9, folder)  # fmt: skip
+                logger.warning("%s: %.1f GB do not fit in memory; decoding to %s. embae.cache_dir "
+                               "names another folder", label, size / 1e9, folder)  # fmt: skip
             self.place = "file"
             pixels = torch.from_numpy(_decode_to_file(folder, self.key, paths, shape, label))
         else:

@@ -1,170 +1,31 @@
-"""Which images make up a batch: P x K identities of one dataset, or equal shares of each camera.
+"""torchreid samplers around the batches of :mod:`embae_plugin.data.batches`.
 
-The two functions draw a whole epoch at once, without a Python loop over images, identities or
-cameras; the two classes are torchreid samplers around them.
+Each pass over a sampler is a different epoch; the same seed gives the same epochs. Its length is
+exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from embae_plugin.data.batches import (
+    Identities,
+    balanced_batches,
+    draw_identity_batches,
+    identity_batches,
+)
 from embae_plugin.data.manager_items import Item
 
-
-class _Identities(NamedTuple):
-    """Images sorted by identity: identity i is ``order[start[i] : start[i] + count[i]]``.
-
-    Identities are numbered by dataset first: ``first[d] : first[d + 1]`` are those of dataset d.
-    """
-
-    order: torch.Tensor
-    start: torch.Tensor
-    count: torch.Tensor
-    first: list[int]
-    images: torch.Tensor
-
-    @classmethod
-    def of(cls, pids: torch.Tensor, dsetids: torch.Tensor, num_pids: int) -> _Identities:
-        """Index (N,) identities of (N,) datasets; the same pid in two datasets is two people."""
-        if pids.ndim != 1 or pids.shape != dsetids.shape or len(pids) == 0:
-            raise ValueError(
-                "pids and dsetids must be (N,) with N > 0, got "
-                f"{tuple(pids.shape)} and {tuple(dsetids.shape)}"
-            )
-        names, dataset = dsetids.unique(return_inverse=True)
-        pid = pids.unique(return_inverse=True)[1]
-        key, identity, count = (dataset * len(pids) + pid).unique(
-            return_inverse=True, return_counts=True
-        )
-        per_dataset = torch.bincount(key // len(pids), minlength=len(names)).tolist()
-        small = [f"{d} has {n}" for d, n in zip(names.tolist(), per_dataset) if n < num_pids]
-        if small:
-            raise ValueError(
-                f"a batch needs P = {num_pids} identities of one dataset, but dataset "
-                f"{', dataset '.join(small)}; lower the batch size or raise the number of images "
-                "for each identity"
-            )
-        return cls(
-            order=identity.argsort(stable=True),
-            start=count.cumsum(0) - count,
-            count=count,
-            first=[0, *np.cumsum(per_dataset).tolist()],
-            images=torch.bincount(dataset),
-        )
-
-
-def identity_batches(
-    pids: torch.Tensor,
-    dsetids: torch.Tensor,
-    P: int,
-    K: int,
-    steps: int,
-    generator: torch.Generator,
-    choose: str = "proportional",
-) -> torch.Tensor:
-    """P x K batches, each from one dataset (paper, section 3.3; Hermans et al., 2017).
-
-    Each batch draws its dataset, then P different identities of it, then K images of each: K
-    different ones where the identity has that many, else with replacement.
-
-    Args:
-        pids: (N,) identities.
-        dsetids: (N,) datasets.
-        P: identities in a batch.
-        K: images of each.
-        steps: number of batches.
-        generator: on the CPU.
-        choose: draw datasets in proportion to their images, or "uniform".
-
-    Returns:
-        (steps, P * K) indices, the K images of an identity side by side.
-
-    Raises:
-        ValueError: a dataset has fewer than P identities, or ``choose`` is unknown.
-    """
-    identities = _Identities.of(torch.as_tensor(pids), torch.as_tensor(dsetids), P)
-    return _draw_identity_batches(identities, P, K, steps, generator, choose)
-
-
-def _draw_identity_batches(
-    identities: _Identities, P: int, K: int, steps: int, generator: torch.Generator, choose: str
-) -> torch.Tensor:
-    if choose not in ("proportional", "uniform"):
-        raise ValueError(f"choose must be 'proportional' or 'uniform', not '{choose}'")
-    share = identities.images.double()
-    if choose == "uniform":
-        share = torch.ones_like(share)
-    dataset = torch.multinomial(share, steps, replacement=True, generator=generator)
-    drawn = torch.empty(steps, P, dtype=torch.long)
-    for d in range(len(share)):
-        rows = (dataset == d).nonzero().flatten()
-        first, last = identities.first[d], identities.first[d + 1]
-        ticket = torch.rand(len(rows), last - first, generator=generator)
-        drawn[rows] = first + ticket.topk(P, dim=1).indices
-    member = _draw_members(identities.count[drawn.flatten()], K, generator)
-    position = identities.start[drawn.flatten()][:, None] + member
-    return identities.order[position].view(steps, P * K)
-
-
-def _draw_members(count: torch.Tensor, K: int, generator: torch.Generator) -> torch.Tensor:
-    """K of the numbers 0 to count - 1 for each (R,) count: (R, K), different where count >= K.
-
-    Floyd's sampling without replacement (Bentley and Floyd, 1987), all rows at once.
-    """
-    uniform = torch.rand(len(count), K, generator=generator, dtype=torch.float64)
-    repeated = (uniform * count[:, None]).long()
-    distinct = torch.full_like(repeated, -1)
-    for k in range(K):
-        top = (count - K + k).clamp(min=0)
-        candidate = (uniform[:, k] * (top + 1)).long()
-        taken = (distinct == candidate[:, None]).any(dim=1)
-        distinct[:, k] = torch.where(taken, top, candidate)
-    return torch.where((count >= K)[:, None], distinct, repeated)
-
-
-def balanced_batches(
-    groups: torch.Tensor, per_group: int, steps: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Batches with the same number of images of each group, say of each camera.
-
-    Each group goes through random permutations of its own images, one after the other, so that
-    how often two images of a group are drawn differs by one at most.
-
-    Args:
-        groups: (N,) numbers 0 to G - 1, all of them in use.
-        per_group: images of each group in a batch.
-        steps: number of batches.
-        generator: on the CPU.
-
-    Returns:
-        (steps, G * per_group) indices, all of group 0 first.
-
-    Raises:
-        ValueError: a group without images.
-    """
-    groups = torch.as_tensor(groups)
-    count = torch.bincount(groups)
-    empty = (count == 0).nonzero().flatten().tolist()
-    if len(groups) == 0 or empty:
-        raise ValueError(f"each group needs at least one image; without: {empty or 'all'}")
-    needed = steps * per_group
-    rounds = (needed + count - 1) // count
-    size = rounds * count
-    group = torch.arange(len(count)).repeat_interleave(size)
-    begin = size.cumsum(0) - size
-    within = torch.arange(len(group)) - begin[group]
-    image = groups.argsort(stable=True)[(count.cumsum(0) - count)[group] + within % count[group]]
-    # One sort shuffles each round of each group in its own place.
-    place = (rounds.cumsum(0) - rounds)[group] + within // count[group]
-    shuffle = torch.rand(len(place), generator=generator, dtype=torch.float64)
-    image = image[(place + shuffle).argsort()]
-    table = image[begin[:, None] + torch.arange(needed)]
-    return table.view(len(count), steps, per_group).transpose(0, 1).flatten(1)
+__all__ = [
+    "CameraBalancedSampler",
+    "RandomDatasetIdentitySampler",
+    "balanced_batches",
+    "identity_batches",
+]
 
 
 class _EpochSampler(Sampler[int]):
@@ -232,10 +93,10 @@ class RandomDatasetIdentitySampler(_EpochSampler):
         self.num_instances, self.choose = num_instances, choose
         self.num_pids = batch_size // num_instances
         labels = torch.tensor([(item[1], item[3]) for item in data_source])
-        self._identities = _Identities.of(labels[:, 0], labels[:, 1], self.num_pids)
+        self._identities = Identities.of(labels[:, 0], labels[:, 1], self.num_pids)
 
     def _draw(self, generator: torch.Generator) -> torch.Tensor:
-        return _draw_identity_batches(
+        return draw_identity_batches(
             self._identities, self.num_pids, self.num_instances, self.steps, generator, self.choose
         )
 
@@ -265,7 +126,7 @@ class CameraBalancedSampler(_EpochSampler):
     ) -> None:
         super().__init__(len(data_source), batch_size, seed)
         cameras = torch.tensor([(item[3], item[2]) for item in data_source])
-        names, self.groups = cameras.unique(dim=0, return_inverse=True)
+        names, self.groups = torch.unique(cameras, dim=0, return_inverse=True)
         _check_divides(batch_size, len(names), f"the number of cameras ({len(names)})")
         self.per_camera = batch_size // len(names)
 

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from embae_plugin.atomic_file import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +30,16 @@ VERSION = 1
 def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     """Writes ``payload`` to ``path`` atomically (temporary name, fsync, rename)."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with replacing(path) as draft, draft.open("wb") as stream:
             torch.save({"format": FORMAT, "version": VERSION, **payload}, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise OSError(
-            f"cannot write the checkpoint {path}: {error}; the one before it, if any, is untouched. "
-            "Free some space, or name another folder with data.save_dir"
+            f"cannot write the checkpoint {path}: {error}; the one before it, if any, is "
+            "untouched. Free some space, or name another folder with data.save_dir"
         ) from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _numpy_scalars() -> list[Any]:

@@ -188,8 +188,8 @@ class Loop:
                 self._sums = {name: float(value) for name, value in sums.items()}
                 self.save()
                 where = self.options.checkpoint
-                kept = f"; the state is in {where}: the same command goes on from there" if where else ""
-                raise Interrupted(f"{self.stage} stopped{kept}")
+                kept = f"; the state is in {where}: the same command goes on from there"
+                raise Interrupted(f"{self.stage} stopped{kept if where else ''}")
         self._check_finite(phase, sums)
         row = {name: float(value) / phase.steps for name, value in sums.items()}
         self._finish_epoch(phase, row, lr, bar)
@@ -219,6 +219,6 @@ class Loop:
                 kept = f" The last good state is {where}." if where and where.is_file() else ""
                 raise FloatingPointError(
                     f"{self.stage}: {name} is {float(value)} in phase {phase.name}, epoch "
-                    f"{self.epoch + 1}, at or before step {self.step}.{kept} A smaller learning rate "
-                    f"often mends it. {phase.describe(self.epoch, self.step - 1)}"
+                    f"{self.epoch + 1}, at or before step {self.step}.{kept} A smaller learning "
+                    f"rate often mends it. {phase.describe(self.epoch, self.step - 1)}"
                 )

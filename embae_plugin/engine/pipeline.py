@@ -76,7 +76,7 @@ def build_data(cfg: CfgNode) -> ReIDData:
     targets = [t for t in kwargs["targets"] if t not in kwargs["sources"]]
     kwargs["load_train_targets"] = bool(targets)
     with bridge.quiet():
-        return ReIDData.from_datamanager(bridge.ImageDataManager(**kwargs))
+        return ReIDData.from_datamanager(bridge.build_datamanager(**kwargs))
 
 
 class Run:
@@ -130,11 +130,17 @@ class Run:
         self.seconds[engine.stage] = time.monotonic() - start
 
     def embedding(self) -> None:
-        """Stage 1 (or the weights that ``model.load_weights`` names instead)."""
+        """Stage 1, from the weights that ``model.load_weights`` names if it does.
+
+        Raises:
+            FileNotFoundError: stage 1 is not to be run, and there is no result of it.
+        """
         cfg = self.cfg
         if cfg.model.load_weights:
             load_weights(self.model, cfg.model.load_weights, parts=("trunk", "f_emb"))
         if "embedding" not in cfg.embae.stages:
+            if not cfg.model.load_weights:
+                self.model = self._finished_embedding()
             return
         device = self.store.device
         if cfg.train.optim == "adam" and not cfg.train.staged_lr:
@@ -163,7 +169,15 @@ class Run:
                "lr_scheduler", "gamma")}, "train.stepsize": list(cfg.train.stepsize),
         }  # fmt: skip
         self._run(engine, cfg.train.max_epoch, eval_freq=cfg.test.eval_freq, identity=identity)
-        self.store.release_images()
+
+    def _finished_embedding(self) -> EmbAE:
+        model = self.finished("embedding")
+        if model is None:
+            raise FileNotFoundError(
+                f"embae.stages is {self.cfg.embae.stages}, and {self.save_dir} holds no finished "
+                "stage 1: add embedding to it, or name weights with model.load_weights"
+            )
+        return model
 
     def autoencoder(self, encoders: str) -> EmbAE:
         """Stage 2 with ``common``, ``dataset`` or ``camera`` encoders, on a copy of the model."""
@@ -226,6 +240,9 @@ class Run:
         chosen: Sequence[str] = [v for v in VARIANTS if v in cfg.embae.variants]
         needed = dict.fromkeys(VARIANTS[v].encoders for v in chosen)
         autoencoders = {encoders: self.autoencoder(encoders) for encoders in needed}
+        self.store.release_images()  # the sources' are not needed again, their features are kept
+        if self.data.query is None:
+            return []
         rows = [self.score("baseline", self.model)]
         if "transfer" in cfg.embae.stages:
             for variant in chosen:

@@ -128,7 +128,7 @@ class ReconstructionPhase:
         return rate
 
     def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """One step on per_group images of each group; ``reconstruction`` is the mean squared error."""
+        """One step on per_group images of each group; returns the mean squared error."""
         rows = self.plan[step]
         h = self.rows[rows]
         model = self.model

@@ -28,15 +28,15 @@ def run_stock(cfg: CfgNode) -> None:
     """
     if cfg.loss.name not in ("softmax", "triplet") or cfg.data.type != "image":
         raise ValueError(
-            f"loss.name {cfg.loss.name!r} with data.type {cfg.data.type!r}: loss.name must be embae, "
-            "softmax or triplet, data.type image"
+            f"loss.name {cfg.loss.name!r} with data.type {cfg.data.type!r}: loss.name must be "
+            "embae, softmax or triplet, data.type image"
         )
     names = bridge.available_models()
     if cfg.model.name not in names:
         raise ValueError(f"model.name {cfg.model.name!r} is unknown; there are {', '.join(names)}")
     bridge.set_random_seed(cfg.train.seed)
     use_gpu = bool(cfg.use_gpu) and torch.cuda.is_available()
-    datamanager = bridge.ImageDataManager(**{**imagedata_kwargs(cfg), "use_gpu": use_gpu})
+    datamanager = bridge.build_datamanager(**{**imagedata_kwargs(cfg), "use_gpu": use_gpu})
     model = bridge.build_model(
         name=cfg.model.name, num_classes=datamanager.num_train_pids, loss=cfg.loss.name,
         pretrained=cfg.model.pretrained, use_gpu=use_gpu,

@@ -158,7 +158,7 @@ def build_step(
     if bank.images.device.type != "cuda":
         obstacles.append("the images are not on a GPU")
     if set(augment.transforms) - {"random_flip"}:
-        obstacles.append(f"transforms {', '.join(augment.transforms)} include more than random_flip")
+        obstacles.append(f"transforms {', '.join(augment.transforms)} are not just random_flip")
     if not all(group.get("capturable") for group in eager.optimizer.param_groups):
         obstacles.append("the optimiser is not capturable Adam")
     if mode == "graph" and obstacles:

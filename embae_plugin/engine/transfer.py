@@ -112,8 +112,9 @@ class ImageTransferEngine(StageEngine):
         features = self.store.features(self.model.trunk, records, "target").features
         common = {"model": self.model, "features": features, "groups": groups, "seed": self.seed}
         main = ReconstructionPhase(
-            "embedding", learn=variant.learn, epochs=max_epoch, lr=self.lr, **common, **self.schedule
-        )
+            "embedding", learn=variant.learn, epochs=max_epoch, lr=self.lr,
+            **common, **self.schedule,
+        )  # fmt: skip
         if variant.renewed is None:
             return [main]
         self.model.reset_nuisance(int(groups.max()) + 1, seeded(self.seed, self.stage))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from embae_plugin.evaluation.counting import count_before
+from embae_plugin.evaluation.counting import Counter
 from embae_plugin.evaluation.distances import DistanceBlocks, block_shape
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import QueryScores, Scores, score_queries, summarise
@@ -117,14 +117,12 @@ def _pair_distances(block: _Block) -> Tensor:
 
 def _count_negatives(block: _Block, positives: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
     """Negatives before each positive, from other cameras and from the query's own."""
-    others = torch.zeros(positives.shape, dtype=torch.float64, device=positives.device)
-    own = torch.zeros_like(others)
-    widths = widths.cpu()
+    counter = Counter(positives, widths, block.runs)
     for left, piece, inside in block.pieces():
         # NaN is no smaller than anything: items of the query's identity are not counted
         piece[block.rows[inside], block.columns[inside] - left] = torch.nan
-        count_before(piece, positives, widths, block.runs, left, (others, own))
-    return others, own
+        counter.add(piece, left)
+    return counter.others, counter.own
 
 
 def _summarise(protocol: str, parts: list[QueryScores], max_rank: int) -> Scores:

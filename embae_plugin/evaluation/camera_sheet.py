@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from embae_plugin.atomic_file import replacing
 from embae_plugin.data.records import ImageRecords, ReIDData
 
 
@@ -35,19 +35,15 @@ def save_camera_sheet(path: str | Path, data: ReIDData, count: int = 7) -> None:
     Raises:
         ValueError: there is no target.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, whose backend is the caller's choice
 
     if data.target_train is None:
         raise ValueError("a camera sheet compares sources with a target, and there is no target")
     columns = _by_camera(data.source, data.sources, count)
     sources = len(columns)
     columns += _by_camera(data.target_train, [data.target], count)
-    figure, axes = pyplot.subplots(
-        count, len(columns), figsize=(len(columns), 1.95 * count + 0.7), squeeze=False
-    )
+    figure = Figure(figsize=(len(columns), 1.95 * count + 0.7))
+    axes = figure.subplots(count, len(columns), squeeze=False)
     for column, (title, paths) in enumerate(columns):
         for row, name in enumerate(paths):
             with Image.open(name) as image:
@@ -58,9 +54,5 @@ def save_camera_sheet(path: str | Path, data: ReIDData, count: int = 7) -> None:
         axes[0][column].set_title(title.replace("synthetic_", ""), fontsize=7, color=colour)
     figure.suptitle("labelled sources (blue) and the unlabelled target (red)", fontsize=10)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.02)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
-    os.replace(temporary, path)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=110)

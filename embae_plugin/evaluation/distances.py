@@ -25,7 +25,10 @@ class DistanceBlocks(Interface):
     dtype: torch.dtype
 
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
-        """Return a block that the caller may overwrite; the same arguments give equal bits."""
+        """Return a block that the caller may overwrite; the same arguments give equal bits.
+
+        It is valid until the next call.
+        """
 
 
 class EmbeddingDistances:
@@ -63,9 +66,15 @@ class EmbeddingDistances:
         self._query = torch.cat([query.mul_(-2), torch.ones_like(query[:, :1])], dim=1)
         norms = torch.einsum("nd,nd->n", gallery, gallery)
         self._gallery = torch.cat([gallery, norms[:, None]], dim=1)
+        self._buffer = query.new_empty(0)
 
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
-        return self._query[row_start:row_stop] @ self._gallery[start:stop].T
+        shape = (row_stop - row_start, stop - start)
+        size = shape[0] * shape[1]
+        if len(self._buffer) < size:  # fresh memory for each block would take as long as the product
+            self._buffer = self._query.new_empty(size)
+        block = self._buffer[:size].view(shape)
+        return torch.mm(self._query[row_start:row_stop], self._gallery[start:stop].T, out=block)
 
 
 class MatrixDistances:

@@ -25,8 +25,9 @@ class Matching:
     """Queries and gallery in an order that turns cameras and identities into slices.
 
     The gallery is ordered by camera: what a query's camera took is one slice of the columns.
-    Queries are ordered by camera, then by the number of gallery items of their identity: rows
-    that are worked on together belong to one camera and need about the same number of slots.
+    Queries are ordered by camera, then by the number of gallery items that other cameras took of
+    their identity: rows that are worked on together belong to one camera and have about the same
+    number of positives.
 
     Attributes:
         q_order, g_order: ``(num_query,)``, ``(num_gallery,)``: the input index at each position.
@@ -38,7 +39,8 @@ class Matching:
     ) -> None:
         bins = int(max(q_pids.max(), g_pids.max())) + 1
         count = np.bincount(g_pids, minlength=bins)
-        q_order = np.lexsort((count[q_pids], q_cams))
+        elsewhere = count[q_pids] - _count_both(q_pids, g_pids, q_cams, g_cams)
+        q_order = np.lexsort((elsewhere, q_cams))
         g_order = np.argsort(g_cams, kind="stable")
         q_pids, q_cams = q_pids[q_order], q_cams[q_order]
         g_pids, g_cams = g_pids[g_order], g_cams[g_order]
@@ -77,6 +79,14 @@ class Matching:
             CameraRun(a, b, int(self._own_start[start + a]), int(self._own_stop[start + a]))
             for a, b in zip(edges[:-1], edges[1:])
         ]
+
+
+def _count_both(q_pids: Codes, g_pids: Codes, q_cams: Codes, g_cams: Codes) -> Codes:
+    """Number of gallery items with both the identity and the camera of each query."""
+    cameras = int(max(q_cams.max(), g_cams.max())) + 1
+    both = np.sort(g_pids * cameras + g_cams)
+    wanted = q_pids * cameras + q_cams
+    return np.searchsorted(both, wanted, side="right") - np.searchsorted(both, wanted, side="left")
 
 
 def _to(array: Codes, device: torch.device) -> Tensor:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from embae_plugin.atomic_file import replacing
 from embae_plugin.evaluation.ranking import Scores
 
 Row = dict[str, Any]
@@ -81,15 +80,8 @@ def dropped_note(rows: Sequence[Row]) -> str:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file atomically (temporary name, then rename)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_results(path: str | Path, target: str, rows: Sequence[Row], **more: Any) -> None:
@@ -100,12 +92,10 @@ def write_results(path: str | Path, target: str, rows: Sequence[Row], **more: An
 
 def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
     """A bar chart of the paper's four scores for each variant, as PNG."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot, whose backend is the caller's choice
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(1.5 + 1.3 * len(rows), 4.2), layout="constrained")
+    figure = Figure(figsize=(1.5 + 1.3 * len(rows), 4.2), layout="constrained")
+    axes = figure.subplots()
     width = 0.8 / len(SHOWN)
     for number, column in enumerate(SHOWN):
         heights = [row.get(column) or 0.0 for row in rows]
@@ -117,9 +107,5 @@ def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
     axes.set_ylabel("score")
     axes.set_title(f"target {target}, without its labels")
     axes.legend(ncols=4, fontsize=8, loc="upper center", frameon=False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=150)
-    pyplot.close(figure)
-    os.replace(temporary, path)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=150)

@@ -50,8 +50,7 @@ def pairwise_distances(x: torch.Tensor) -> torch.Tensor:
     if x.ndim != 2:
         raise ValueError(f"features must be (B, D), got {tuple(x.shape)}")
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    with torch.autocast(x.device.type, enabled=False):
-        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def batch_hard_mine(
@@ -152,8 +151,8 @@ class BatchHardTripletLoss(nn.Module):
             gap = d_pos - d_neg
             count = valid.sum()
             active = (gap >= 0 if self.margin is None else gap + self.margin > 0) & valid
-            sums = (active.sum(), d_pos.sum(), d_neg.sum())
-            return loss, BatchHardStatistics(*(s / count.clamp(min=1) for s in sums), valid=count)
+            mean_of = [total.sum() / count.clamp(min=1) for total in (active, d_pos, d_neg)]
+            return loss, BatchHardStatistics(mean_of[0], mean_of[1], mean_of[2], count)
 
     def _mean_penalty(self, gap: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         weight = valid.to(gap.dtype)

@@ -1,0 +1,114 @@
+"""The configuration tree: torchreid's own, plus one node, ``embae``.
+
+torchreid keeps its tree in ``scripts/default_config.py``, which neither of its packages
+installs, so the tree is written out here with torchreid's values. Whatever torchreid already
+has a key for (learning rate, batch size, transforms, where to save) is read from that key; the
+node ``embae`` holds only what torchreid has no word for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yacs.config import CfgNode
+
+STAGES = ("embedding", "autoencoder", "transfer")
+VARIANTS = ("baseline", "all", "fix", "new", "dataset", "cam")
+
+
+def _node(**values: Any) -> CfgNode:
+    node = CfgNode()
+    for key, value in values.items():
+        node[key] = value
+    return node
+
+
+def _torchreid_tree() -> CfgNode:
+    """torchreid's default configuration (scripts/default_config.py), value for value."""
+    cfg = CfgNode()
+    cfg.use_gpu = True
+    cfg.model = _node(name="resnet50", pretrained=True, load_weights="", resume="")
+    cfg.data = _node(
+        type="image", root="reid-data", sources=["market1501"], targets=["market1501"],
+        workers=4, split_id=0, height=256, width=128, combineall=False,
+        transforms=["random_flip"], k_tfm=1, norm_mean=[0.485, 0.456, 0.406],
+        norm_std=[0.229, 0.224, 0.225], save_dir="log", load_train_targets=False,
+    )  # fmt: skip
+    cfg.market1501 = _node(use_500k_distractors=False)
+    cfg.cuhk03 = _node(labeled_images=False, classic_split=False, use_metric_cuhk03=False)
+    cfg.sampler = _node(
+        train_sampler="RandomSampler", train_sampler_t="RandomSampler", num_instances=4,
+        num_cams=1, num_datasets=1,
+    )  # fmt: skip
+    cfg.video = _node(seq_len=15, sample_method="evenly", pooling_method="avg")
+    cfg.train = _node(
+        optim="adam", lr=0.0003, weight_decay=5e-4, max_epoch=60, start_epoch=0, batch_size=32,
+        fixbase_epoch=0, open_layers=["classifier"], staged_lr=False, new_layers=["classifier"],
+        base_lr_mult=0.1, lr_scheduler="single_step", stepsize=[20], gamma=0.1, print_freq=20,
+        seed=1,
+    )  # fmt: skip
+    cfg.sgd = _node(momentum=0.9, dampening=0.0, nesterov=False)
+    cfg.rmsprop = _node(alpha=0.99)
+    cfg.adam = _node(beta1=0.9, beta2=0.999)
+    cfg.loss = _node(name="softmax")
+    cfg.loss.softmax = _node(label_smooth=True)
+    cfg.loss.triplet = _node(margin=0.3, weight_t=1.0, weight_x=0.0)
+    cfg.test = _node(
+        batch_size=100, dist_metric="euclidean", normalize_feature=False, ranks=[1, 5, 10, 20],
+        evaluate=False, eval_freq=-1, start_eval=0, rerank=False, visrank=False, visrank_topk=10,
+    )  # fmt: skip
+    return cfg
+
+
+def _embae_node() -> CfgNode:
+    """EmbAE's own settings; the defaults are the paper's."""
+    node = CfgNode()
+    node.trunk = ""  # "": the trunk that model.name implies; else a timm name or torchreid:NAME
+    node.trunk_weights = "imagenet"  # imagenet | a local file | "" for random weights
+    node.z_id_dim = 128  # width of the metric embedding
+    node.z_nui_dim = 128  # width of the nuisance code
+    node.hidden_dim = 1024  # units of the hidden layer of f_emb, f_nui and f_dec
+    node.head_order = "relu_bn"  # paper 4.2; bn_relu is the order of 3.2
+    node.stages = list(STAGES)
+    node.variants = list(VARIANTS)
+    node.cache_dir = ""  # "": features are kept under data.save_dir, pixels in memory only
+    node.image_memory_share = 0.5  # of the free memory, before decoded images go to a file
+    node.save_interval = 30.0  # seconds between checkpoints while a stage runs; 0: every epoch
+    node.embedding = _node(
+        soft_margin=True,  # False: a hinge with loss.triplet.margin
+        dataset_choice="proportional",  # how a batch's dataset is drawn; or uniform
+        constant_epochs=100,  # with train.lr_scheduler exponential: epochs at train.lr ...
+        final_lr=1e-7,  # ... then exponential decay to this at the last epoch
+        precision="auto",  # auto | float32 | bf16
+        step="auto",  # auto | eager | graph (one captured CUDA graph)
+    )
+    node.autoencoder = _node(max_epoch=40, lr=1e-3, final_lr=1e-5, batch_size=256)
+    node.transfer = _node(
+        nuisance_epoch=20,  # step 1 of new, dataset and cam: a new f_nui alone
+        nuisance_lr=1e-3,
+        max_epoch=10,  # the step that learns f_emb
+        lr=1e-4,
+        final_lr=1e-6,
+        batch_size=256,
+    )
+    node.test = _node(tta="flip", protocols=["market", "nd"])  # tta: none | flip | ten_crop
+    return node
+
+
+def get_default_config() -> CfgNode:
+    """torchreid's default tree plus the node ``embae`` (a fresh copy at each call)."""
+    cfg = _torchreid_tree()
+    cfg.embae = _embae_node()
+    return cfg
+
+
+def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """The configuration as one plain dictionary, ``{"train.lr": 0.0003, …}``."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, CfgNode):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = list(value) if isinstance(value, (list, tuple)) else value
+    return flat

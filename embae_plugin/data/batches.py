@@ -1,0 +1,172 @@
+"""Draws a whole epoch of batches at once: P x K identities, or equal shares of each group.
+
+No Python loop runs over images, identities or cameras: an epoch over 30,000 images takes
+milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Labels = torch.Tensor | NDArray[Any]
+
+
+class Identities(NamedTuple):
+    """Images sorted by identity, identities sorted by dataset; ready to draw from.
+
+    Attributes:
+        order: (N,) images; those of identity i are ``order[start[i] : start[i] + size[i]]``.
+        start, size: (I,) of each identity.
+        first: identities ``first[d]`` to ``first[d + 1] - 1`` are those of dataset d.
+        images: how many images each dataset has.
+    """
+
+    order: torch.Tensor
+    start: torch.Tensor
+    size: torch.Tensor
+    first: list[int]
+    images: torch.Tensor
+
+    @classmethod
+    def of(cls, pids: torch.Tensor, dsetids: torch.Tensor, num_pids: int) -> Identities:
+        """Index (N,) identities of (N,) datasets; the same pid in two datasets is two people."""
+        if pids.ndim != 1 or pids.shape != dsetids.shape or len(pids) == 0:
+            raise ValueError(
+                "pids and dsetids must be (N,) with N > 0, got "
+                f"{tuple(pids.shape)} and {tuple(dsetids.shape)}"
+            )
+        names, dataset = torch.unique(dsetids, return_inverse=True)
+        _, pid = torch.unique(pids, return_inverse=True)
+        key, identity, size = torch.unique(
+            dataset * len(pids) + pid, return_inverse=True, return_counts=True
+        )
+        per_dataset = torch.bincount(key // len(pids), minlength=len(names)).tolist()
+        numbers = zip(names.tolist(), per_dataset, strict=True)
+        small = [f"{d} has {n}" for d, n in numbers if n < num_pids]
+        if small:
+            raise ValueError(
+                f"a batch needs P = {num_pids} identities of one dataset, but dataset "
+                f"{', dataset '.join(small)}; lower the batch size or raise the number of images "
+                "for each identity"
+            )
+        return cls(
+            order=identity.argsort(stable=True),
+            start=size.cumsum(0) - size,
+            size=size,
+            first=[0, *np.cumsum(per_dataset).tolist()],
+            images=torch.bincount(dataset),
+        )
+
+
+def identity_batches(
+    pids: Labels,
+    dsetids: Labels,
+    P: int,
+    K: int,
+    steps: int,
+    generator: torch.Generator,
+    choose: str = "proportional",
+) -> torch.Tensor:
+    """P x K batches, each from one dataset (paper, section 3.3; Hermans et al., 2017).
+
+    Each batch draws its dataset, then P different identities of it, then K images of each: K
+    different ones where the identity has that many, else with replacement.
+
+    Args:
+        pids: (N,) identities.
+        dsetids: (N,) datasets.
+        P: identities in a batch.
+        K: images of each.
+        steps: number of batches.
+        generator: on the CPU.
+        choose: draw datasets in proportion to their images, or "uniform".
+
+    Returns:
+        (steps, P * K) indices, the K images of an identity side by side.
+
+    Raises:
+        ValueError: a dataset has fewer than P identities, or ``choose`` is unknown.
+    """
+    identities = Identities.of(torch.as_tensor(pids), torch.as_tensor(dsetids), P)
+    return draw_identity_batches(identities, P, K, steps, generator, choose)
+
+
+def draw_identity_batches(
+    identities: Identities, P: int, K: int, steps: int, generator: torch.Generator, choose: str
+) -> torch.Tensor:
+    """:func:`identity_batches` of identities that are indexed already."""
+    if choose not in ("proportional", "uniform"):
+        raise ValueError(f"choose must be 'proportional' or 'uniform', not '{choose}'")
+    share = identities.images.double()
+    if choose == "uniform":
+        share = torch.ones_like(share)
+    dataset = torch.multinomial(share, steps, replacement=True, generator=generator)
+    drawn = torch.empty(steps, P, dtype=torch.long)
+    for d in range(len(share)):
+        rows = (dataset == d).nonzero().flatten()
+        first, last = identities.first[d], identities.first[d + 1]
+        ticket = torch.rand(len(rows), last - first, generator=generator)
+        drawn[rows] = first + ticket.topk(P, dim=1).indices
+    member = _draw_members(identities.size[drawn.flatten()], K, generator)
+    position = identities.start[drawn.flatten()][:, None] + member
+    return identities.order[position].view(steps, P * K)
+
+
+def _draw_members(count: torch.Tensor, K: int, generator: torch.Generator) -> torch.Tensor:
+    """K of the numbers 0 to count - 1 for each (R,) count: (R, K), different where count >= K.
+
+    Floyd's sampling without replacement (Bentley and Floyd, 1987), all rows at once.
+    """
+    uniform = torch.rand(len(count), K, generator=generator, dtype=torch.float64)
+    repeated = (uniform * count[:, None]).long()
+    distinct = torch.full_like(repeated, -1)
+    for k in range(K):
+        top = (count - K + k).clamp(min=0)
+        candidate = (uniform[:, k] * (top + 1)).long()
+        taken = (distinct == candidate[:, None]).any(dim=1)
+        distinct[:, k] = torch.where(taken, top, candidate)
+    return torch.where((count >= K)[:, None], distinct, repeated)
+
+
+def balanced_batches(
+    groups: Labels, per_group: int, steps: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Batches with the same number of images of each group, say of each camera.
+
+    Each group goes through random permutations of its own images, one after the other, so that
+    how often two images of a group are drawn differs by one at most.
+
+    Args:
+        groups: (N,) numbers 0 to G - 1, all of them in use.
+        per_group: images of each group in a batch.
+        steps: number of batches.
+        generator: on the CPU.
+
+    Returns:
+        (steps, G * per_group) indices, all of group 0 first.
+
+    Raises:
+        ValueError: a group without images.
+    """
+    groups = torch.as_tensor(groups)
+    count = torch.bincount(groups)
+    empty = (count == 0).nonzero().flatten().tolist()
+    if len(groups) == 0 or empty:
+        raise ValueError(f"each group needs at least one image; without: {empty or 'all'}")
+    needed = steps * per_group
+    rounds = (needed + count - 1) // count
+    size = rounds * count
+    group = torch.arange(len(count)).repeat_interleave(size)
+    begin = size.cumsum(0) - size
+    within = torch.arange(len(group)) - begin[group]
+    image = groups.argsort(stable=True)[(count.cumsum(0) - count)[group] + within % count[group]]
+    # One sort shuffles each round of each group in its own place.
+    place = (rounds.cumsum(0) - rounds)[group] + within // count[group]
+    shuffle = torch.rand(len(place), generator=generator, dtype=torch.float64)
+    image = image[(place + shuffle).argsort()]
+    table = image[begin[:, None] + torch.arange(needed)]
+    return table.view(len(count), steps, per_group).transpose(0, 1).flatten(1)

@@ -1,0 +1,152 @@
+"""The dense parts of EmbAE: one head (f_emb or an f_nui) and the decoder (paper 3.2, 4.2)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+HeadOrder = Literal["relu_bn", "bn_relu"]
+ORDERS: tuple[HeadOrder, ...] = ("relu_bn", "bn_relu")
+
+MOMENTUM, EPS = 0.1, 1e-5  # those of nn.BatchNorm1d
+
+Forward = TypeVar("Forward", bound=Callable[..., torch.Tensor])
+
+
+def in_weight_precision(forward: Forward) -> Forward:
+    """A forward that runs in the precision of its module's weights, under autocast too.
+
+    The dense parts are small, and the distances and errors computed from them need the digits.
+    """
+
+    @functools.wraps(forward)
+    def full(self: nn.Module, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(self, x.to(next(self.parameters()).dtype), *rest)
+
+    return cast(Forward, full)
+
+
+def checked_order(order: str) -> HeadOrder:
+    """``order``, if it is one of :data:`ORDERS`; ValueError otherwise."""
+    if order not in ORDERS:
+        raise ValueError(f"order of a head must be one of {', '.join(ORDERS)}, not {order!r}")
+    return order
+
+
+@torch.no_grad()
+def uniform_(tensor: torch.Tensor, bound: float, generator: torch.Generator | None) -> None:
+    """Fills with U(−bound, bound), drawn on the generator's device."""
+    device = tensor.device if generator is None else generator.device
+    draw = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    tensor.copy_(draw.uniform_(-bound, bound, generator=generator))
+
+
+def new_linear(in_dim: int, out_dim: int, generator: torch.Generator | None) -> nn.Linear:
+    """nn.Linear with its weights drawn from ``generator``."""
+    linear = nn.Linear(in_dim, out_dim, device="meta").to_empty(device="cpu")
+    _reset_linear(linear, generator)
+    return linear
+
+
+def _reset_linear(linear: nn.Linear, generator: torch.Generator | None) -> None:
+    """nn.Linear's own law: weights and biases uniform in ±1/√in."""
+    for parameter in (linear.weight, linear.bias):
+        uniform_(parameter, linear.in_features**-0.5, generator)
+
+
+class DenseHead(nn.Module):
+    """Linear, ReLU, batch norm, linear: f_emb, or one f_nui.
+
+    A training batch of a single row, which has no variance, is normalised by the running
+    statistics and leaves them as they are.
+
+    Args:
+        in_dim: width of a trunk feature h.
+        hidden_dim: units of the hidden layer.
+        out_dim: width of the latent.
+        order: ``relu_bn`` is the order of paper 4.2; ``bn_relu`` has the batch norm first.
+        generator: of the initial weights; None for torch's global one.
+
+    Raises:
+        ValueError: an unknown order.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dim: int,
+        out_dim: int,
+        order: str = "relu_bn",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.order = checked_order(order)
+        self.fc1 = new_linear(in_dim, hidden_dim, generator)
+        self.bn = nn.BatchNorm1d(hidden_dim, eps=EPS, momentum=MOMENTUM)
+        self.fc2 = new_linear(hidden_dim, out_dim, generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights, by the laws of nn.Linear and nn.BatchNorm1d."""
+        _reset_linear(self.fc1, generator)
+        self.bn.reset_parameters()
+        _reset_linear(self.fc2, generator)
+
+    def hidden(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, in_dim) to what batch norm normalises, (B, hidden_dim)."""
+        hidden = self.fc1(h)
+        return F.relu(hidden) if self.order == "relu_bn" else hidden
+
+    def project(self, normalised: torch.Tensor) -> torch.Tensor:
+        """Batch norm's output (B, hidden_dim) to the latent (B, out_dim)."""
+        hidden = F.relu(normalised) if self.order == "bn_relu" else normalised
+        return cast(torch.Tensor, self.fc2(hidden))
+
+    def normalise(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The batch norm between :meth:`hidden` and :meth:`project`."""
+        if self.training and len(hidden) >= 2:
+            return cast(torch.Tensor, self.bn(hidden))
+        bn = self.bn
+        return F.batch_norm(hidden, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+
+    @in_weight_precision
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, in_dim) to (B, out_dim)."""
+        return self.project(self.normalise(self.hidden(h)))
+
+
+class Decoder(nn.Module):
+    """f_dec: linear, ReLU, linear, from both latents to the trunk feature. No batch norm.
+
+    Args:
+        latent_dim: width of [z_id, z_nui].
+        hidden_dim: units of the hidden layer.
+        out_dim: width of the trunk feature.
+        generator: of the initial weights; None for torch's global one.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden_dim: int,
+        out_dim: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.fc1 = new_linear(latent_dim, hidden_dim, generator)
+        self.fc2 = new_linear(hidden_dim, out_dim, generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights, by the law of nn.Linear."""
+        _reset_linear(self.fc1, generator)
+        _reset_linear(self.fc2, generator)
+
+    @in_weight_precision
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, latent_dim) to (B, out_dim)."""
+        return cast(torch.Tensor, self.fc2(F.relu(self.fc1(latents))))

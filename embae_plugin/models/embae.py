@@ -1,0 +1,156 @@
+"""The EmbAE network: a trunk, the embedding head, the nuisance heads and the decoder."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from embae_plugin.models.dense import new_linear
+from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
+from embae_plugin.models.trunks import Trunk, build_trunk
+
+LOSSES = ("embae", "softmax", "triplet")
+
+
+class EmbAE(nn.Module):
+    """An embedding autoencoder on the features of a trunk (paper 3.2).
+
+    h = trunk(x), z_id = f_emb(h), z_nui = f_nui(h) and ĥ = f_dec([z_id, z_nui]). It autoencodes h,
+    never pixels. The children ``trunk``, ``f_emb``, ``f_nui``, ``f_dec`` and, with classes,
+    ``classifier`` hold all parameters.
+
+    Args:
+        trunk: maps (B, 3, H, W) to (B, trunk.feature_dim).
+        num_classes: identities of a classifier on z_id, for torchreid's own losses; 0 for none.
+        loss: what a training forward returns, see :meth:`forward`.
+        z_id_dim: width of the embedding z_id.
+        z_nui_dim: width of the nuisance latent z_nui.
+        hidden_dim: units of the hidden layer of f_emb, f_nui and f_dec.
+        num_nuisance: heads of f_nui: one for all images, or one for each dataset or camera.
+        order: ``relu_bn`` (paper 4.2) or ``bn_relu``, see :class:`DenseHead`.
+        generator: of the initial weights of all parts but the trunk; None for torch's global one.
+
+    Raises:
+        ValueError: an impossible width, count, loss or order.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        num_classes: int = 0,
+        loss: str = "embae",
+        z_id_dim: int = 128,
+        z_nui_dim: int = 128,
+        hidden_dim: int = 1024,
+        num_nuisance: int = 1,
+        order: str = "relu_bn",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"z_id_dim": z_id_dim, "z_nui_dim": z_nui_dim, "hidden_dim": hidden_dim}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} of an EmbAE model must be at least 1, not {size}")
+        if loss not in LOSSES:
+            raise ValueError(f"loss of an EmbAE model is one of {', '.join(LOSSES)}, not {loss!r}")
+        if num_classes < 0 or (num_classes == 0 and loss == "softmax"):
+            raise ValueError(f"loss {loss!r} with {num_classes} classes: it needs at least one")
+        self.loss, self.num_classes, self.order = loss, num_classes, order
+        self.z_id_dim, self.z_nui_dim, self.hidden_dim = z_id_dim, z_nui_dim, hidden_dim
+        self.trunk = trunk
+        width = trunk.feature_dim
+        self.f_emb = DenseHead(width, hidden_dim, z_id_dim, order, generator)
+        self.f_nui = HeadBank(num_nuisance, width, hidden_dim, z_nui_dim, order, generator)
+        self.f_dec = Decoder(z_id_dim + z_nui_dim, hidden_dim, width, generator)
+        if num_classes:
+            self.classifier = new_linear(z_id_dim, num_classes, generator)
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of what the model returns in eval mode, as torchreid's models name it."""
+        return self.z_id_dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor | None, torch.Tensor]:
+        """Embeds images.
+
+        The trunk runs in whatever precision autocast chooses, the rest in that of its weights.
+
+        Args:
+            x: (B, 3, H, W) normalised images, contiguous or channels_last.
+
+        Returns:
+            In eval mode z_id (B, z_id_dim). In training what torchreid's engines expect: logits
+            (B, num_classes) for loss ``softmax``, otherwise (logits, z_id), where logits are None
+            without classes.
+        """
+        z_id = self.f_emb(self.trunk(x))
+        if not self.training:
+            return cast(torch.Tensor, z_id)
+        logits: torch.Tensor | None = None
+        if self.num_classes:
+            with torch.autocast(z_id.device.type, enabled=False):
+                logits = self.classifier(z_id)
+        if self.loss == "softmax":
+            return cast(torch.Tensor, logits)
+        return logits, z_id
+
+    def reconstruct(self, z_id: torch.Tensor, z_nui: torch.Tensor) -> torch.Tensor:
+        """ĥ (B, trunk.feature_dim) from z_id (B, z_id_dim) and z_nui (B, z_nui_dim)."""
+        return cast(torch.Tensor, self.f_dec(torch.cat([z_id, z_nui], dim=1)))
+
+    def reset_nuisance(self, num_nuisance: int, generator: torch.Generator | None = None) -> None:
+        """Replaces f_nui by ``num_nuisance`` fresh heads, on the same device and in the same mode.
+
+        Optimisers of the old heads do not know the new ones.
+        """
+        old = self.f_nui
+        new = HeadBank(num_nuisance, old.in_dim, old.hidden_dim, old.out_dim, old.order, generator)
+        new.to(old.fc1_weight.device, old.fc1_weight.dtype).train(old.training)
+        self.f_nui = new
+
+    def spec(self) -> dict[str, Any]:
+        """What :meth:`from_spec` needs to build a model of the same shape, in plain values."""
+        return {
+            "trunk": self.trunk.name,
+            "num_classes": self.num_classes,
+            "loss": self.loss,
+            "z_id_dim": self.z_id_dim,
+            "z_nui_dim": self.z_nui_dim,
+            "hidden_dim": self.hidden_dim,
+            "num_nuisance": self.f_nui.num_heads,
+            "order": self.order,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> EmbAE:
+        """A model of the shape that ``spec`` describes, its weights random. Nothing is fetched.
+
+        The global random state is left as it is.
+
+        Raises:
+            ValueError: missing or unknown entries, or impossible values.
+        """
+        known = set(_SPEC_KEYS)
+        if set(spec) != known:
+            missing, unknown = sorted(known - set(spec)), sorted(map(str, set(spec) - known))
+            raise ValueError(
+                f"not the description of an EmbAE model: missing {missing}, unknown {unknown}"
+            )
+        generator = torch.Generator().manual_seed(0)
+        sizes = {key: value for key, value in spec.items() if key != "trunk"}
+        trunk = build_trunk(str(spec["trunk"]), generator=generator)
+        return cls(trunk, **sizes, generator=generator)
+
+
+_SPEC_KEYS = (
+    "trunk",
+    "num_classes",
+    "loss",
+    "z_id_dim",
+    "z_nui_dim",
+    "hidden_dim",
+    "num_nuisance",
+    "order",
+)

@@ -1,0 +1,181 @@
+"""Trunks: networks whose globally average-pooled features everything else builds on."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.models import timm_nets
+from embae_plugin.models.inference import fuse_for_inference, trunk_fingerprint
+from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly, read_weights
+
+__all__ = ["Trunk", "build_trunk", "fuse_for_inference", "trunk_fingerprint"]
+
+logger = logging.getLogger(__name__)
+
+Triple = tuple[float, float, float]
+
+_IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+_TORCHREID = "torchreid:"
+_NETWORK_SECONDS = 20.0
+_NARROW = {"mobilenetv1_x0_5": 0.5, "mobilenetv1_x0_25": 0.25}
+_TF_ARRANGEMENT: dict[str, Any] = {"pad_type": "same", "bn_eps": 1e-3}
+
+
+class Trunk(nn.Module):
+    """A network ending at its global average pooling: (B, 3, H, W) to (B, ``feature_dim``).
+
+    Args:
+        name: under which :func:`build_trunk` builds it again.
+        net: the network.
+        feature_dim: width of its features.
+        norm_mean, norm_std: what its weights expect images in [0, 1] to be normalised by.
+        weights: where the weights come from, in words.
+
+    Attributes are those arguments.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        net: nn.Module,
+        feature_dim: int,
+        norm_mean: Triple,
+        norm_std: Triple,
+        weights: str = "random",
+    ) -> None:
+        super().__init__()
+        self.name, self.net, self.feature_dim = name, net, feature_dim
+        self.norm_mean, self.norm_std, self.weights = norm_mean, norm_std, weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pooled features."""
+        return cast(torch.Tensor, self.net(x))
+
+
+def build_trunk(name: str, weights: str = "", generator: torch.Generator | None = None) -> Trunk:
+    """Builds a trunk.
+
+    Args:
+        name: ``mobilenetv1`` (the paper's; timm's ``mobilenetv1_100``), ``mobilenetv1_tf`` (the
+            same in TF-slim's arrangement: SAME padding, batch norm epsilon 1e-3),
+            ``mobilenetv1_x0_5`` and ``mobilenetv1_x0_25`` (narrow), ``torchreid:NAME`` (a model of
+            torchreid's zoo) or a name of timm's.
+        weights: ``""`` for random ones, ``imagenet`` for those that timm or torchreid publish,
+            fetched on first use, or a file of weights for this network. A file in TF-slim's
+            arrangement given for ``mobilenetv1`` makes it ``mobilenetv1_tf``.
+        generator: of random weights; None for torch's global one.
+
+    Raises:
+        ValueError: an unknown name, a network without one pooled feature vector, or weights of
+            another network.
+        FileNotFoundError: weights that are not there, or cannot be fetched.
+    """
+    state = read_weights(weights) if weights not in ("", "imagenet") else None
+    if name == "mobilenetv1" and state is not None and is_tf_slim(state):
+        logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
+        name = "mobilenetv1_tf"
+    with _drawing_from(generator):
+        if name.startswith(_TORCHREID):
+            trunk, ignored = _torchreid_trunk(name, weights == "imagenet")
+        elif name in _NARROW:
+            trunk, ignored = _narrow_trunk(name, weights == "imagenet")
+        else:
+            trunk, ignored = _timm_trunk(name, weights == "imagenet")
+    if state is not None:
+        if name == "mobilenetv1_tf":
+            state = from_tf_slim(state)
+        load_exactly(trunk.net, state, ignored, name, weights)
+        trunk.weights = str(weights)
+    logger.info("trunk %s, %d features, weights: %s", name, trunk.feature_dim, trunk.weights)
+    return trunk
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Seeds torch's global generator from ``generator``, and puts its state back afterwards.
+
+    timm's and torchreid's networks draw their initial weights from the global one only.
+    """
+    if generator is None:
+        yield
+        return
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed))
+        yield
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torchreid's downloads set no time limit of their own, and would wait for a dead network."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+Built = tuple[Trunk, tuple[str, ...]]  # and names of the layers that it leaves out
+
+
+def _torchreid_trunk(name: str, pretrained: bool) -> Built:
+    with _socket_timeout(_NETWORK_SECONDS):
+        net = bridge.build_torchreid_trunk(name.removeprefix(_TORCHREID), pretrained)
+    width = cast(int, net.feature_dim)
+    trunk = Trunk(name, net, width, _IMAGENET_MEAN, _IMAGENET_STD)
+    if pretrained:
+        trunk.weights = "ImageNet, as torchreid publishes them"
+    return trunk, ("classifier.", "fc.")
+
+
+def _narrow_trunk(name: str, pretrained: bool) -> Built:
+    if pretrained:
+        raise ValueError(
+            f"nobody publishes ImageNet weights for {name}; set embae.trunk_weights to '' for "
+            "random weights, or choose embae.trunk mobilenetv1"
+        )
+    return _finished(name, timm_nets.narrow_mobilenetv1(_NARROW[name]))
+
+
+def _timm_trunk(name: str, pretrained: bool) -> Built:
+    if name == "mobilenetv1_tf":
+        if pretrained:
+            raise ValueError(
+                "timm's ImageNet weights are not for mobilenetv1_tf, whose padding differs: choose "
+                "embae.trunk mobilenetv1, or give a TF-slim weight file with embae.trunk_weights"
+            )
+        return _finished(name, timm_nets.timm_net("mobilenetv1_100", **_TF_ARRANGEMENT))
+    timm_name = "mobilenetv1_100" if name == "mobilenetv1" else name
+    net, options = timm_nets.timm_net(timm_name), {}
+    if timm_nets.pooled_width(net) is None:
+        # Transformers of a fixed input size; the option exists where they can do without.
+        options = {"dynamic_img_size": True}
+        net = timm_nets.timm_net(timm_name, **options)
+    if not pretrained:
+        return _finished(name, net)
+    net, source = timm_nets.imagenet_timm_net(timm_name, **options)
+    trunk, ignored = _finished(name, net)
+    trunk.weights = f"ImageNet, {source}"
+    return trunk, ignored
+
+
+def _finished(name: str, net: nn.Module) -> Built:
+    width = timm_nets.pooled_width(net)
+    if width is None:
+        raise ValueError(
+            f"'{name}' does not turn a 256 x 128 image into one pooled feature vector and cannot "
+            "serve as a trunk"
+        )
+    mean, std = timm_nets.expected_inputs(net)
+    ignored = tuple(f"{layer}." for layer in timm_nets.classifier_names(net))
+    return Trunk(name, net, width, cast(Triple, mean), cast(Triple, std)), ignored

@@ -1,0 +1,142 @@
+"""Registration in the torchreid that is installed, and in a GitHub checkout where one is named."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchreid
+
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.registration import register
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Run in a fresh interpreter: every registered thing works by name, twice, and after reloads.
+USE_EVERYTHING = """
+import importlib, sys, warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)
+    import embae_plugin
+import torchreid
+from embae_plugin import registration, torchreid_bridge as bridge
+def use():
+    model = torchreid.models.build_model(
+        "embae_mobilenetv1", num_classes=5, loss="triplet", pretrained=False, use_gpu=False)
+    assert type(model).__name__ == "EmbAE"
+    assert torchreid.losses.BatchHardTripletLoss().margin is None
+    assert torchreid.losses.ReconstructionLoss
+    for name in ("Embedding", "Autoencoder", "Transfer"):
+        engine = getattr(torchreid.engine, f"Image{name}Engine")
+        assert issubclass(engine, torchreid.engine.Engine)
+    assert {"synthetic_source_a", "synthetic_source_b", "synthetic_target", "ward"} <= set(
+        bridge.available_datasets())
+    assert bridge.available_samplers().count("CameraBalancedSampler") == 1
+use()
+embae_plugin.register()
+for module in (bridge, registration, embae_plugin):
+    importlib.reload(module)
+embae_plugin.register()
+build = bridge._samplers.build_train_sampler
+assert build is bridge._datamanagers.build_train_sampler
+stock = [cell.cell_contents for cell in build.__closure__ if callable(cell.cell_contents)]
+assert not hasattr(stock[0], "registered"), "wrapped twice"
+use()
+print(bridge.LAYOUT, bridge.VERSION, bridge.LOCATION)
+"""
+
+
+def run_fresh(code: str, *paths: Path) -> str:
+    """What ``code`` prints in a new interpreter that finds ``paths`` first."""
+    search = os.pathsep.join(map(str, (*paths, REPOSITORY)))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY.parent,
+        env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_installed_torchreid():
+    layout, version, location = run_fresh(USE_EVERYTHING).split()
+    assert (layout, version) in [("pypi", "0.2.5"), ("github", "1.4.0")]
+    assert Path(location) == Path(torchreid.__file__).parent
+
+
+def test_github_checkout():
+    checkout = os.environ.get("EMBAE_TORCHREID_GITHUB", "")
+    if not checkout:
+        pytest.skip("EMBAE_TORCHREID_GITHUB names no checkout of deep-person-reid")
+    layout, version, location = run_fresh(USE_EVERYTHING, Path(checkout)).split()
+    assert (layout, version) == ("github", "1.4.0")
+    assert Path(location) == Path(checkout).resolve() / "torchreid"
+
+
+def test_real_objects_are_re_exported():
+    assert bridge.Engine is torchreid.engine.Engine
+    assert bridge.ImageDataManager is torchreid.data.ImageDataManager
+    assert bridge.build_model is torchreid.models.build_model
+    assert bridge.evaluate_rank is torchreid.metrics.evaluate_rank
+
+
+def test_registering_twice_changes_nothing():
+    before = bridge.available_models(), bridge.available_datasets(), bridge.available_samplers()
+    register()
+    assert before == (
+        bridge.available_models(), bridge.available_datasets(), bridge.available_samplers()
+    )  # fmt: skip
+
+
+class Newcomer(torch.nn.Module):
+    """Something that has never been registered."""
+
+
+@pytest.mark.parametrize(
+    ("register_new", "taken"),
+    [(bridge.register_model, "resnet50"), (bridge.register_dataset, "market1501"),
+     (bridge.register_sampler, "RandomIdentitySampler"), (bridge.register_loss, "TripletLoss"),
+     (bridge.register_engine, "ImageTripletEngine")],
+)  # fmt: skip
+def test_a_name_of_torchreid_is_not_taken_over(register_new, taken):
+    with pytest.raises(ValueError, match=f"'{taken}': torchreid .* already has .*another name"):
+        register_new(taken, Newcomer)
+    assert torchreid.losses.TripletLoss is not Newcomer
+    assert Newcomer not in bridge._model_table().values()
+
+
+def test_a_new_version_of_the_same_thing_replaces_it(monkeypatch):
+    monkeypatch.setattr(bridge, "_losses", type(sys)("losses"))
+    bridge.register_loss("Newcomer", Newcomer)
+    reloaded = type("Newcomer", (Newcomer,), {"__module__": Newcomer.__module__})
+    bridge.register_loss("Newcomer", reloaded)
+    assert bridge._losses.Newcomer is reloaded
+    stranger = type("Stranger", (Newcomer,), {"__module__": Newcomer.__module__})
+    with pytest.raises(ValueError, match="cannot register loss 'Newcomer'"):
+        bridge.register_loss("Newcomer", stranger)
+
+
+def test_stock_samplers_still_work():
+    items = [("", pid, 0, 0) for pid in range(4) for _ in range(4)]
+    for name in ("RandomIdentitySampler", "RandomSampler", "SequentialSampler"):
+        sampler = bridge._samplers.build_train_sampler(items, name, batch_size=4, num_instances=2)
+        assert type(sampler).__name__ == name
+    with pytest.raises(AssertionError, match="must be one of"):
+        bridge._samplers.build_train_sampler(items, "NoSampler")
+
+
+def test_quiet_logs_what_is_printed(caplog, capsys):
+    caplog.set_level(logging.DEBUG, logger=bridge.__name__)
+    with pytest.raises(KeyError), bridge.quiet():
+        print("one\n\n  two", end="")
+        print(" words")
+        print("cut off", end="")
+        raise KeyError
+    print("heard")
+    assert [record.getMessage() for record in caplog.records] == ["one", "  two words", "cut off"]
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
+    assert capsys.readouterr().out == "heard\n"
