@@ -33,8 +33,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["embae_plugin", "embae_plugin.*"]),
-    package_data={"embae_plugin": ["py.typed", "configs/*.yaml"]},
+    # configs/ lies at the top of the repository and inside the installed package.
+    packages=[*find_packages(include=["embae_plugin", "embae_plugin.*"]), "embae_plugin.configs"],
+    package_dir={"embae_plugin": "embae_plugin", "embae_plugin.configs": "configs"},
+    package_data={"embae_plugin": ["py.typed", "*.pyi"], "embae_plugin.configs": ["*.yaml"]},
     install_requires=[
         "torchreid>=0.2.5",
         "torch>=2.4",

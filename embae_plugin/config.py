@@ -21,9 +21,16 @@ from embae_plugin.config_arguments import (
 )
 from embae_plugin.config_checks import check_config
 from embae_plugin.config_files import find_config
-from embae_plugin.config_tree import STAGES, VARIANTS, flatten, get_default_config
+from embae_plugin.config_tree import (
+    COMPARISONS,
+    STAGES,
+    VARIANTS,
+    flatten,
+    get_default_config,
+)
 
 __all__ = [
+    "COMPARISONS",
     "STAGES",
     "VARIANTS",
     "check_config",

@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from embae_plugin.config_tree import STAGES, VARIANTS, flatten
+from embae_plugin.config_tree import COMPARISONS, STAGES, VARIANTS, flatten
 
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
 OPTIMIZERS = ("adam", "amsgrad", "sgd", "rmsprop", "radam")
@@ -18,7 +18,8 @@ MAX_RANK = 50  # the length of the CMC
 
 _CHOICES: dict[str, Sequence[str]] = {
     "embae.stages": STAGES,
-    "embae.variants": VARIANTS,
+    "embae.variants": (*VARIANTS, *COMPARISONS),
+    "embae.pul.base": ("embedding", "softmax"),
     "embae.head_order": ("relu_bn", "bn_relu"),
     "embae.test.tta": ("none", "flip", "ten_crop"),
     "embae.test.protocols": ("market", "nd"),
@@ -50,6 +51,10 @@ _POSITIVE = (
     "embae.transfer.lr",
     "embae.transfer.nuisance_lr",
     "embae.transfer.final_lr",
+    "embae.adversarial.lr",
+    "embae.adversarial.final_lr",
+    "embae.adversarial.prior_std",
+    "embae.pul.lr",
 )
 _NOT_NEGATIVE = (
     "train.max_epoch",
@@ -59,6 +64,14 @@ _NOT_NEGATIVE = (
     "embae.transfer.nuisance_epoch",
     "embae.embedding.constant_epochs",
     "embae.save_interval",
+    "embae.adversarial.max_epoch",
+    "embae.adversarial.triplet_weight",
+    "embae.adversarial.reconstruction_weight",
+    "embae.adversarial.adversarial_weight",
+    "embae.pul.baseline_epoch",
+    "embae.pul.rounds",
+    "embae.pul.max_epoch",
+    "embae.pul.momentum",
 )
 # torchreid's settings that would change a result and that loss.name embae does not follow.
 _NOT_OF_EMBAE: dict[str, Any] = {
@@ -106,6 +119,7 @@ def check_config(cfg: CfgNode) -> None:
         _check_batch(flat["train.batch_size"], flat["sampler.num_instances"])
         _check_scores(flat["test.ranks"], flat["embae.test.protocols"])
         _check_method(cfg, flat)
+        _check_pul(cfg.embae.pul)
         _check_datasets(list(cfg.data.sources), list(cfg.data.targets), list(cfg.embae.stages))
 
 
@@ -148,6 +162,16 @@ def _check_method(cfg: CfgNode, flat: dict[str, Any]) -> None:
         )
     _check(cfg.train.optim == "adam" or cfg.embae.embedding.step != "graph",
            "embae.embedding.step graph works with train.optim adam only")  # fmt: skip
+
+
+def _check_pul(node: CfgNode) -> None:
+    share, cosine = node.dropout, node.threshold
+    _check(0 <= share < 1, f"embae.pul.dropout is {share}; it must be at least 0 and below 1")
+    _check(-1 <= cosine < 1, f"embae.pul.threshold is {cosine}; it is a cosine, -1 to below 1")
+    for key in ("clusters", "batch_size"):
+        _check(node[key] >= 2, f"embae.pul.{key} is {node[key]}; it must be at least 2")
+    _check(node.base == "embedding" or not node.heads_only, "embae.pul.heads_only leaves nothing "
+           "to learn with embae.pul.base softmax, which is a trunk alone")  # fmt: skip
 
 
 def _check_datasets(sources: list[str], targets: list[str], stages: list[str]) -> None:

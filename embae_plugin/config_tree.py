@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 STAGES = ("embedding", "autoencoder", "transfer")
 VARIANTS = ("baseline", "all", "fix", "new", "dataset", "cam")
+COMPARISONS = ("aae", "pul")  # other methods, run where embae.variants names them
 
 
 def _node(**values: Any) -> CfgNode:
@@ -90,6 +91,30 @@ def _embae_node() -> CfgNode:
         lr=1e-4,
         final_lr=1e-6,
         batch_size=256,
+    )
+    node.adversarial = _node(  # aae: adversarial autoencoder and triplet loss on the sources
+        max_epoch=40,
+        lr=1e-4,
+        final_lr=1e-6,
+        triplet_weight=1.0,
+        reconstruction_weight=1.0,
+        adversarial_weight=1.0,
+        prior_std=1.0,  # of the Gaussian priors of z_id and z_nui
+    )
+    node.pul = _node(  # clustering and fine-tuning (Fan et al., 2018)
+        base="embedding",  # stage 1's; softmax: the article's, a trunk trained to classify
+        baseline_epoch=20,  # of that training, with the settings below
+        rounds=25,
+        max_epoch=20,  # in each round
+        clusters=750,  # K: how many people the target is thought to show
+        threshold=0.85,  # of the cosine similarity to a cluster's seed
+        near_any_seed=False,  # True: the authors' script; False: the article
+        restart=False,  # every round from the initial weights; True: the authors' script
+        heads_only=False,  # True: the trunk stays as it is; quick, but not the article's method
+        lr=1e-3,
+        momentum=0.9,
+        batch_size=16,
+        dropout=0.5,
     )
     node.test = _node(tta="flip", protocols=["market", "nd"])  # tta: none | flip | ten_crop
     return node

@@ -28,7 +28,7 @@ def register() -> None:
         bridge.register_sampler(n, o)
     for n, o in _load("embae_plugin.losses", ["BatchHardTripletLoss", "ReconstructionLoss"]).items():
         bridge.register_loss(n, o)
-    for n, o in _load("embae_plugin.engine", ["ImageEmbeddingEngine", "ImageAutoencoderEngine", "ImageTransferEngine"]).items():
+    for n, o in _load("embae_plugin.engine", ["ImageEmbeddingEngine", "ImageAutoencoderEngine", "ImageTransferEngine", "ImagePULEngine", "ImageIdentificationEngine", "ImageAdversarialEngine"]).items():
         bridge.register_engine(n, o)
     names = {"SyntheticSourceA": "synthetic_source_a", "SyntheticSourceB": "synthetic_source_b", "SyntheticTarget": "synthetic_target", "WARD": "ward"}
     for n, o in _load("embae_plugin.data.datasets", list(names)).items():

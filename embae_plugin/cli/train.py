@@ -11,6 +11,7 @@ With loss.name softmax or triplet it runs torchreid's own engines.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from yacs.config import CfgNode
 from embae_plugin.config import check_config, load_config
 from embae_plugin.engine.pipeline import Run
 from embae_plugin.engine.stock import run_stock
+from embae_plugin.evaluation.curves import plot_curves
 from embae_plugin.evaluation.report import (
     Row,
     dropped_note,
@@ -79,16 +81,20 @@ def run_config(cfg: CfgNode) -> list[Row]:
         work = Run(cfg, writer)
         rows = work.evaluate() if cfg.test.evaluate else work.train()
     if rows:
-        report(cfg, rows, work.seconds)
+        report(cfg, rows, work)
     return rows
 
 
-def report(cfg: CfgNode, rows: list[Row], seconds: dict[str, float]) -> None:
-    """Prints the table and writes results.json and scores.png."""
+def report(cfg: CfgNode, rows: list[Row], work: Run) -> None:
+    """Prints the table; writes results.json, scores.png, history.json and curves.png."""
     save_dir, target = Path(cfg.data.save_dir), cfg.data.targets[0]
     write_results(save_dir / "results.json", target, rows, sources=list(cfg.data.sources),
-                  seed=cfg.train.seed, seconds={k: round(v, 1) for k, v in seconds.items()})  # fmt: skip
+                  seed=cfg.train.seed, seconds={k: round(v, 1) for k, v in work.seconds.items()})  # fmt: skip
     plot_scores(save_dir / "scores.png", target, rows)
+    if work.history:
+        write_text(save_dir / "history.json", json.dumps(work.history, indent=1) + "\n")
+    base = next((row for row in rows if row["variant"] == "baseline"), None)
+    plot_curves(save_dir / "curves.png", work.history, base)
     note = dropped_note(rows)
     logger.info("scores on %s, in brackets the gain over the baseline\n\n%s\n%s", target,
                 score_table(rows), f"\n{note}\n" if note else "")  # fmt: skip

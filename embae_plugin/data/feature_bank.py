@@ -190,15 +190,25 @@ class FeatureStore:
         return self._keys[name]
 
     def features(
-        self, trunk: nn.Module, records: ImageRecords, label: str, tta: str = "flip"
+        self,
+        trunk: nn.Module,
+        records: ImageRecords,
+        label: str,
+        tta: str = "flip",
+        keep: bool = True,
     ) -> FeatureBank:
         """The trunk features of ``records``: from memory, from the cache folder, or computed.
 
         Args:
             tta: ``none`` (V = 1), ``flip`` (V = 2) or ``ten_crop`` (V = 10).
+            keep: False for a trunk that is still learning, whose features serve once.
         """
         crops = tta == "ten_crop"
         views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
+        if not keep:
+            bank = self.images(records, label, enlarged=crops)
+            once = extract_features(trunk, bank, views, self.size, self.mean, self.std)
+            return FeatureBank(once, "")
         content = self._content(records, crops)
         name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(name.encode()).hexdigest()[:24]

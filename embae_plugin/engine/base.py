@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.feature_bank import FeatureStore
@@ -20,7 +21,9 @@ from embae_plugin.engine.checkpoint import state_fingerprint
 from embae_plugin.engine.loop import Loop, LoopOptions, Phase
 from embae_plugin.engine.scoring import score_model
 from embae_plugin.evaluation.ranking import Scores
+from embae_plugin.evaluation.report import SHOWN, score_row
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.pooled import ReIDModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +40,20 @@ class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
     """
 
     stage = ""
+    trunk_learns = False  # then features serve one scoring only
+    model_types: tuple[type[nn.Module], ...] = (EmbAE,)  # that the engine can work on
+    scored_phases = ("embedding",)  # beginnings of the names of those that change the embedding
 
     def __init__(
         self,
         datamanager: Any,
-        model: EmbAE,
+        model: ReIDModel,
         use_gpu: bool = True,
         seed: int = 1,
         store: FeatureStore | None = None,
     ) -> None:
         super().__init__(datamanager, use_gpu)
-        if not isinstance(model, EmbAE):
+        if not isinstance(model, self.model_types):
             raise ValueError(
                 f"{type(self).__name__} needs an EmbAE model (model.name embae_…), not "
                 f"{type(model).__name__}"
@@ -102,7 +108,8 @@ class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
             save_dir: the checkpoint is ``save_dir/<stage>/last.pth``.
             max_epoch: epochs of the stage's main phase.
             test_only: only score the model on the target's query and gallery.
-            eval_freq: score after every so many epochs, for the log alone; -1 never.
+            eval_freq: score on the target's query and gallery after every so many epochs that
+                change the embedding, for the log and the curves alone; -1 never.
             normalize_feature: score normalised embeddings (paper 5.1).
             ranks: of the CMC, printed.
             save_interval: seconds between checkpoints.
@@ -122,10 +129,10 @@ class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
             return []
 
         def after_epoch(phase: str, epoch: int) -> dict[str, float]:
-            if eval_freq <= 0 or epoch % eval_freq:
+            if eval_freq <= 0 or epoch % eval_freq or not phase.startswith(self.scored_phases):
                 return {}
-            self.model.eval()
-            return {"rank1": self.test(**scoring)}
+            row = score_row("", self.scores(normalize_feature, tta), ranks=(1,))
+            return {name: row[name] for name in SHOWN if row.get(name) is not None}
 
         mine = {**self.identity(), "max_epoch": max_epoch, **(identity or {})}
         phases = self.phases(max_epoch)
@@ -161,5 +168,6 @@ class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
         if self.data.query is None or self.data.gallery is None:
             raise ValueError("there is no labelled query and gallery to score the model on")
         return score_model(
-            self.model, self.store, self.data.query, self.data.gallery, tta, normalize
-        )
+            self.model, self.store, self.data.query, self.data.gallery, tta, normalize,
+            keep=not self.trunk_learns,
+        )  # fmt: skip

@@ -69,6 +69,7 @@ class ImageEmbeddingEngine(StageEngine):
     """
 
     stage = "embedding"
+    trunk_learns = True
 
     def __init__(
         self,

@@ -175,6 +175,7 @@ class Loop:
 
     def _run_epoch(self, phase: Phase, stop: threading.Event, bar: Any) -> None:
         lr = phase.start_epoch(self.epoch)
+        bar.total = sum(phase.epochs * phase.steps for phase in self.phases)  # known better now
         sums: dict[str, Any] = dict(self._sums)
         while self.step < phase.steps:
             values = phase.step(self.epoch, self.step)

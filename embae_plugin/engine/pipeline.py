@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from yacs.config import CfgNode
@@ -22,15 +22,19 @@ from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ReIDData, load_data
 from embae_plugin.engine.autoencoder import ImageAutoencoderEngine
 from embae_plugin.engine.checkpoint import load_checkpoint, load_weights
+from embae_plugin.engine.comparisons import COMPARE, STAGE_OF_ROW
 from embae_plugin.engine.embedding import ImageEmbeddingEngine, paper_adam
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.scoring import score_model
 from embae_plugin.engine.transfer import VARIANTS, ImageTransferEngine
 from embae_plugin.evaluation.report import Row, score_row
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.pooled import ReIDModel, model_from_spec
 from embae_plugin.models.trunks import build_trunk
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=ReIDModel)
 
 TRUNK_OF_MODEL = {
     "embae_mobilenetv1": "mobilenetv1",
@@ -38,6 +42,8 @@ TRUNK_OF_MODEL = {
     "embae_resnet50": "torchreid:resnet50",
     "embae_osnet_x1_0": "torchreid:osnet_x1_0",
 }
+# Rows of results and the stages whose models they score.
+STAGES = {"baseline": "embedding", **{v: f"transfer-{v}" for v in VARIANTS}, **STAGE_OF_ROW}
 
 
 def build_model(cfg: CfgNode) -> EmbAE:
@@ -103,9 +109,10 @@ class Run:
             image_cache_dir=cfg.embae.cache_dir,
             memory_share=cfg.embae.image_memory_share,
         )
-        self.model = build_model(cfg).to(device)
+        self.model = self.new_model().to(device)
         self._warn_of_normalisation()
         self.seconds: dict[str, float] = {}
+        self.history: dict[str, list[dict[str, Any]]] = {}
 
     def _warn_of_normalisation(self) -> None:
         trunk, data = self.model.trunk, self.cfg.data
@@ -116,16 +123,20 @@ class Run:
                 "with: %s and %s", *(list(v) for v in (data.norm_mean, data.norm_std)),
                 trunk.name, *(list(v) for v in wanted))  # fmt: skip
 
+    def new_model(self) -> EmbAE:
+        """The model with its stage 1 starting weights, on the CPU."""
+        return build_model(self.cfg)
+
     def _engine_settings(self) -> dict[str, Any]:
         return {"use_gpu": self.use_gpu, "seed": self.cfg.train.seed, "store": self.store}
 
     def _run(self, engine: Any, max_epoch: int, **more: Any) -> None:
         engine.writer = self.writer
         start = time.monotonic()
-        engine.run(
+        self.history[engine.stage] = engine.run(
             save_dir=self.save_dir, max_epoch=max_epoch, save_interval=self.cfg.embae.save_interval,
             normalize_feature=self.cfg.test.normalize_feature, tta=self.cfg.embae.test.tta,
-            ranks=self.cfg.test.ranks, **more,
+            ranks=self.cfg.test.ranks, eval_freq=self.cfg.test.eval_freq, **more,
         )  # fmt: skip
         self.seconds[engine.stage] = time.monotonic() - start
 
@@ -168,11 +179,11 @@ class Run:
             **{f"train.{key}": cfg.train[key] for key in ("optim", "lr", "weight_decay",
                "lr_scheduler", "gamma")}, "train.stepsize": list(cfg.train.stepsize),
         }  # fmt: skip
-        self._run(engine, cfg.train.max_epoch, eval_freq=cfg.test.eval_freq, identity=identity)
+        self._run(engine, cfg.train.max_epoch, identity=identity)
 
     def _finished_embedding(self) -> EmbAE:
         model = self.finished("embedding")
-        if model is None:
+        if not isinstance(model, EmbAE):
             raise FileNotFoundError(
                 f"embae.stages is {self.cfg.embae.stages}, and {self.save_dir} holds no finished "
                 "stage 1: add embedding to it, or name weights with model.load_weights"
@@ -181,33 +192,32 @@ class Run:
 
     def autoencoder(self, encoders: str) -> EmbAE:
         """Stage 2 with ``common``, ``dataset`` or ``camera`` encoders, on a copy of the model."""
-        model = self._copy(self.model)
         node = self.cfg.embae.autoencoder
-        engine = ImageAutoencoderEngine(
-            self.data, model, encoders, lr=node.lr, final_lr=node.final_lr,
-            batch_size=node.batch_size, **self._engine_settings(),
+        return self.stage(
+            ImageAutoencoderEngine, self.model, node.max_epoch, encoders=encoders, lr=node.lr,
+            final_lr=node.final_lr, batch_size=node.batch_size,
         )  # fmt: skip
-        self._run(engine, node.max_epoch)
-        return model
 
     def transfer(self, variant: str, pretrained: EmbAE) -> EmbAE:
         """Stage 3 by one variant, on a copy of a stage 2 model."""
-        model = self._copy(pretrained)
         node = self.cfg.embae.transfer
-        engine = ImageTransferEngine(
-            self.data, model, variant, nuisance_epoch=node.nuisance_epoch, lr=node.lr,
-            nuisance_lr=node.nuisance_lr, final_lr=node.final_lr, batch_size=node.batch_size,
-            **self._engine_settings(),
+        return self.stage(
+            ImageTransferEngine, pretrained, node.max_epoch, variant=variant,
+            nuisance_epoch=node.nuisance_epoch, lr=node.lr, nuisance_lr=node.nuisance_lr,
+            final_lr=node.final_lr, batch_size=node.batch_size,
         )  # fmt: skip
-        self._run(engine, node.max_epoch)
-        return model
 
-    def _copy(self, model: EmbAE) -> EmbAE:
-        copy = EmbAE.from_spec(model.spec())
+    def stage(
+        self, engine: Callable[..., Any], model: Model, max_epoch: int, **settings: Any
+    ) -> Model:
+        """Runs an engine with these settings on a copy of ``model``; returns the copy."""
+        copy = cast(Model, model_from_spec(model.spec()))
         copy.load_state_dict(model.state_dict())
-        return copy.to(self.store.device).eval()
+        copy.to(self.store.device).eval()
+        self._run(engine(self.data, copy, **settings, **self._engine_settings()), max_epoch)
+        return copy
 
-    def score(self, variant: str, model: EmbAE) -> Row:
+    def score(self, variant: str, model: ReIDModel) -> Row:
         """The target's scores of a model, as a row of ``results.json``."""
         if self.data.query is None or self.data.gallery is None:
             raise ValueError("the target has no query and gallery to score on")
@@ -219,7 +229,7 @@ class Run:
         )  # fmt: skip
         return score_row(variant, scores, list(cfg.test.ranks))
 
-    def finished(self, stage: str) -> EmbAE | None:
+    def finished(self, stage: str) -> ReIDModel | None:
         """The model of a stage that this run's folder holds complete, or None."""
         path = self.save_dir / stage / "last.pth"
         if not path.is_file():
@@ -227,13 +237,15 @@ class Run:
         payload = load_checkpoint(path)
         if not payload["done"]:
             return None
-        model = EmbAE.from_spec(payload["spec"])
+        model = model_from_spec(payload["spec"])
         model.load_state_dict(payload["model"])
         return model.to(self.store.device).eval()
 
     def train(self) -> list[Row]:
         """Runs the configured stages; returns a row of scores for each variant."""
         cfg = self.cfg
+        if list(cfg.embae.variants) == ["pul"] and cfg.embae.pul.base == "softmax":
+            return COMPARE["pul"](self)  # which needs no stage of EmbAE
         self.embedding()
         if "autoencoder" not in cfg.embae.stages:
             return [self.score("baseline", self.model)] if self.data.query is not None else []
@@ -248,6 +260,8 @@ class Run:
             for variant in chosen:
                 model = self.transfer(variant, autoencoders[VARIANTS[variant].encoders])
                 rows.append(self.score(variant, model))
+            for name, compare in COMPARE.items():
+                rows += compare(self) if name in cfg.embae.variants else []
         return rows
 
     def evaluate(self) -> list[Row]:
@@ -259,15 +273,15 @@ class Run:
         cfg = self.cfg
         if cfg.model.load_weights:
             payload = load_checkpoint(cfg.model.load_weights)
-            model = EmbAE.from_spec(payload["spec"])
+            model = model_from_spec(payload["spec"])
             model.load_state_dict(payload["model"])
-            stage = str(payload["stage"]).removeprefix("transfer-")
-            name = stage if stage in VARIANTS else "baseline"
+            names = {stage: name for name, stage in STAGES.items()}
+            name = names.get(str(payload["stage"]), "baseline")
             return [self.score(name, model.to(self.store.device).eval())]
-        names = {"baseline": "embedding", **{v: f"transfer-{v}" for v in VARIANTS}}
         rows = []
-        for variant, stage in names.items():
-            model_or_none = self.finished(stage) if variant in cfg.embae.variants else None
+        for variant, stage in STAGES.items():
+            wanted = variant.removesuffix("-baseline") in cfg.embae.variants
+            model_or_none = self.finished(stage) if wanted else None
             if model_or_none is not None:
                 rows.append(self.score(variant, model_or_none))
         if not rows:

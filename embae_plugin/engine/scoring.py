@@ -10,32 +10,36 @@ from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.evaluation.ranking import Scores, evaluate_embeddings
 from embae_plugin.evaluation.tta import embed_views
-from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.pooled import ReIDModel
 
 
 def embed_records(
-    model: EmbAE,
+    model: ReIDModel,
     store: FeatureStore,
     records: ImageRecords,
     label: str,
     tta: str = "flip",
     normalize: bool = True,
+    keep: bool = True,
 ) -> torch.Tensor:
     """Embeddings z_id of N crops, (N, z_id_dim) float32, averaged over test-time views."""
-    features = store.features(model.trunk, records, label, tta).features
+    features = store.features(model.trunk, records, label, tta, keep).features
     return embed_views(model.f_emb, features, normalize)
 
 
 def score_model(
-    model: EmbAE,
+    model: ReIDModel,
     store: FeatureStore,
     query: ImageRecords,
     gallery: ImageRecords,
     tta: str = "flip",
     normalize: bool = True,
     protocols: Sequence[str] = ("market", "nd"),
+    keep: bool = True,
 ) -> dict[str, Scores]:
     """Scores of a model under each protocol (paper 5.1).
+
+    ``keep`` False leaves no features behind (see :meth:`FeatureStore.features`).
 
     Raises:
         ValueError: query or gallery carry no identities.
@@ -44,8 +48,8 @@ def score_model(
         raise ValueError("query and gallery need identities to be scored against")
     model.eval()
     return evaluate_embeddings(
-        embed_records(model, store, query, "query", tta, normalize),
-        embed_records(model, store, gallery, "gallery", tta, normalize),
+        embed_records(model, store, query, "query", tta, normalize, keep),
+        embed_records(model, store, gallery, "gallery", tta, normalize, keep),
         query.pids,
         gallery.pids,
         query.camids,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from embae_plugin.evaluation.counting import Counter
+from embae_plugin.evaluation.counting import Counts, add_counts
 from embae_plugin.evaluation.distances import DistanceBlocks, block_shape
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import QueryScores, Scores, score_queries, summarise
@@ -34,10 +35,12 @@ def score_blocks(
     # blocks of about equal height: kernels for one or two rows round differently
     rows = math.ceil(num_query / math.ceil(num_query / rows))
     parts: dict[str, list[QueryScores]] = {protocol.name: [] for protocol in protocols}
-    for top in tqdm(range(0, num_query, rows), "ranking", disable=None, leave=False, delay=2.0):
-        block = _Block(distances, matching, top, min(top + rows, num_query), columns)
-        for name, scored in _score_block(block, protocols).items():
-            parts[name].append(scored)
+    tops = tqdm(range(0, num_query, rows), "ranking", disable=None, leave=False, delay=2.0)
+    with ThreadPoolExecutor(torch.get_num_threads()) as executor:
+        for top in tops:
+            block = _Block(distances, matching, top, min(top + rows, num_query), columns)
+            for name, scored in _score_block(block, protocols, executor).items():
+                parts[name].append(scored)
     return {name: _summarise(name, scored, max_rank) for name, scored in parts.items()}
 
 
@@ -51,7 +54,7 @@ class _Block:
         self._columns = len(matching.g_order)
         self.dtype = distances.dtype
         self._whole = self._make(0) if width >= self._columns else None
-        self.runs = matching.camera_runs(top, bottom)
+        self.own = matching.own[top:bottom]
         self.rows, self.columns, self.same_camera = matching.pairs(top, bottom)
 
     def __len__(self) -> int:
@@ -73,7 +76,9 @@ class _Block:
         return self._distances.block(self._top, self._bottom, left, right)
 
 
-def _score_block(block: _Block, protocols: list[Protocol]) -> dict[str, QueryScores]:
+def _score_block(
+    block: _Block, protocols: list[Protocol], executor: Executor
+) -> dict[str, QueryScores]:
     wanted = torch.ones_like(block.same_camera)
     if all(protocol.ignores_same_identity for protocol in protocols):
         wanted = ~block.same_camera
@@ -86,12 +91,12 @@ def _score_block(block: _Block, protocols: list[Protocol]) -> dict[str, QuerySco
         return table
 
     positives = padded(_pair_distances(block), torch.nan)
-    others, own = _count_negatives(block, positives, widths)
+    counts = _count_negatives(block, positives, executor)
     # NaN, the empty slot, sorts last; stable, so that ties are the same on every device
     order = positives.argsort(dim=1, stable=True)
     full = (~positives.isnan()).gather(1, order)
     same_camera = padded(block.same_camera, False).gather(1, order)
-    others, own = others.gather(1, order), own.gather(1, order)
+    others, own = counts.others.gather(1, order), counts.own.gather(1, order)
     results = {}
     for protocol in protocols:
         hits = full & ~same_camera if protocol.ignores_same_identity else full
@@ -115,14 +120,15 @@ def _pair_distances(block: _Block) -> Tensor:
     return values
 
 
-def _count_negatives(block: _Block, positives: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
-    """Negatives before each positive, from other cameras and from the query's own."""
-    counter = Counter(positives, widths, block.runs)
+def _count_negatives(block: _Block, positives: Tensor, executor: Executor) -> Counts:
+    """Count the negatives before each positive."""
+    counts = Counts.zeros(positives)
     for left, piece, inside in block.pieces():
-        # NaN is no smaller than anything: items of the query's identity are not counted
-        piece[block.rows[inside], block.columns[inside] - left] = torch.nan
-        counter.add(piece, left)
-    return counter.others, counter.own
+        # infinitely far, items of the query's identity are before no positive
+        piece[block.rows[inside], block.columns[inside] - left] = torch.inf
+        own = (block.own - left).clip(0, piece.shape[1])
+        add_counts(counts, piece, positives, own, executor)
+    return counts
 
 
 def _summarise(protocol: str, parts: list[QueryScores], max_rank: int) -> Scores:

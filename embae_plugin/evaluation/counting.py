@@ -1,96 +1,80 @@
 """How many gallery items are at most as far as each positive: the heart of the ranking.
 
-A positive's rank is one more than the number of gallery items before it, so no row needs to be
-sorted. With the 10 to 30 positives that a query has, comparing every distance with every
-positive's and summing is several times faster than a search or a sort, on CPU and GPU alike, if
-it is done in tiles that stay in the cache and with a floating comparison result, which torch
-computes with vector instructions (a bool one it does not).
+A positive's rank is one more than the number of gallery items before it. No row is argsorted:
+its bare values are sorted, in slices that fit the cache, and searched for the positives. numpy
+sorts bare values with vector instructions, fifteen times faster than torch, and the time doesn't
+grow with the number of positives as that of comparing each distance with each of them does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from embae_plugin.evaluation.matching import CameraRun
+SLICE_COLUMNS = 2**12
+STRIP_ROWS = 32  # on the CPU; one thread works on one strip, 512 KiB of float32 at a time
 
-TILE_COLUMNS = 2048
-CPU_TILE = 2**19  # comparisons at a time: 2 MiB stay in the cache
-GPU_TILE = 2**24
-SORT_ABOVE = CPU_TILE // TILE_COLUMNS  # positives of a query from which sorting wins
+Edges = npt.NDArray[np.int64]
 
 
-class Counter:
-    """Adds up, for each positive, the gallery items that are no farther than it.
+@dataclass(frozen=True)
+class Counts:
+    """Gallery items no farther than each positive, ``(rows, slots)`` int64.
 
-    Args:
-        positives: ``(rows, slots)`` distances of each row's positives, NaN in empty slots.
-        widths: ``(rows,)`` number of filled slots, which come first.
-        runs: the rows' cameras, and which gallery positions are theirs.
-
-    Attributes:
-        others, own: ``(rows, slots)`` float64, counts so far over the items of other cameras
-            and over those of the row's own camera.
+    ``own`` counts over the items of the row's own camera, ``others`` over the rest.
     """
 
-    def __init__(self, positives: Tensor, widths: Tensor, runs: Iterable[CameraRun]) -> None:
-        self._positives, self._widths, self._runs = positives, widths.cpu(), list(runs)
-        self._tile = CPU_TILE if positives.device.type == "cpu" else GPU_TILE
-        self._scratch = positives.new_empty(0)
-        self.others = torch.zeros(positives.shape, dtype=torch.float64, device=positives.device)
-        self.own = torch.zeros_like(self.others)
+    others: Tensor
+    own: Tensor
 
-    def add(self, distances: Tensor, offset: int) -> None:
-        """Count in ``(rows, columns)`` distances, of the gallery positions from ``offset`` on.
-
-        A NaN is not counted.
-        """
-        columns = distances.shape[1]
-        for run in self._runs:
-            first, last = (
-                min(max(edge - offset, 0), columns) for edge in (run.own_start, run.own_stop)
-            )
-            self._add_part(distances, run, 0, first, self.others)
-            self._add_part(distances, run, first, last, self.own)
-            self._add_part(distances, run, last, columns, self.others)
-
-    def _add_part(
-        self, distances: Tensor, run: CameraRun, left: int, right: int, totals: Tensor
-    ) -> None:
-        top, columns = run.row_start, right - left
-        while columns > 0 and top < run.row_stop:
-            # tiles of about equal size, as high as the width of their first row allows
-            widest = max(1, int(self._widths[top]))
-            pieces = max(1, round(columns / TILE_COLUMNS))
-            height = max(1, self._tile // (widest * min(columns, TILE_COLUMNS)))
-            bottom = min(top + height, run.row_stop)
-            width = int(self._widths[top:bottom].max())
-            part = distances[top:bottom, left:right]
-            wanted, total = self._positives[top:bottom, :width], totals[top:bottom, :width]
-            if width > SORT_ABOVE:
-                total += _count_sorted(part, wanted)
-            elif width:
-                self._compare(part, wanted, total, -(-columns // pieces))
-            top = bottom
-
-    def _compare(self, distances: Tensor, positives: Tensor, total: Tensor, piece: int) -> None:
-        """Add the counts for a strip of rows to ``total``, ``piece`` columns at a time."""
-        rows, width = positives.shape
-        if self._scratch.numel() < rows * width * piece:
-            self._scratch = distances.new_empty(rows * width * piece)
-        scratch = self._scratch[: rows * width * piece].view(rows, width, piece)
-        wanted = positives[:, :, None]
-        for part in distances[:, None].split(piece, dim=2):
-            result = scratch if part.shape[2] == piece else scratch[:, :, : part.shape[2]]
-            total += torch.le(part, wanted, out=result).sum(dim=2)
+    @classmethod
+    def zeros(cls, positives: Tensor) -> Counts:
+        """Return counts of nothing, for positives ``(rows, slots)``."""
+        others = torch.zeros(positives.shape, dtype=torch.int64, device=positives.device)
+        return cls(others, torch.zeros_like(others))
 
 
-def _count_sorted(distances: Tensor, positives: Tensor) -> Tensor:
-    """The same counts by sorting rows, whose cost does not grow with the number of positives."""
-    counted = distances.shape[1] - distances.isnan().sum(dim=1, keepdim=True)
-    # a NaN sorts last but breaks the search; as infinity it could only be found by an infinity
-    ordered = distances.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(dim=1).values
-    found = torch.searchsorted(ordered, positives.contiguous(), right=True)
-    return torch.minimum(found, counted)
+def add_counts(
+    counts: Counts, distances: Tensor, positives: Tensor, own: Edges, executor: Executor
+) -> None:
+    """Count the distances that are no greater than each positive's, row by row.
+
+    Args:
+        counts: what is added to.
+        distances: ``(rows, columns)`` without NaN.
+        positives: ``(rows, slots)``; the count of a NaN (an empty slot) means nothing.
+        own: ``(rows, 2)`` first and last column (exclusive) of the row's own camera.
+        executor: its threads share the rows on the CPU.
+    """
+    rows = len(own)
+    height = STRIP_ROWS if distances.device.type == "cpu" else rows
+    cameras = np.flatnonzero((own[1:] != own[:-1]).any(axis=1)) + 1
+    cuts = np.unique(np.concatenate([[rows], cameras, np.arange(0, rows, height)])).tolist()
+
+    def work(top: int, bottom: int) -> None:
+        strip = Counts(counts.others[top:bottom], counts.own[top:bottom])
+        _add_strip(strip, distances[top:bottom], positives[top:bottom], own[top].tolist())
+
+    # list() also raises what a thread raised
+    list(executor.map(work, cuts[:-1], cuts[1:]))
+
+
+def _add_strip(counts: Counts, distances: Tensor, positives: Tensor, own: list[int]) -> None:
+    columns = distances.shape[1]
+    edges = sorted({*range(0, columns, SLICE_COLUMNS), columns, *own})
+    wanted = positives.contiguous()
+    for left, right in zip(edges[:-1], edges[1:]):
+        total = counts.own if own[0] <= left < own[1] else counts.others
+        total += torch.searchsorted(_sorted_rows(distances[:, left:right]), wanted, right=True)
+
+
+def _sorted_rows(values: Tensor) -> Tensor:
+    """Return a copy whose rows are sorted."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    return values.sort(dim=1).values

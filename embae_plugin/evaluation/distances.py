@@ -25,7 +25,7 @@ class DistanceBlocks(Interface):
     dtype: torch.dtype
 
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
-        """Return a block that the caller may overwrite; the same arguments give equal bits.
+        """Return finite distances that the caller may overwrite, equal bits for equal arguments.
 
         It is valid until the next call.
         """
@@ -91,7 +91,9 @@ class MatrixDistances:
         bad = int(torch.isnan(rows.amax(dim=1)).sum())
         if bad:
             raise ValueError(f"distmat: NaN in {bad} of rows {row_start} to {row_stop - 1}")
-        return rows.index_select(1, self._g_order[start:stop])
+        block = rows.index_select(1, self._g_order[start:stop])
+        largest = torch.finfo(self.dtype).max
+        return block.clamp_(min=-largest, max=largest)  # infinity is for what isn't counted
 
 
 def block_shape(

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from embae_plugin.evaluation.inputs import Codes
-
-
-@dataclass(frozen=True)
-class CameraRun:
-    """Consecutive queries of one camera, and where that camera's gallery items are."""
-
-    row_start: int
-    row_stop: int
-    own_start: int
-    own_stop: int
 
 
 class Matching:
@@ -31,6 +19,7 @@ class Matching:
 
     Attributes:
         q_order, g_order: ``(num_query,)``, ``(num_gallery,)``: the input index at each position.
+        own: ``(num_query, 2)`` first and last (exclusive) gallery position of the query's camera.
         most_matches: the most gallery items that any query's identity has.
     """
 
@@ -48,10 +37,8 @@ class Matching:
 
         self.most_matches = int(count[q_pids].max())
         self.q_order, self.g_order = _to(q_order, device), _to(g_order, device)
-        self._q_cams, self._g_cams = q_cams, _to(g_cams, device)
-        self._q_cams_there = _to(q_cams, device)
-        self._own_start = np.searchsorted(g_cams, q_cams, side="left")
-        self._own_stop = np.searchsorted(g_cams, q_cams, side="right")
+        self._q_cams, self._g_cams = _to(q_cams, device), _to(g_cams, device)
+        self.own = np.stack([np.searchsorted(g_cams, q_cams, side) for side in ("left", "right")], 1)
         # gallery positions grouped by identity, and each query's stretch of them
         self._by_pid = _to(np.argsort(g_pids, kind="stable"), device)
         self._first, self._count = _to(first[q_pids], device), _to(count[q_pids], device)
@@ -68,17 +55,8 @@ class Matching:
         shift = self._first[start:stop] - (count.cumsum(0) - count)
         inside = torch.arange(len(rows), device=count.device)
         columns = self._by_pid[shift[rows] + inside]
-        same_camera = self._q_cams_there[start:stop][rows] == self._g_cams[columns]
+        same_camera = self._q_cams[start:stop][rows] == self._g_cams[columns]
         return rows, columns, same_camera
-
-    def camera_runs(self, start: int, stop: int) -> list[CameraRun]:
-        """Cut the queries ``start:stop`` by camera; rows are counted from ``start``."""
-        cuts = np.flatnonzero(np.diff(self._q_cams[start:stop])) + 1
-        edges = [0, *cuts.tolist(), stop - start]
-        return [
-            CameraRun(a, b, int(self._own_start[start + a]), int(self._own_stop[start + a]))
-            for a, b in zip(edges[:-1], edges[1:])
-        ]
 
 
 def _count_both(q_pids: Codes, g_pids: Codes, q_cams: Codes, g_cams: Codes) -> Codes:

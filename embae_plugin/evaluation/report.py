@@ -16,7 +16,7 @@ from embae_plugin.evaluation.ranking import Scores
 Row = dict[str, Any]
 
 SHOWN = ("rank1", "rank1_nd", "mAP", "mAP_nd")  # the paper's columns
-_HEADERS = {"rank1": "Rank-1", "rank1_nd": "Rank-1-nd", "mAP": "mAP", "mAP_nd": "mAP-nd"}
+HEADERS = {"rank1": "Rank-1", "rank1_nd": "Rank-1-nd", "mAP": "mAP", "mAP_nd": "mAP-nd"}
 
 
 def _number(value: float) -> float | None:
@@ -62,7 +62,7 @@ def score_table(rows: Sequence[Row], columns: Sequence[str] = SHOWN, style: str 
         + [_cell(row.get(c), base.get(c), row["variant"] != "baseline") for c in columns]
         for row in rows
     ]
-    headers = ["Model", *(_HEADERS.get(column, column) for column in columns)]
+    headers = ["Model", *(HEADERS.get(column, column) for column in columns)]
     return tabulate(body, headers=headers, tablefmt=style, disable_numparse=True)
 
 
@@ -100,7 +100,7 @@ def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
     for number, column in enumerate(SHOWN):
         heights = [row.get(column) or 0.0 for row in rows]
         places = [place + (number - 1.5) * width for place in range(len(rows))]
-        bars = axes.bar(places, heights, width, label=_HEADERS[column])
+        bars = axes.bar(places, heights, width, label=HEADERS[column])
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axes.set_xticks(range(len(rows)), [row["variant"] for row in rows])
     axes.set_ylim(0, 1)

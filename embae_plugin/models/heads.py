@@ -18,6 +18,7 @@ from embae_plugin.models.dense import (
     uniform_,
 )
 from embae_plugin.models.grouping import Tiles, tile_groups
+from embae_plugin.models.stacking import chosen, stacked, unstacked
 
 __all__ = ["Decoder", "DenseHead", "HeadBank"]
 
@@ -220,15 +221,10 @@ class HeadBank(nn.Module):
         """
         if not 0 <= index < self.num_heads:
             raise IndexError(f"no head {index} in a bank of {self.num_heads}")
-        head = DenseHead(self.in_dim, self.hidden_dim, self.out_dim, self.order, _throwaway())
+        throwaway = torch.Generator().manual_seed(0)
+        head = DenseHead(self.in_dim, self.hidden_dim, self.out_dim, self.order, throwaway)
         head.to(self.fc1_weight.device, self.fc1_weight.dtype).train(self.training)
-        own = self.state_dict()
-        head.load_state_dict(
-            {
-                one: own[many][index].mT if own[many].ndim == 3 else own[many][index]
-                for many, one in _STACKED.items()
-            }
-        )
+        head.load_state_dict(unstacked(self.state_dict(), index))
         return head
 
     @classmethod
@@ -238,39 +234,18 @@ class HeadBank(nn.Module):
         Raises:
             ValueError: no heads, or heads of unequal shapes or orders.
         """
-        kinds = {(*h.fc1.weight.T.shape, h.fc2.out_features, h.order) for h in heads}
+        kinds = {
+            (h.fc1.in_features, h.fc1.out_features, h.fc2.out_features, h.order) for h in heads
+        }
         if len(kinds) != 1:
             raise ValueError(
                 "a bank needs heads of one kind (in, hidden, out, order), got "
                 f"{len(heads)} heads of kinds {sorted(kinds)}"
             )
-        bank = cls(len(heads), *kinds.pop(), generator=_throwaway())
+        in_dim, hidden_dim, out_dim, order = kinds.pop()
+        throwaway = torch.Generator().manual_seed(0)
+        bank = cls(len(heads), in_dim, hidden_dim, out_dim, order, throwaway)
         weight = heads[0].fc1.weight
         bank.to(weight.device, weight.dtype).train(heads[0].training)
-        states = [head.state_dict() for head in heads]
-        stacks = {many: torch.stack([s[one] for s in states]) for many, one in _STACKED.items()}
-        bank.load_state_dict({k: v.mT if v.ndim == 3 else v for k, v in stacks.items()})
+        bank.load_state_dict(stacked([head.state_dict() for head in heads]))
         return bank
-
-
-_STACKED = {
-    "fc1_weight": "fc1.weight",
-    "fc1_bias": "fc1.bias",
-    "bn_weight": "bn.weight",
-    "bn_bias": "bn.bias",
-    "fc2_weight": "fc2.weight",
-    "fc2_bias": "fc2.bias",
-    "running_mean": "bn.running_mean",
-    "running_var": "bn.running_var",
-    "num_batches_tracked": "bn.num_batches_tracked",
-}
-
-
-def _throwaway() -> torch.Generator:
-    """For weights that are overwritten at once: the global random state stays as it is."""
-    return torch.Generator().manual_seed(0)
-
-
-def chosen(stacked: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
-    """The rows ``index`` of a stacked tensor; the tensor itself for None."""
-    return stacked if index is None else stacked.index_select(0, index)

@@ -1,0 +1,1 @@
+"""Measures this package against stock torchreid on the same data, and against the machine."""

@@ -1,0 +1,63 @@
+"""What every subject is given: sizes, repeats, devices, the crops and a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from embae_plugin.benchmark.crops import write_target
+from embae_plugin.benchmark.fresh import FreshProcess
+from embae_plugin.benchmark.machine import Rates, measure_rates
+from embae_plugin.benchmark.measure import Row, not_measured
+from embae_plugin.benchmark.sizes import Sizes
+from embae_plugin.engine.train_step import has_fast_bf16
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass
+class Context:
+    """The circumstances of one run of the command.
+
+    Attributes:
+        sizes: of the work.
+        repeats: of each measurement.
+        folder: a temporary one, for crops and checkpoints.
+        stock: a process in which torchreid runs as its users run it.
+        cython_dir: where torchreid's compiled evaluator lies; ``""`` looks in torchreid.
+    """
+
+    sizes: Sizes
+    repeats: int
+    folder: Path
+    stock: FreshProcess
+    cython_dir: str = ""
+    rates: dict[str, Rates] = field(default_factory=dict)
+
+    def rates_of(self, device: str) -> Rates:
+        """What the device does at its best; measured when first asked for."""
+        if device not in self.rates:
+            self.rates[device] = measure_rates(device, has_fast_bf16(torch.device(device)))
+        return self.rates[device]
+
+    def on_each_device(
+        self, subject: str, what: str, work: Callable[[str], list[Row]]
+    ) -> list[Row]:
+        """The rows of ``work(device)`` on each device, and one that says which isn't there."""
+        rows: list[Row] = []
+        for device in DEVICES:
+            if device == "cuda" and not torch.cuda.is_available():
+                rows.append(not_measured(subject, what, device, "no GPU on this machine"))
+            else:
+                rows += work(device)
+        return rows
+
+    def crops(self, train: int, query: int, gallery: int) -> Path:
+        """A root with a dataset in Market-1501's layout of so many images; made once."""
+        root = self.folder / f"crops-{train}-{query}-{gallery}"
+        if not root.is_dir():
+            write_target(root, train, query, gallery)
+        return root

@@ -1,0 +1,67 @@
+"""The subjects by name, and a run over some of them."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from embae_plugin.benchmark import adaptation, features, growth, ranking, stages, training
+from embae_plugin.benchmark.context import Context
+from embae_plugin.benchmark.fresh import FreshProcess
+from embae_plugin.benchmark.machine import describe, describe_rates
+from embae_plugin.benchmark.measure import Row
+from embae_plugin.benchmark.sizes import Sizes
+
+logger = logging.getLogger(__name__)
+
+SUBJECTS: dict[str, Callable[[Context], list[Row]]] = {
+    "ranking": ranking.measure,
+    "growth": growth.measure,
+    "training": training.measure,
+    "features": features.measure,
+    "stages": stages.measure,
+    "adaptation": adaptation.measure,
+}
+
+
+def choose(names: str) -> list[str]:
+    """The subjects that a comma-separated list names, in the table's order; "" for all.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    for name in asked:
+        if name not in SUBJECTS:
+            known = ", ".join(SUBJECTS)
+            raise ValueError(f"--only: there is no subject {name!r}; there are {known}")
+    return [name for name in SUBJECTS if not asked or name in asked]
+
+
+def run_subjects(
+    names: Sequence[str], sizes: Sizes, repeats: int, cython_dir: str = ""
+) -> tuple[list[Row], dict[str, str]]:
+    """Measures subjects one after the other.
+
+    Args:
+        names: keys of :data:`SUBJECTS`.
+        sizes: of the work.
+        repeats: of each measurement.
+        cython_dir: see :class:`Context`.
+
+    Returns:
+        the table's rows, and what is to be known of the machine.
+    """
+    facts = describe()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="embae-benchmark-") as folder, FreshProcess() as stock:
+        context = Context(sizes, repeats, Path(folder), stock, cython_dir)
+        for name in names:
+            logger.info("measuring %s", name)
+            rows += SUBJECTS[name](context)
+        for device, rates in context.rates.items():
+            facts[f"{device} at its best"] = describe_rates(rates)
+    facts["sizes"] = f"{sizes.name}, {repeats} repeats"
+    return rows, facts

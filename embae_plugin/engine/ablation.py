@@ -1,0 +1,101 @@
+"""What scoring choices are worth: test-time views and normalisation, for every finished model.
+
+The trunk's features are computed once for all of it: a view on its own is the first of the two
+that flip has, and normalisation is applied to embeddings that are there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from embae_plugin.config import VARIANTS
+from embae_plugin.data.records import ImageRecords
+from embae_plugin.engine.checkpoint import load_checkpoint
+from embae_plugin.engine.pipeline import Run
+from embae_plugin.evaluation.ranking import evaluate_embeddings
+from embae_plugin.evaluation.report import Row, score_row
+from embae_plugin.evaluation.tta import embed_views
+from embae_plugin.models.embae import EmbAE
+
+logger = logging.getLogger(__name__)
+
+TTA = ("none", "flip", "ten_crop")
+
+
+def finished_stages(save_dir: Path) -> dict[str, str]:
+    """Variant to stage folder, for every finished stage that changes the embedding.
+
+    Stage 2 leaves f_emb as it was, so its checkpoints are not listed. The baseline comes first,
+    then the paper's variants, then other methods by name.
+    """
+    found = {}
+    for path in sorted(save_dir.glob("*/last.pth")):
+        payload = load_checkpoint(path)
+        stage = str(payload["stage"])
+        if payload["done"] and not stage.startswith("autoencoder-"):
+            found[_variant(stage)] = path.parent.name
+    order = [*VARIANTS, *sorted(set(found) - set(VARIANTS))]
+    return {variant: found[variant] for variant in order if variant in found}
+
+
+def _variant(stage: str) -> str:
+    return "baseline" if stage == "embedding" else stage.removeprefix("transfer-")
+
+
+def _embeddings(run: Run, model: EmbAE, records: ImageRecords, label: str, tta: str) -> torch.Tensor:
+    """As they are, (N, z_id_dim)."""
+    views = "flip" if tta == "none" else tta
+    features = run.store.features(model.trunk, records, label, views).features
+    return embed_views(model.f_emb, features[:, :1] if tta == "none" else features, False)
+
+
+def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> list[Row]:
+    """A row of scores for each finished model × test-time augmentation × normalisation.
+
+    Args:
+        run: of the configuration that the models were trained with.
+        variants: which; empty for all that are finished.
+        tta: which of ``none``, ``flip`` and ``ten_crop``.
+
+    Returns:
+        rows of :func:`score_row`, each with ``tta`` and ``normalized`` besides.
+
+    Raises:
+        FileNotFoundError: a variant asked for is not finished, or none is.
+        ValueError: the target has no query and gallery.
+    """
+    stages = finished_stages(run.save_dir)
+    absent = [name for name in variants if name not in stages]
+    if absent or not stages:
+        there = ", ".join(stages) or "none at all"
+        raise FileNotFoundError(
+            f"{run.save_dir} holds no finished {', '.join(absent) or 'stage'}; finished: {there}. "
+            "Train it with embae train, the same data.save_dir and embae.variants"
+        )
+    query, gallery = run.data.query, run.data.gallery
+    if query is None or gallery is None or query.pids is None or gallery.pids is None:
+        raise ValueError("the target has no labelled query and gallery to score on")
+    rows = []
+    for variant in variants or stages:
+        model = run.finished(stages[variant])
+        if model is None:
+            raise FileNotFoundError(f"{run.save_dir / stages[variant]} went while it was read")
+        for views in tta:
+            logger.info("%s, test-time augmentation %s", variant, views)
+            q = _embeddings(run, model, query, "query", views)
+            g = _embeddings(run, model, gallery, "gallery", views)
+            for normalized in (False, True):
+                scores = evaluate_embeddings(
+                    F.normalize(q, dim=1) if normalized else q,
+                    F.normalize(g, dim=1) if normalized else g,
+                    query.pids, gallery.pids, query.camids, gallery.camids,
+                    protocols=run.cfg.embae.test.protocols,
+                )  # fmt: skip
+                row = score_row(variant, scores, run.cfg.test.ranks)
+                rows.append({"tta": views, "normalized": normalized, **row})
+    return rows

@@ -1,0 +1,121 @@
+"""How long a run will take: as long as another seed took, or from a few timed steps.
+
+The timed steps are the engines' own, on noise, with the network, crop size, batch size and
+precision of the configuration, on the machine that would train.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from yacs.config import CfgNode
+
+from embae_plugin.data.feature_bank import FeatureStore, extract_features, flip_views
+from embae_plugin.data.records import ImageRecords, ReIDData
+from embae_plugin.engine.embedding import ImageEmbeddingEngine
+from embae_plugin.engine.pipeline import build_model
+from embae_plugin.engine.reconstruction import PARTS, ReconstructionPhase
+from embae_plugin.engine.transfer import VARIANTS
+
+_VIEWS = {"none": 1, "flip": 2, "ten_crop": 10}
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds on this machine.
+
+    Attributes:
+        train_step: of stage 1, for a batch.
+        view: the trunk's features of one crop.
+        head_step: of stages 2 and 3, for a batch of features.
+    """
+
+    train_step: float
+    view: float
+    head_step: float
+
+
+def _seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """The fastest of ``repeats`` calls, after two to warm up."""
+    best = float("inf")
+    for number in range(repeats + 2):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number >= 2:
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
+    """Times a few steps of each kind with a configuration; nothing is kept."""
+    cfg = cfg.clone()
+    cfg.model.pretrained, cfg.model.load_weights = False, ""
+    device = torch.device("cuda" if cfg.use_gpu and torch.cuda.is_available() else "cpu")
+    model = build_model(cfg).to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        noise = np.random.default_rng(0).integers(0, 255, (cfg.data.height, cfg.data.width, 3))
+        crop = Path(folder) / "noise.png"
+        Image.fromarray(noise.astype(np.uint8)).save(crop)
+        people = np.arange(cfg.train.batch_size) // cfg.sampler.num_instances
+        one = np.zeros(len(people), dtype=np.int64)
+        records = ImageRecords((str(crop),) * len(people), one, one, people)
+        store = FeatureStore(cfg.data.height, cfg.data.width, cfg.data.norm_mean,
+                             cfg.data.norm_std, device)  # fmt: skip
+        data = ReIDData(sources=["noise"], source=records)
+        node = cfg.embae.embedding
+        engine = ImageEmbeddingEngine(
+            data, model, batch_size=len(people), num_instances=cfg.sampler.num_instances,
+            transforms=["random_flip"], precision=node.precision, step=node.step,
+            use_gpu=device.type == "cuda", store=store,
+        )  # fmt: skip
+        phase = engine.phases(1)[0]
+        phase.start()
+        phase.start_epoch(0)
+        train_step = _seconds(lambda: phase.step(0, 0), device, repeats)
+        bank = store.images(records, "noise")
+        model.eval()
+        views = _seconds(lambda: extract_features(
+            model.trunk, bank, flip_views(False), store.size, store.mean, store.std
+        ), device, repeats)  # fmt: skip
+    size = cfg.embae.autoencoder.batch_size
+    features = torch.randn(size, 1, model.trunk.feature_dim, device=device)
+    heads = ReconstructionPhase(
+        "noise", model, features, torch.zeros(size, dtype=torch.long), PARTS, 1, lr=1e-3,
+        final_lr=1e-3, batch_size=size, seed=0,
+    )  # fmt: skip
+    heads.start()
+    heads.start_epoch(0)
+    head_step = _seconds(lambda: heads.step(0, 0), device, repeats)
+    return Speeds(train_step, views / len(people), head_step)
+
+
+def estimated_seconds(cfg: CfgNode, images: dict[str, int], speeds: Speeds) -> float:
+    """What a whole run of a configuration takes; decoding and ranking, which are short, left out.
+
+    Args:
+        images: see :func:`~embae_plugin.reproduction.runner.count_images`.
+    """
+    embae = cfg.embae
+    source, target = images["source"], images["target"]
+    steps = max(1, source // cfg.train.batch_size) * cfg.train.max_epoch
+    views = 2 * (source + target)
+    views += _VIEWS[embae.test.tta] * (images["query"] + images["gallery"])
+    chosen = [VARIANTS[name] for name in embae.variants if name in VARIANTS]
+    source_steps = max(1, source // embae.autoencoder.batch_size)
+    target_steps = max(1, target // embae.transfer.batch_size)
+    heads = len({v.encoders for v in chosen}) * embae.autoencoder.max_epoch * source_steps
+    for variant in chosen:
+        epochs = embae.transfer.max_epoch
+        epochs += embae.transfer.nuisance_epoch if variant.renewed else 0
+        heads += epochs * target_steps
+    seconds = steps * speeds.train_step + views * speeds.view + heads * speeds.head_step
+    return seconds

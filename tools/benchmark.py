@@ -1,0 +1,8 @@
+"""torchreid-style face of ``embae benchmark``: python tools/benchmark.py --quick"""
+
+import sys
+
+from embae_plugin.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""Face of ``embae reproduce``: python tools/reproduce.py --table all --root …"""
+
+import sys
+
+from embae_plugin.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", *sys.argv[1:]]))
