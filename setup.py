@@ -44,6 +44,7 @@ setup(
         "timm>=1.0.9",
         "numpy>=1.24",
         "yacs>=0.1.8",
+        "PyYAML>=5",
         "gdown>=4.7",
         "tabulate>=0.9",
         "matplotlib>=3.7",

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
+from embae_plugin import engine, losses, models
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data import samplers
+try:  # TEMPORARY until embae_plugin/data/datasets/__init__.py exists
+    from embae_plugin.data import datasets
+except ImportError:
+    datasets = None
 
-
-def _load(module, names):
-    # TEMPORARY guard until all modules exist.
-    try:
-        m = importlib.import_module(module)
-    except ModuleNotFoundError as e:
-        if e.name and e.name.startswith("embae_plugin"):
-            return {}
-        raise
-    return {n: getattr(m, n) for n in names if hasattr(m, n)}
+MODELS = {
+    "embae_mobilenetv1": models.embae_mobilenetv1,
+    "embae_mobilenetv2_x1_0": models.embae_mobilenetv2_x1_0,
+    "embae_osnet_x1_0": models.embae_osnet_x1_0,
+    "embae_resnet50": models.embae_resnet50,
+}
+DATASETS = {} if not hasattr(datasets, 'WARD') else {
+    "synthetic_source_a": datasets.SyntheticSourceA,
+    "synthetic_source_b": datasets.SyntheticSourceB,
+    "synthetic_target": datasets.SyntheticTarget,
+    "ward": datasets.WARD,
+}
+SAMPLERS = (samplers.RandomDatasetIdentitySampler, samplers.CameraBalancedSampler)
+LOSSES = (losses.BatchHardTripletLoss, losses.ReconstructionLoss)
+ENGINES = (
+    engine.ImageEmbeddingEngine,
+    engine.ImageAutoencoderEngine,
+    engine.ImageTransferEngine,
+    engine.ImageAdversarialEngine,
+    engine.ImageIdentificationEngine,
+    engine.ImagePULEngine,
+)
 
 
 def register() -> None:
-    """Enter everything in torchreid's tables; calling it again changes nothing."""
-    models = _load("embae_plugin.models", ["embae_mobilenetv1", "embae_mobilenetv2_x1_0", "embae_resnet50", "embae_osnet_x1_0"])
-    for n, o in models.items():
-        bridge.register_model(n, o)
-    for n, o in _load("embae_plugin.data.samplers", ["RandomDatasetIdentitySampler", "CameraBalancedSampler"]).items():
-        bridge.register_sampler(n, o)
-    for n, o in _load("embae_plugin.losses", ["BatchHardTripletLoss", "ReconstructionLoss"]).items():
-        bridge.register_loss(n, o)
-    for n, o in _load("embae_plugin.engine", ["ImageEmbeddingEngine", "ImageAutoencoderEngine", "ImageTransferEngine", "ImagePULEngine", "ImageIdentificationEngine", "ImageAdversarialEngine"]).items():
-        bridge.register_engine(n, o)
-    names = {"SyntheticSourceA": "synthetic_source_a", "SyntheticSourceB": "synthetic_source_b", "SyntheticTarget": "synthetic_target", "WARD": "ward"}
-    for n, o in _load("embae_plugin.data.datasets", list(names)).items():
-        bridge.register_dataset(names[n], o)
+    """Enter everything in torchreid's tables; calling it again changes nothing.
+
+    Raises:
+        ValueError: torchreid already has something else under one of the names.
+    """
+    for name, factory in MODELS.items():
+        bridge.register_model(name, factory)
+    for name, dataset in DATASETS.items():
+        bridge.register_dataset(name, dataset)
+    for sampler in SAMPLERS:
+        bridge.register_sampler(sampler.__name__, sampler)
+    for loss in LOSSES:
+        bridge.register_loss(loss.__name__, loss)
+    for engine_class in ENGINES:
+        bridge.register_engine(engine_class.__name__, engine_class)

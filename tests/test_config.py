@@ -20,7 +20,8 @@ from embae_plugin.config import (
 )
 from embae_plugin.config_files import config_folder, find_config
 
-CONFIGS = sorted(config_folder().glob("*.yaml"))
+# configs/reproduce_*.yaml are presets of `embae reproduce`, no training configurations.
+CONFIGS = sorted(p for p in config_folder().glob("*.yaml") if not p.stem.startswith("reproduce_"))
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:

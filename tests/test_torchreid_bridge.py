@@ -52,8 +52,8 @@ print(bridge.LAYOUT, bridge.VERSION, bridge.LOCATION)
 
 
 def run_fresh(code: str, *paths: Path) -> str:
-    """What ``code`` prints in a new interpreter that finds ``paths`` first."""
-    search = os.pathsep.join(map(str, (*paths, REPOSITORY)))
+    """What ``code`` prints in a new interpreter that finds packages in ``paths`` first."""
+    search = os.pathsep.join(map(str, (REPOSITORY, *paths)))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY.parent,
         env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
@@ -63,7 +63,8 @@ def run_fresh(code: str, *paths: Path) -> str:
 
 
 def test_installed_torchreid():
-    layout, version, location = run_fresh(USE_EVERYTHING).split()
+    installed = Path(torchreid.__file__).parents[1]
+    layout, version, location = run_fresh(USE_EVERYTHING, installed).split()
     assert (layout, version) in [("pypi", "0.2.5"), ("github", "1.4.0")]
     assert Path(location) == Path(torchreid.__file__).parent
 

@@ -70,26 +70,27 @@ def _table(
     operations = forward_operations(build_model(sizes), sizes.height, sizes.width)
     floor = 1 / context.rates_of(device).operations(operations)
     text = "operations of trunk and head"
-    scale = f"{sizes.trunk} at {sizes.height} × {sizes.width}"
-    what = f"{count:,} crops of 128 × 64 to embeddings, {scale}"
+    scale = f"{sizes.trunk} and f_emb at {sizes.height} × {sizes.width}"
+    size = f"{count:,} JPEG crops of 128 × 64 to embeddings, {scale}"
     return [
-        Row(SUBJECT, f"{what}, one view, first run", device, as_users, files, floor, text,
+        Row(SUBJECT, "one view, first run", device, as_users, files, floor, text,
             f"both from JPEG files. torchreid: float32, batches of {TEST_BATCH} from {workers()} "
             "loader processes, in a process of its own with the C library's defaults, without its "
-            "first batch. Ours: float32, decoding included"),
-        Row(SUBJECT, f"{what}, one view, first run, torchreid tuned", device, tuned, files, floor,
+            "first batch. Ours: float32, decoding included", size),
+        Row(SUBJECT, "one view, first run, torchreid tuned", device, tuned, files, floor,
             text, "torchreid in this process, where the allocator keeps freed memory, as `embae` "
-            "commands set it"),
-        Row(SUBJECT, f"{what}, one view, images decoded before", device, as_users, decoded, floor,
-            text, "every pass after the first; torchreid decodes each time"),
-        Row(SUBJECT, f"{what}, with its mirror image, first run", device,
+            "commands set it", size),
+        Row(SUBJECT, "one view, images decoded before", device, as_users, decoded, floor,
+            text, "every pass after the first; torchreid decodes each time", size),
+        Row(SUBJECT, "with its mirror image, first run", device,
             Measured(as_users.values, "views/s", name), mirrored, floor, text,
-            "views a second; torchreid has one view of each image, and would run twice for two"),
+            "views a second; torchreid has one view of each image, and would run twice for two",
+            size),
     ]  # fmt: skip
 
 
 def measure(context: Context) -> list[Row]:
     """The rows of this subject."""
-    sizes = context.sizes
-    what = f"{sizes.trunk}, {sizes.height} × {sizes.width}"
-    return context.on_each_device(SUBJECT, what, lambda device: _rows(context, device))
+    return context.on_each_device(
+        SUBJECT, "files to embeddings", lambda device: _rows(context, device)
+    )

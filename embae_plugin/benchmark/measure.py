@@ -66,13 +66,14 @@ class Row:
 
     Attributes:
         subject: which of the command's subjects it belongs to.
-        what: the work and its size.
+        what: the work.
         device: ``cpu`` or ``cuda``.
-        stock: torchreid's, or None where torchreid has no such thing.
+        stock: torchreid's, or whatever else ours is compared with; None if there is nothing.
         ours: None where it was not measured; ``note`` says why.
         floor: the least that this machine could do it in, in the unit of ``ours``.
         floor_text: what the floor counts.
         note: what is compared, and what was found besides.
+        size: of the work, where all rows of the subject share it.
     """
 
     subject: str
@@ -83,6 +84,7 @@ class Row:
     floor: float | None = None
     floor_text: str = ""
     note: str = ""
+    size: str = ""
 
     @property
     def ratio(self) -> float | None:

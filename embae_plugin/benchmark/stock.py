@@ -41,13 +41,15 @@ def workers() -> int:
     return min(WORKERS, cores())
 
 
-def build_datamanager(root: Path, sizes: Sizes, device: str) -> bridge.ImageDataManager:
+def build_datamanager(
+    root: Path, sizes: Sizes, device: str, train_sampler: str = "RandomSampler"
+) -> bridge.ImageDataManager:
     """torchreid's data manager over the crops below ``root``."""
     return bridge.build_datamanager(
         root=str(root), sources=DATASET, targets=DATASET, height=sizes.height, width=sizes.width,
         transforms="random_flip", norm_mean=list(NORM), norm_std=list(NORM),
         use_gpu=device == "cuda", batch_size_train=BATCH, batch_size_test=TEST_BATCH,
-        workers=workers(), num_instances=INSTANCES, train_sampler="RandomIdentitySampler",
+        workers=workers(), num_instances=INSTANCES, train_sampler=train_sampler,
     )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ class Clock:
 
 def train_seconds(root: Path, sizes: Sizes, device: str) -> float:
     """Seconds per image of one epoch of torchreid's ``ImageTripletEngine``, without softmax."""
-    manager: Any = build_datamanager(root, sizes, device)
+    manager: Any = build_datamanager(root, sizes, device, "RandomIdentitySampler")
     model = build_model(sizes, manager.num_train_pids).to(device)
     optimizer = bridge.build_optimizer(model, optim="adam", lr=3e-4)
     clock = Clock(device)

@@ -11,7 +11,7 @@ from embae_plugin.benchmark import adaptation, features, growth, ranking, stages
 from embae_plugin.benchmark.context import Context
 from embae_plugin.benchmark.fresh import FreshProcess
 from embae_plugin.benchmark.machine import describe, describe_rates
-from embae_plugin.benchmark.measure import Row
+from embae_plugin.benchmark.measure import Row, not_measured
 from embae_plugin.benchmark.sizes import Sizes
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,10 @@ def run_subjects(
         context = Context(sizes, repeats, Path(folder), stock, cython_dir)
         for name in names:
             logger.info("measuring %s", name)
-            rows += SUBJECTS[name](context)
+            try:
+                rows += SUBJECTS[name](context)
+            except MemoryError as error:  # hours of other measurements shall not be lost
+                rows.append(not_measured(name, name, "cpu", str(error)))
         for device, rates in context.rates.items():
             facts[f"{device} at its best"] = describe_rates(rates)
     facts["sizes"] = f"{sizes.name}, {repeats} repeats"

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from embae_plugin.benchmark.measure import Measured, Row
 
-HEADERS = ("work", "on", "torchreid", "ours", "ratio", "floor", "× floor")
+HEADERS = ("work", "on", "against", "ours", "ratio", "floor", "× floor")
 TITLES = {
     "ranking": "Ranking at Market size",
     "growth": "Ranking with large galleries",
@@ -62,7 +62,7 @@ def _body(rows: Sequence[Row], marks: Sequence[str]) -> list[list[str]]:
 
 def remark(row: Row) -> str:
     """What has to be said about a row: whose the left number is, what is compared, the floor."""
-    stock = f"left: {row.stock.who}" if row.stock and row.stock.who else ""
+    stock = f"against {row.stock.who}" if row.stock and row.stock.who else ""
     floor = f"floor: {row.floor_text}" if row.floor and row.floor_text else ""
     return "; ".join(part for part in (stock, row.note, floor) if part)
 
@@ -73,7 +73,17 @@ def subject_table(rows: Sequence[Row], style: str) -> str:
     marks = [f" [{remarks.index(remark(row)) + 1}]" if remark(row) else "" for row in rows]
     table = tabulate(_body(rows, marks), headers=HEADERS, tablefmt=style, disable_numparse=True)
     lines = [f"{number}. {text}." for number, text in enumerate(remarks, 1)]
-    return "\n".join([table, "", *lines]).rstrip()
+    return "\n".join([*_size_line(rows), table, "", *lines]).rstrip()
+
+
+def _size_line(rows: Sequence[Row]) -> list[str]:
+    """What all rows work on, by device where that differs."""
+    sizes = {(row.device, row.size): None for row in rows if row.size}
+    if not sizes:
+        return []
+    if len({size for _, size in sizes}) == 1:
+        return [f"{next(iter(sizes))[1]}.", ""]
+    return ["; ".join(f"{device}: {size}" for device, size in sizes) + ".", ""]
 
 
 def _by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -82,22 +82,20 @@ def _rows(context: Context, device: str) -> list[Row]:
     bf16 = resolve_precision("auto", store.device)
     operations = 3 * forward_operations(build_model(sizes), sizes.height, sizes.width)
     floor = 1 / context.rates_of(device).operations(operations, bf16)
-    what = f"{sizes.trunk}, batch {BATCH}, {sizes.height} × {sizes.width}"
+    size = f"{sizes.trunk}, batches of {BATCH}, {sizes.height} × {sizes.width}, {steps + 1} steps"
     name = f"torchreid {bridge.VERSION}, ImageTripletEngine"
     text = "3 × the operations of a forward pass"
     return [
-        Row(SUBJECT, what, device, Measured(as_users.values, "img/s", name), mine, floor, text,
+        Row(SUBJECT, "stage 1", device, Measured(as_users.values, "img/s", name), mine, floor, text,
             f"torchreid: float32, files read by {workers()} loader processes, in a process of its "
             f"own with the C library's defaults. Ours: {'bfloat16' if bf16 else 'float32'}, images "
-            "decoded once before. The first step is in neither"),
-        Row(SUBJECT, f"{what}, torchreid tuned", device, Measured(tuned.values, "img/s", name),
+            "decoded once before. The first step is in neither", size),
+        Row(SUBJECT, "stage 1, torchreid tuned", device, Measured(tuned.values, "img/s", name),
             mine, floor, text, "torchreid in this process, where the allocator keeps freed memory, "
-            "as `embae` commands set it"),
+            "as `embae` commands set it", size),
     ]  # fmt: skip
 
 
 def measure(context: Context) -> list[Row]:
     """The rows of this subject."""
-    sizes = context.sizes
-    what = f"{sizes.trunk}, batch {BATCH}, {sizes.height} × {sizes.width}"
-    return context.on_each_device(SUBJECT, what, lambda device: _rows(context, device))
+    return context.on_each_device(SUBJECT, "stage 1", lambda device: _rows(context, device))

@@ -89,4 +89,4 @@ def ablation_table(rows: Sequence[Row], style: str = "simple") -> str:
         scores = ["–" if row.get(key) is None else f"{row[key]:.3f}" for key in _COLUMNS]
         body.append([row["variant"], row["tta"], "yes" if row["normalized"] else "no", *scores])
     headers = ["Model", "TTA", "normalised", *_COLUMNS.values()]
-    return tabulate(body, headers=headers, tablefmt=style, disable_numparse=True)
+    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))

@@ -14,7 +14,7 @@ from embae_plugin import __version__
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.runtime import tune_allocator
 
-VERBS = ("train", "demo", "benchmark")
+VERBS = ("train", "demo", "reproduce", "ablate", "benchmark")
 
 
 def build_parser() -> argparse.ArgumentParser:

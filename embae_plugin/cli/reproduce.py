@@ -24,7 +24,7 @@ from embae_plugin import __version__
 from embae_plugin.cli.train import run_config
 from embae_plugin.evaluation.report import write_text
 from embae_plugin.reproduction.forecast import Forecast
-from embae_plugin.reproduction.jobs import Job, plan_jobs
+from embae_plugin.reproduction.jobs import Plan, plan_jobs
 from embae_plugin.reproduction.plot import plot_tables
 from embae_plugin.reproduction.preset import Preset, load_preset, seeds_of
 from embae_plugin.reproduction.render import as_csv, as_json, as_markdown, as_text
@@ -52,13 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", action="append", choices=["1", "2", "3", "4", "all"],
                         help="which table; may be given more than once (default: all)")  # fmt: skip
     parser.add_argument("--preset", default="paper",
-                        help="paper (default), synthetic, viper_cuhk01, … or a yaml file")  # fmt: skip
+                        help="paper (default), synthetic, viper_cuhk01 or a yaml file")  # fmt: skip
     parser.add_argument("--root", default="", help="folder with the data sets")
     parser.add_argument("--seeds", type=parse_seeds, default=None, metavar="N | A,B,…",
                         help="how many seeds, or which (default: the preset's)")  # fmt: skip
     parser.add_argument("--out", default="", help="default: log/reproduce_PRESET")
     parser.add_argument("--all-variants", action="store_true",
-                        help="add EmbAE-all and EmbAE-dataset, which the paper does not print")  # fmt: skip
+                        help="add EmbAE-all and EmbAE-dataset, not printed there")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would run, and for how long")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
@@ -66,39 +66,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; 2 if not a single table had its data."""
+    """Runs the command; 2 if a run failed, or not a single table had its data."""
     preset = load_preset(arguments.preset)
     out = Path(arguments.out or f"log/reproduce_{preset.name}")
     chosen = arguments.table or ["all"]
     numbers = list(preset.tables) if "all" in chosen else sorted({int(number) for number in chosen})
-    jobs = plan_jobs(
+    plan = plan_jobs(
         preset, numbers, arguments.seeds or preset.seeds, out, arguments.root,
         arguments.all_variants, arguments.opts,
     )  # fmt: skip
     if arguments.dry_run:
         with log_to(None, arguments.verbose):
-            forecast = Forecast(jobs)
+            forecast = Forecast(plan.jobs)
             logger.info("%s\n\n%s", preset.about, forecast.text())
         return 0
     with log_to(out / "reproduce.log", arguments.verbose):
         logger.info("%s", preset.about)
-        save = partial(_save, arguments, preset, jobs, out)
-        outcomes = reproduce(jobs, run_config, save)
-        tables = table_results(jobs, outcomes, preset.pul, arguments.all_variants)
+        save = partial(_save, arguments, preset, plan, out)
+        outcomes = reproduce(plan, run_config, save)
+        tables = table_results(plan, outcomes, arguments.all_variants)
         logger.info("in brackets: the gain over the baseline\n\n%s\n", as_text(tables))
         logger.info("written to %s: tables.md, tables.csv, tables.json, tables.png", out)
-    return 0 if any(outcome.scores for outcome in outcomes.values()) else 2
+    failed = any(outcome.failed for outcome in outcomes.values())
+    return 0 if not failed and any(outcome.scores for outcome in outcomes.values()) else 2
 
 
 def _save(
     arguments: argparse.Namespace,
     preset: Preset,
-    jobs: list[Job],
+    plan: Plan,
     out: Path,
     outcomes: Mapping[str, Outcome],
 ) -> None:
     """Writes the tables as far as they are filled."""
-    tables: list[TableResult] = table_results(jobs, outcomes, preset.pul, arguments.all_variants)
+    tables: list[TableResult] = table_results(plan, outcomes, arguments.all_variants)
     content = {"preset": preset.name, "version": __version__, "options": arguments.opts,
                "tables": as_json(tables)}  # fmt: skip
     write_text(out / "tables.json", json.dumps(content, indent=1, allow_nan=False) + "\n")

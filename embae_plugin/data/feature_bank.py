@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.image_bank import ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.models.trunks import fuse_for_inference, trunk_fingerprint
+from embae_plugin.models.trunks import Trunk, fuse_for_inference, trunk_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class FeatureBank:
 
 @torch.inference_mode()
 def extract_features(
-    trunk: nn.Module,
+    trunk: Trunk,
     bank: ImageBank,
     views: Sequence[View],
     size: tuple[int, int],
@@ -95,7 +94,7 @@ def extract_features(
         (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
     """
     device = bank.device
-    fused = fuse_for_inference(trunk).to(device, memory_format=torch.channels_last)
+    fused = fuse_for_inference(trunk).to(device).to(memory_format=torch.channels_last)
     if device.type == "cuda":
         batch_size = max(batch_size, 512)
     out: torch.Tensor | None = None
@@ -191,7 +190,7 @@ class FeatureStore:
 
     def features(
         self,
-        trunk: nn.Module,
+        trunk: Trunk,
         records: ImageRecords,
         label: str,
         tta: str = "flip",

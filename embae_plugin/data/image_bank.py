@@ -46,7 +46,8 @@ def decode(path: str, height: int, width: int) -> np.ndarray:
     """One image file as uint8 (height, width, 3), RGB, resized bilinearly.
 
     The same pixels as torchreid's ``read_image`` followed by torchvision's ``Resize`` (both use
-    Pillow's antialiased bilinear filter).
+    Pillow's antialiased bilinear filter). As there, a camera's note to turn the picture (EXIF) is
+    not followed, transparency is dropped, and 16-bit grey is Pillow's reading of it.
 
     Raises:
         ValueError: the file is missing, no image, truncated, or larger than Pillow's bomb limit.
@@ -60,7 +61,9 @@ def decode(path: str, height: int, width: int) -> np.ndarray:
         raise ValueError("not an image, or an empty file") from None
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # each of Pillow's decoders has errors of its own
         raise ValueError(f"damaged: {error}") from None
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)

@@ -8,46 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.config import VARIANTS
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.engine.checkpoint import load_checkpoint
-from embae_plugin.engine.pipeline import Run
+from embae_plugin.engine.pipeline import STAGES, Run
 from embae_plugin.evaluation.ranking import evaluate_embeddings
 from embae_plugin.evaluation.report import Row, score_row
 from embae_plugin.evaluation.tta import embed_views
-from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.pooled import ReIDModel
 
 logger = logging.getLogger(__name__)
 
 TTA = ("none", "flip", "ten_crop")
 
 
-def finished_stages(save_dir: Path) -> dict[str, str]:
-    """Variant to stage folder, for every finished stage that changes the embedding.
-
-    Stage 2 leaves f_emb as it was, so its checkpoints are not listed. The baseline comes first,
-    then the paper's variants, then other methods by name.
-    """
-    found = {}
-    for path in sorted(save_dir.glob("*/last.pth")):
-        payload = load_checkpoint(path)
-        stage = str(payload["stage"])
-        if payload["done"] and not stage.startswith("autoencoder-"):
-            found[_variant(stage)] = path.parent.name
-    order = [*VARIANTS, *sorted(set(found) - set(VARIANTS))]
-    return {variant: found[variant] for variant in order if variant in found}
-
-
-def _variant(stage: str) -> str:
-    return "baseline" if stage == "embedding" else stage.removeprefix("transfer-")
-
-
-def _embeddings(run: Run, model: EmbAE, records: ImageRecords, label: str, tta: str) -> torch.Tensor:
+def _embeddings(
+    run: Run, model: ReIDModel, records: ImageRecords, label: str, tta: str
+) -> torch.Tensor:
     """As they are, (N, z_id_dim)."""
     views = "flip" if tta == "none" else tta
     features = run.store.features(model.trunk, records, label, views).features
@@ -69,22 +48,11 @@ def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> 
         FileNotFoundError: a variant asked for is not finished, or none is.
         ValueError: the target has no query and gallery.
     """
-    stages = finished_stages(run.save_dir)
-    absent = [name for name in variants if name not in stages]
-    if absent or not stages:
-        there = ", ".join(stages) or "none at all"
-        raise FileNotFoundError(
-            f"{run.save_dir} holds no finished {', '.join(absent) or 'stage'}; finished: {there}. "
-            "Train it with embae train, the same data.save_dir and embae.variants"
-        )
     query, gallery = run.data.query, run.data.gallery
     if query is None or gallery is None or query.pids is None or gallery.pids is None:
         raise ValueError("the target has no labelled query and gallery to score on")
     rows = []
-    for variant in variants or stages:
-        model = run.finished(stages[variant])
-        if model is None:
-            raise FileNotFoundError(f"{run.save_dir / stages[variant]} went while it was read")
+    for variant, model in _models(run, variants).items():
         for views in tta:
             logger.info("%s, test-time augmentation %s", variant, views)
             q = _embeddings(run, model, query, "query", views)
@@ -99,3 +67,17 @@ def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> 
                 row = score_row(variant, scores, run.cfg.test.ranks)
                 rows.append({"tta": views, "normalized": normalized, **row})
     return rows
+
+
+def _models(run: Run, variants: Sequence[str]) -> dict[str, ReIDModel]:
+    finished = {name: run.finished(stage) for name, stage in STAGES.items()
+                if not variants or name in variants}  # fmt: skip
+    models = {name: model for name, model in finished.items() if model is not None}
+    absent = [name for name in variants if name not in models]
+    if absent or not models:
+        there = ", ".join(models) or "none"
+        raise FileNotFoundError(
+            f"{run.save_dir} holds no finished {', '.join(absent) or 'model'} (finished: {there}). "
+            "Train it with embae train, the same data.save_dir and embae.variants"
+        )
+    return models

@@ -221,7 +221,7 @@ class AdversarialPhase:
 
     def _update(self, which: str, loss: torch.Tensor) -> None:
         self.optimizers[which].zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers[which].step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -44,11 +44,17 @@ class ImageAutoencoderEngine(StageEngine):
             raise ValueError(f"encoders {encoders!r}: must be one of {', '.join(ENCODERS)}")
         super().__init__(datamanager, model, use_gpu, seed, store)
         self.encoders, self.stage = encoders, f"autoencoder-{encoders}"
-        self.schedule = {"lr": lr, "final_lr": final_lr, "batch_size": batch_size}
+        self.lr, self.final_lr, self.batch_size = lr, final_lr, batch_size
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""
-        return {**super().identity(), **self.schedule, "images": len(self.data.source)}
+        return {
+            **super().identity(),
+            "lr": self.lr,
+            "final_lr": self.final_lr,
+            "batch_size": self.batch_size,
+            "images": len(self.data.source),
+        }
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """One phase, which learns fresh f_nui and f_dec."""
@@ -60,6 +66,6 @@ class ImageAutoencoderEngine(StageEngine):
         return [
             ReconstructionPhase(
                 self.encoders, self.model, features.features, groups, ("f_nui", "f_dec"),
-                max_epoch, seed=self.seed, **self.schedule,
+                max_epoch, self.lr, self.final_lr, self.batch_size, self.seed,
             )
         ]  # fmt: skip

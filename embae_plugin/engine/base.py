@@ -20,7 +20,7 @@ from embae_plugin.data.records import ReIDData
 from embae_plugin.engine.checkpoint import state_fingerprint
 from embae_plugin.engine.loop import Loop, LoopOptions, Phase
 from embae_plugin.engine.scoring import score_model
-from embae_plugin.evaluation.ranking import Scores
+from embae_plugin.evaluation import Scores
 from embae_plugin.evaluation.report import SHOWN, score_row
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.pooled import ReIDModel
@@ -28,7 +28,7 @@ from embae_plugin.models.pooled import ReIDModel
 logger = logging.getLogger(__name__)
 
 
-class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
+class StageEngine(bridge.Engine):
     """Base of the EmbAE engines.
 
     Args:
@@ -123,9 +123,8 @@ class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
         for name in ("rerank", "visrank", "use_metric_cuhk03"):
             if unused.get(name):
                 raise ValueError(f"{name} is not done by {type(self).__name__}; use torchreid's")
-        scoring = {"normalize": normalize_feature, "tta": tta, "ranks": ranks}
         if test_only:
-            self.test(**scoring)
+            self.test(normalize_feature=normalize_feature, tta=tta, ranks=ranks)
             return []
 
         def after_epoch(phase: str, epoch: int) -> dict[str, float]:
@@ -151,13 +150,17 @@ class StageEngine(bridge.Engine):  # type: ignore[misc, name-defined]
 
     def test(
         self,
-        normalize: bool = True,
+        dist_metric: str = "euclidean",
+        normalize_feature: bool = True,
         tta: str = "flip",
         ranks: Sequence[int] = (1, 5, 10, 20),
         **unused: Any,
     ) -> float:
-        """Scores the model on the target's query and gallery, logs it and returns rank-1."""
-        scores = self.scores(normalize, tta)
+        """Scores the model on the target's query and gallery, logs it and returns rank-1.
+
+        Cosine distance ranks as Euclidean distance between normalised embeddings does.
+        """
+        scores = self.scores(normalize_feature or dist_metric == "cosine", tta)
         for protocol, result in scores.items():
             cmc = ", ".join(f"rank-{rank} {result.rank(rank):.3f}" for rank in ranks)
             logger.info("%s %s: mAP %.3f, %s", self.data.target, protocol, result.mAP, cmc)

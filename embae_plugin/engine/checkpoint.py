@@ -65,16 +65,18 @@ def read_file(path: str | Path) -> Any:
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+        if "GLOBAL" in str(error):
             raise ValueError(
                 f"{path} holds Python objects besides weights; it was not loaded, because such a "
                 "file can run any code"
             ) from None
-        raise ValueError(f"{path} is damaged or no checkpoint ({error})") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is cut short, damaged, or no checkpoint ({str(error).splitlines()[0]})"
-        ) from None
+        # torch's own message advises to switch its protection off
+        raise ValueError(f"{path} is damaged or no checkpoint; it was not loaded") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file leads torch.load to
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is cut short, damaged, or no checkpoint ({reason})") from None
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -101,8 +103,11 @@ def check_identity(path: str | Path, saved: Mapping[str, Any], now: Mapping[str,
     Raises:
         ValueError: lists each setting, its value then and now.
     """
+    def shown(settings: Mapping[str, Any], key: str) -> str:
+        return repr(settings[key]) if key in settings else "(absent)"
+
     changed = [
-        f"  {key}: {saved.get(key, '(absent)')!r} then, {now.get(key, '(absent)')!r} now"
+        f"  {key}: {shown(saved, key)} then, {shown(now, key)} now"
         for key in sorted({*saved, *now})
         if saved.get(key) != now.get(key)
     ]
@@ -122,6 +127,20 @@ def state_fingerprint(module: nn.Module) -> str:
     return total.hexdigest()
 
 
+def _check_spec(path: str | Path, payload: Any, model: nn.Module) -> None:
+    """Refuses another trunk or order of layers, which weights of the same shapes would not show."""
+    theirs = payload.get("spec") if isinstance(payload, dict) else None
+    if not isinstance(theirs, dict) or not hasattr(model, "spec"):
+        return
+    mine = model.spec()
+    for key, setting in (("trunk", "embae.trunk"), ("order", "embae.head_order")):
+        if theirs.get(key) != mine.get(key):
+            raise ValueError(
+                f"{path} belongs to another model: its {setting} is {theirs.get(key)}, this run's "
+                f"is {mine.get(key)}"
+            )
+
+
 def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) -> None:
     """Loads weights from an EmbAE or a torchreid checkpoint, or a bare state dict.
 
@@ -132,6 +151,7 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
         FileNotFoundError, ValueError: see :func:`read_file`; also where names or shapes differ.
     """
     payload = read_file(path)
+    _check_spec(path, payload, model)
     for key in ("model", "state_dict"):
         if isinstance(payload, dict) and isinstance(payload.get(key), dict):
             payload = payload[key]
@@ -143,7 +163,9 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
     if parts:
         state = {key: value for key, value in state.items() if key.split(".")[0] in parts}
         own = {key: value for key, value in own.items() if key.split(".")[0] in parts}
-    wrong = [f"missing {key}" for key in own if key not in state]
+    held = {key.split(".")[0] for key in own}
+    wrong = [f"no {part} in this model" for part in parts if part not in held]
+    wrong += [f"missing {key}" for key in own if key not in state]
     wrong += [f"unexpected {key}" for key in state if key not in own]
     wrong += [
         f"{key} is {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"

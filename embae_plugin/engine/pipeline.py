@@ -29,6 +29,7 @@ from embae_plugin.engine.scoring import score_model
 from embae_plugin.engine.transfer import VARIANTS, ImageTransferEngine
 from embae_plugin.evaluation.report import Row, score_row
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.factories import TRUNK_OF_MODEL
 from embae_plugin.models.pooled import ReIDModel, model_from_spec
 from embae_plugin.models.trunks import build_trunk
 
@@ -36,12 +37,6 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=ReIDModel)
 
-TRUNK_OF_MODEL = {
-    "embae_mobilenetv1": "mobilenetv1",
-    "embae_mobilenetv2_x1_0": "torchreid:mobilenetv2_x1_0",
-    "embae_resnet50": "torchreid:resnet50",
-    "embae_osnet_x1_0": "torchreid:osnet_x1_0",
-}
 # Rows of results and the stages whose models they score.
 STAGES = {"baseline": "embedding", **{v: f"transfer-{v}" for v in VARIANTS}, **STAGE_OF_ROW}
 

@@ -145,14 +145,16 @@ class ImagePULEngine(ImageIdentificationEngine):
         if target is None or not len(target):
             raise ValueError("there are no target images: name a target that is not a source")
         if not 2 <= clusters <= len(target):
-            raise ValueError(f"{clusters} clusters of {len(target)} target images: there must be "
-                             "at least 2, and no more than images (embae.pul.clusters)")  # fmt: skip
+            raise ValueError(
+                f"{clusters} clusters of {len(target)} target images: there must be at least 2, "
+                "and no more than images (embae.pul.clusters)"
+            )
         if not -1 <= threshold < 1:
             raise ValueError(f"threshold {threshold}: a cosine similarity, at least -1, below 1")
         if monitor_pids is not None and len(monitor_pids) != len(target):
             raise ValueError(f"{len(monitor_pids)} monitor_pids for {len(target)} target images")
-        self.target, self.rounds, self.clusters, self.threshold = target, rounds, clusters, threshold
-        self.near_any_seed, self.restart = near_any_seed, restart
+        self.target, self.rounds, self.clusters = target, rounds, clusters
+        self.threshold, self.near_any_seed, self.restart = threshold, near_any_seed, restart
         self.monitor_pids = None if monitor_pids is None else np.asarray(monitor_pids)
         self.initial: dict[str, torch.Tensor] = {}
 
@@ -186,12 +188,11 @@ class Round(SoftmaxPhase):
 
     def _embeddings(self) -> Floats:
         """The target's embeddings (N, D) by the weights of the moment, of unmirrored images."""
-        model = self.engine.model.eval()
+        model, store = self.engine.model.eval(), self.engine.store
         if self.features is not None:
             h = self.features[:, :1]
         else:
-            cached = self.engine.store.features(model.trunk, self.records, self.label, "none", False)
-            h = cached.features
+            h = store.features(model.trunk, self.records, self.label, "none", keep=False).features
         return embed_views(model.f_emb, h, normalize=False).cpu().numpy()
 
     def _cluster(self) -> torch.Tensor:

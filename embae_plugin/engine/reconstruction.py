@@ -50,7 +50,7 @@ def merge_lone_groups(groups: torch.Tensor, least: int = 2) -> torch.Tensor:
 @torch.inference_mode()
 def _constant(module: nn.Module, h: torch.Tensor, *extra: torch.Tensor) -> torch.Tensor:
     """Outputs of a fixed module for every feature, (M, D) to (M, d), 8192 at a time."""
-    parts = [
+    parts: list[torch.Tensor] = [
         module(h[i : i + 8192], *(e[i : i + 8192] for e in extra)) for i in range(0, len(h), 8192)
     ]
     return torch.cat(parts).clone()

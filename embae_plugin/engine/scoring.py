@@ -8,7 +8,7 @@ import torch
 
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.evaluation.ranking import Scores, evaluate_embeddings
+from embae_plugin.evaluation import Scores, evaluate_embeddings
 from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.models.pooled import ReIDModel
 

@@ -198,7 +198,7 @@ class SoftmaxPhase:
         classes = self.classes[index].to(engine.device)
         loss = F.cross_entropy(logits, classes)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         right = (logits.detach().argmax(1) == classes).float().mean()
         constants = {name: torch.tensor(v, dtype=torch.double) for name, v in self.report.items()}

@@ -108,7 +108,7 @@ class GraphStep:
         fresh = not optimizer.state
         kept = {key: {n: v.clone() for n, v in state.items() if torch.is_tensor(v)}
                 for key, state in optimizer.state.items()}  # fmt: skip
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(self.warmup):

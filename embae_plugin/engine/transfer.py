@@ -84,15 +84,16 @@ class ImageTransferEngine(StageEngine):
             )
         self.variant, self.stage = variant, f"transfer-{variant}"
         self.nuisance_epoch = nuisance_epoch
-        self.schedule = {"final_lr": final_lr, "batch_size": batch_size}
-        self.lr, self.nuisance_lr = lr, nuisance_lr
+        self.lr, self.nuisance_lr, self.final_lr = lr, nuisance_lr, final_lr
+        self.batch_size = batch_size
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""
         records = self.data.target_train
         return {
             **super().identity(),
-            **self.schedule,
+            "batch_size": self.batch_size,
+            "final_lr": self.final_lr,
             "lr": self.lr,
             "nuisance_lr": self.nuisance_lr,
             "nuisance_epoch": self.nuisance_epoch,
@@ -110,16 +111,16 @@ class ImageTransferEngine(StageEngine):
         if variant.renewed == "camera" and cameras == 1:
             logger.warning("the target has one camera, so cam has one encoder, as new has")
         features = self.store.features(self.model.trunk, records, "target").features
-        common = {"model": self.model, "features": features, "groups": groups, "seed": self.seed}
-        main = ReconstructionPhase(
-            "embedding", learn=variant.learn, epochs=max_epoch, lr=self.lr,
-            **common, **self.schedule,
-        )  # fmt: skip
+
+        def phase(name: str, learn: tuple[str, ...], epochs: int, lr: float) -> ReconstructionPhase:
+            return ReconstructionPhase(
+                name, self.model, features, groups, learn, epochs, lr, self.final_lr,
+                self.batch_size, self.seed,
+            )  # fmt: skip
+
+        main = phase("embedding", variant.learn, max_epoch, self.lr)
         if variant.renewed is None:
             return [main]
         self.model.reset_nuisance(int(groups.max()) + 1, seeded(self.seed, self.stage))
-        nuisance = ReconstructionPhase(
-            "nuisance", learn=("f_nui",), epochs=self.nuisance_epoch, lr=self.nuisance_lr,
-            **common, **self.schedule,
-        )  # fmt: skip
+        nuisance = phase("nuisance", ("f_nui",), self.nuisance_epoch, self.nuisance_lr)
         return [nuisance, main]

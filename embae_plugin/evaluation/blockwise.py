@@ -30,7 +30,11 @@ def score_blocks(
     """Return the scores of each protocol; see ``ranking.evaluate_embeddings``."""
     num_query, num_gallery = len(matching.q_order), len(matching.g_order)
     rows, columns = block_shape(
-        num_query, num_gallery, matching.most_matches, distances.dtype.itemsize, block_bytes
+        num_query,
+        num_gallery,
+        matching.most_matches,
+        torch.finfo(distances.dtype).bits // 8,
+        block_bytes,
     )
     # blocks of about equal height: kernels for one or two rows round differently
     rows = math.ceil(num_query / math.ceil(num_query / rows))

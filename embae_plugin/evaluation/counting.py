@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -60,15 +61,16 @@ def add_counts(
         strip = Counts(counts.others[top:bottom], counts.own[top:bottom])
         _add_strip(strip, distances[top:bottom], positives[top:bottom], own[top].tolist())
 
-    # list() also raises what a thread raised
-    list(executor.map(work, cuts[:-1], cuts[1:]))
+    # other threads would leave the caller's CUDA stream; list() raises what a thread raised
+    run = executor.map if distances.device.type == "cpu" else map
+    list(run(work, cuts[:-1], cuts[1:]))
 
 
 def _add_strip(counts: Counts, distances: Tensor, positives: Tensor, own: list[int]) -> None:
     columns = distances.shape[1]
     edges = sorted({*range(0, columns, SLICE_COLUMNS), columns, *own})
     wanted = positives.contiguous()
-    for left, right in zip(edges[:-1], edges[1:]):
+    for left, right in pairwise(edges):
         total = counts.own if own[0] <= left < own[1] else counts.others
         total += torch.searchsorted(_sorted_rows(distances[:, left:right]), wanted, right=True)
 

@@ -71,14 +71,14 @@ class EmbeddingDistances:
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
         shape = (row_stop - row_start, stop - start)
         size = shape[0] * shape[1]
-        if len(self._buffer) < size:  # fresh memory for each block would take as long as the product
+        if len(self._buffer) < size:  # fresh memory for each block costs as much as the product
             self._buffer = self._query.new_empty(size)
         block = self._buffer[:size].view(shape)
         return torch.mm(self._query[row_start:row_stop], self._gallery[start:stop].T, out=block)
 
 
 class MatrixDistances:
-    """A distance matrix made elsewhere, ``(num_query, num_gallery)``, read block by block."""
+    """A distance matrix made elsewhere, ``(num_query, num_gallery)`` without NaN."""
 
     def __init__(
         self, distmat: Tensor | npt.NDArray[Any], q_order: Tensor, g_order: Tensor
@@ -88,9 +88,6 @@ class MatrixDistances:
 
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
         rows = take_rows(self._distmat, self._q_order[row_start:row_stop], self.dtype)
-        bad = int(torch.isnan(rows.amax(dim=1)).sum())
-        if bad:
-            raise ValueError(f"distmat: NaN in {bad} of rows {row_start} to {row_stop - 1}")
         block = rows.index_select(1, self._g_order[start:stop])
         largest = torch.finfo(self.dtype).max
         return block.clamp_(min=-largest, max=largest)  # infinity is for what isn't counted
@@ -115,7 +112,8 @@ def block_shape(
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Keep TF32, bfloat16 and autocast out of the matrix products inside, whatever is set."""
-    matmuls = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    backends = [torch.backends.cuda, torch.backends.mkldnn]
+    matmuls: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
     settings = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
     try:
         overall = torch.get_float32_matmul_precision()

@@ -69,6 +69,20 @@ def check_finite(name: str, rows: Tensor) -> None:
         )
 
 
+def check_no_nan(name: str, matrix: Tensor | npt.NDArray[Any]) -> None:
+    """Refuse NaN, and say how many rows have one.
+
+    Raises:
+        ValueError: at least one row has a NaN.
+    """
+    if isinstance(matrix, Tensor):
+        bad = int(matrix.amax(dim=1).isnan().sum())
+    else:
+        bad = int(np.isnan(matrix.max(axis=1)).sum())
+    if bad:
+        raise ValueError(f"{name}: {bad} of {len(matrix)} rows hold NaN")
+
+
 def encode_ids(name: str, query: Any, gallery: Any, sizes: tuple[int, int]) -> tuple[Codes, Codes]:
     """Map the ids of query and gallery to 0, 1, 2, ... in common; any integers will do.
 

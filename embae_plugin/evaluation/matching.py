@@ -38,7 +38,8 @@ class Matching:
         self.most_matches = int(count[q_pids].max())
         self.q_order, self.g_order = _to(q_order, device), _to(g_order, device)
         self._q_cams, self._g_cams = _to(q_cams, device), _to(g_cams, device)
-        self.own = np.stack([np.searchsorted(g_cams, q_cams, side) for side in ("left", "right")], 1)
+        edges = [np.searchsorted(g_cams, q_cams, side=side) for side in ("left", "right")]
+        self.own = np.stack(edges, axis=1)
         # gallery positions grouped by identity, and each query's stretch of them
         self._by_pid = _to(np.argsort(g_pids, kind="stable"), device)
         self._first, self._count = _to(first[q_pids], device), _to(count[q_pids], device)

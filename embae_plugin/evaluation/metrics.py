@@ -46,7 +46,7 @@ class Scores:
             ValueError: ``k`` isn't within 1 to ``max_rank``.
         """
         if not 1 <= k <= len(self.cmc):
-            raise ValueError(f"rank {k} is not in 1..{len(self.cmc)}; evaluate with a max_rank >= k")
+            raise ValueError(f"no rank {k} in a CMC of 1 to {len(self.cmc)}; raise max_rank")
         return float(self.cmc[k - 1])
 
 
@@ -65,7 +65,7 @@ def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
     Args:
         hits: ``(num_query, slots)`` 1.0 where a slot holds a positive that counts, else 0.0;
             slots run from near to far.
-        before: ``(num_query, slots)`` float64, number of *negatives* before each slot.
+        before: ``(num_query, slots)`` number of *negatives* before each slot.
 
     The k-th hit with n negatives before it has rank k + n and precision k / (k + n). The rule of
     the MATLAB code weighs each step of the recall with the mean of two precisions: the hit's own

@@ -45,7 +45,8 @@ class Protocol:
         same_pid = np.asarray(q_pids)[:, None] == np.asarray(g_pids)[None, :]
         same_camera = np.asarray(q_camids)[:, None] == np.asarray(g_camids)[None, :]
         switch = np.where(same_pid, self.ignores_same_identity, self.ignores_other_identities)
-        return np.logical_and(same_camera, switch)
+        ignored: npt.NDArray[np.bool_] = same_camera & switch
+        return ignored
 
 
 PROTOCOLS: dict[str, Protocol] = {

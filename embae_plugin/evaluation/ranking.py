@@ -16,14 +16,17 @@ from torch import Tensor
 
 from embae_plugin.evaluation.blockwise import score_blocks
 from embae_plugin.evaluation.distances import EmbeddingDistances, MatrixDistances, full_precision
-from embae_plugin.evaluation.inputs import as_floating, encode_ids
+from embae_plugin.evaluation.inputs import as_floating, check_no_nan, encode_ids
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import FloatArray, Scores
 from embae_plugin.evaluation.protocols import get_protocols
 
+__all__ = ["Scores", "evaluate_embeddings", "evaluate_rank"]
+
 BLOCK_BYTES = 2**27
 
 
+@torch.inference_mode(False)  # a mode of one thread, whose tensors other threads can't write to
 @torch.no_grad()
 def evaluate_rank(
     distmat: npt.ArrayLike | Tensor,
@@ -57,12 +60,14 @@ def evaluate_rank(
     sizes = (matrix.shape[0], matrix.shape[1])
     chosen = get_protocols(protocol)
     _check_positive("max_rank", max_rank)
+    check_no_nan("distmat", matrix)
     matching = _match((q_pids, g_pids, q_camids, g_camids), sizes, device)
     distances = MatrixDistances(matrix, matching.q_order, matching.g_order)
     scores = score_blocks(distances, matching, chosen, max_rank, BLOCK_BYTES)[chosen[0].name]
     return scores.cmc, scores.mAP
 
 
+@torch.inference_mode(False)  # a mode of one thread, whose tensors other threads can't write to
 @torch.no_grad()
 def evaluate_embeddings(
     q_emb: npt.ArrayLike | Tensor,
@@ -117,7 +122,7 @@ def evaluate_embeddings(
         return score_blocks(distances, matching, chosen, max_rank, block_bytes)
 
 
-def _match(ids: tuple[Any, Any, Any, Any], sizes: tuple[int, int], device: torch.device) -> Matching:
+def _match(ids: tuple[Any, ...], sizes: tuple[int, int], device: torch.device) -> Matching:
     q_pids, g_pids = encode_ids("pids", ids[0], ids[1], sizes)
     q_cams, g_cams = encode_ids("camids", ids[2], ids[3], sizes)
     return Matching(q_pids, g_pids, q_cams, g_cams, device)

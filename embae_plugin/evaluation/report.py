@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from embae_plugin.atomic_file import replacing
-from embae_plugin.evaluation.ranking import Scores
+from embae_plugin.evaluation.metrics import Scores
 
 Row = dict[str, Any]
 
@@ -63,7 +63,7 @@ def score_table(rows: Sequence[Row], columns: Sequence[str] = SHOWN, style: str 
         for row in rows
     ]
     headers = ["Model", *(HEADERS.get(column, column) for column in columns)]
-    return tabulate(body, headers=headers, tablefmt=style, disable_numparse=True)
+    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
 
 
 def dropped_note(rows: Sequence[Row]) -> str:

@@ -16,7 +16,7 @@ from embae_plugin.models.trunks import Trunk, build_trunk
 
 
 class PooledReID(nn.Module):
-    """``trunk`` and nothing on top; ``f_emb``, the identity, is there so that all models score alike.
+    """``trunk`` and nothing on top; ``f_emb`` is the identity, so that all models score alike.
 
     Args:
         trunk: maps (B, 3, H, W) to (B, trunk.feature_dim).

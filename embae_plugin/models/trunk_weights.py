@@ -62,6 +62,7 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
+    path.open("rb").close()  # a file that may not be read is not a damaged one
     try:
         with torch.serialization.safe_globals(_numpy_scalar_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -70,7 +71,7 @@ def _read_torch(path: Path) -> Any:
             f"trunk weights {path} hold Python objects other than weights, or are no torch file; "
             f"nothing of it was run ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
             f"trunk weights {path} are damaged or cut short ({_first_line(error)}); fetch the "
             "file again"

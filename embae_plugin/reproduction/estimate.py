@@ -23,6 +23,7 @@ from embae_plugin.engine.embedding import ImageEmbeddingEngine
 from embae_plugin.engine.pipeline import build_model
 from embae_plugin.engine.reconstruction import PARTS, ReconstructionPhase
 from embae_plugin.engine.transfer import VARIANTS
+from embae_plugin.models.embae import EmbAE
 
 _VIEWS = {"none": 1, "flip": 2, "ten_crop": 10}
 
@@ -35,11 +36,13 @@ class Speeds:
         train_step: of stage 1, for a batch.
         view: the trunk's features of one crop.
         head_step: of stages 2 and 3, for a batch of features.
+        pul_step: the same for a batch of PUL's.
     """
 
     train_step: float
     view: float
     head_step: float
+    pul_step: float
 
 
 def _seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -86,29 +89,45 @@ def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
         views = _seconds(lambda: extract_features(
             model.trunk, bank, flip_views(False), store.size, store.mean, store.std
         ), device, repeats)  # fmt: skip
-    size = cfg.embae.autoencoder.batch_size
-    features = torch.randn(size, 1, model.trunk.feature_dim, device=device)
-    heads = ReconstructionPhase(
-        "noise", model, features, torch.zeros(size, dtype=torch.long), PARTS, 1, lr=1e-3,
-        final_lr=1e-3, batch_size=size, seed=0,
+    heads = [
+        _seconds(_head_step(model, size, device), device, repeats)
+        for size in (cfg.embae.autoencoder.batch_size, cfg.embae.pul.batch_size)
+    ]
+    return Speeds(train_step, views / len(people), *heads)
+
+
+def _head_step(model: EmbAE, size: int, device: torch.device) -> Callable[[], object]:
+    features = torch.randn(
+        size, 1, model.trunk.feature_dim, generator=torch.Generator().manual_seed(0)
+    )
+    phase = ReconstructionPhase(
+        "noise", model, features.to(device), torch.zeros(size, dtype=torch.long), PARTS, 1,
+        lr=1e-3, final_lr=1e-3, batch_size=size, seed=0,
     )  # fmt: skip
-    heads.start()
-    heads.start_epoch(0)
-    head_step = _seconds(lambda: heads.step(0, 0), device, repeats)
-    return Speeds(train_step, views / len(people), head_step)
+    phase.start()
+    phase.start_epoch(0)
+    return lambda: phase.step(0, 0)
 
 
 def estimated_seconds(cfg: CfgNode, images: dict[str, int], speeds: Speeds) -> float:
-    """What a whole run of a configuration takes; decoding and ranking, which are short, left out.
+    """What a whole run of a configuration takes; decoding, ranking and clustering are left out.
 
     Args:
         images: see :func:`~embae_plugin.reproduction.runner.count_images`.
     """
-    embae = cfg.embae
+    embae, batch = cfg.embae, cfg.train.batch_size
     source, target = images["source"], images["target"]
-    steps = max(1, source // cfg.train.batch_size) * cfg.train.max_epoch
-    views = 2 * (source + target)
-    views += _VIEWS[embae.test.tta] * (images["query"] + images["gallery"])
+    views = _VIEWS[embae.test.tta] * (images["query"] + images["gallery"])
+    # PUL's share of images kept is not known beforehand: all of them, at most.
+    pul_epochs = embae.pul.rounds * embae.pul.max_epoch if "pul" in embae.variants else 0
+    pul_images = 0 if embae.pul.heads_only else pul_epochs * target
+    pul_heads = pul_epochs * target // embae.pul.batch_size if embae.pul.heads_only else 0
+    if list(embae.variants) == ["pul"] and embae.pul.base == "softmax":  # none of EmbAE's stages
+        pul_images += embae.pul.baseline_epoch * source
+        rounds = embae.pul.rounds * target
+        return float(pul_images * speeds.train_step / batch + (views + rounds) * speeds.view)
+    steps = max(1, source // batch) * cfg.train.max_epoch
+    views += 2 * (source + target)
     chosen = [VARIANTS[name] for name in embae.variants if name in VARIANTS]
     source_steps = max(1, source // embae.autoencoder.batch_size)
     target_steps = max(1, target // embae.transfer.batch_size)
@@ -117,5 +136,6 @@ def estimated_seconds(cfg: CfgNode, images: dict[str, int], speeds: Speeds) -> f
         epochs = embae.transfer.max_epoch
         epochs += embae.transfer.nuisance_epoch if variant.renewed else 0
         heads += epochs * target_steps
-    seconds = steps * speeds.train_step + views * speeds.view + heads * speeds.head_step
-    return seconds
+    training = (steps + pul_images / batch) * speeds.train_step
+    on_features = heads * speeds.head_step + pul_heads * speeds.pul_step
+    return float(training + views * speeds.view + on_features)

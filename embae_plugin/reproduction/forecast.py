@@ -13,7 +13,8 @@ from yacs.config import CfgNode
 from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.data.datasets.shots import plan
 from embae_plugin.reproduction.estimate import estimated_seconds, measure_speeds
-from embae_plugin.reproduction.jobs import Job, Record, read_record
+from embae_plugin.reproduction.jobs import Job
+from embae_plugin.reproduction.record import Record, read_record
 from embae_plugin.reproduction.runner import Images, count_images
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def duration(seconds: float) -> str:
 
 
 class Forecast:
-    """Estimates jobs; machine and data are looked at once for each choice of data."""
+    """Estimates jobs; machine and data are looked at once for each kind of run."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
@@ -65,26 +66,26 @@ class Forecast:
         """Seconds of a run from the start, and how that was found."""
         for other in self.jobs:
             record = self._finished(other)
-            if other.data == job.data and record is not None:
+            if other.key == job.key and record is not None:
                 return record.seconds, f"as seed {other.seed} took"
-        if job.data not in self._guesses:
+        if job.key not in self._guesses:
             images = expected_images(job.cfg)
-            logger.info("timing a few steps for %s", job.data)
+            logger.info("timing a few steps for %s", job.key)
             seconds = estimated_seconds(job.cfg, images, measure_speeds(job.cfg))
             counts = ", ".join(f"{count:,} {name}" for name, count in images.items())
-            self._guesses[job.data] = seconds, f"a few timed steps × the work ({counts} images)"
-        return self._guesses[job.data]
+            self._guesses[job.key] = seconds, f"a few timed steps × the work ({counts} images)"
+        return self._guesses[job.key]
 
     def line(self, job: Job) -> tuple[str, float, str]:
         """State, seconds left at most, and how those were found."""
-        if job.data in self.missing:
+        if job.key in self.missing:
             return "data missing", 0.0, ""
         if self._finished(job) is not None:
             return "done", 0.0, "scores are read"
         try:
             seconds, how = self._whole_run(job)
         except FileNotFoundError as error:
-            self.missing[job.data] = str(error)
+            self.missing[job.key] = str(error)
             return "data missing", 0.0, ""
         begun = any(job.folder.glob("*/last.pth"))
         return ("begun" if begun else "to run"), seconds, f"at most: {how}" if begun else how
@@ -97,9 +98,10 @@ class Forecast:
             total += seconds
             tables = ", ".join(map(str, job.tables))
             shown = duration(seconds) if seconds else "–"
-            body.append([job.folder, tables, ", ".join(job.variants), state, shown, how])
+            body.append([job.folder, tables, ", ".join(job.rows), state, shown, how])
         headers = ["run", "tables", "scores", "state", "time", "estimated from"]
         table = tabulate(body, headers=headers, disable_numparse=True,
                          maxcolwidths=[44, None, 24, None, None, 34])  # fmt: skip
-        missing = [f"{data} cannot be run: {why}" for data, why in self.missing.items()]
-        return "\n".join([table, f"In all: about {duration(total)} on this machine.", *missing])
+        missing = [f"{key} cannot be run: {why}" for key, why in self.missing.items()]
+        in_all = f"In all: about {duration(total)} on this machine, as busy as it is."
+        return "\n".join([table, in_all, *missing])

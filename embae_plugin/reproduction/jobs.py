@@ -1,31 +1,24 @@
 """Which training runs the tables need: those with the same data share one run for each seed.
 
-A run lies in ``OUT/SOURCES-to-TARGET-seedK`` and is what ``embae train`` leaves. Beside its files
-stands ``reproduced.json``: with which configuration its scores were made, and how long it took.
+A run lies in ``OUT/SOURCES-to-TARGET-seedK`` and is what ``embae train`` leaves; where PUL has a
+network of its own, its run lies in ``OUT/SOURCES-to-TARGET-pul-seedK``.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from embae_plugin import __version__
-from embae_plugin.config import check_config, flatten
+from embae_plugin.config import COMPARISONS, VARIANTS, check_config, flatten
 from embae_plugin.data.datasets.catalog import SPECS
-from embae_plugin.evaluation.report import Row, write_text
 from embae_plugin.reproduction.preset import Preset
 from embae_plugin.reproduction.published import table_rows
-from embae_plugin.reproduction.roles import variants_of
+from embae_plugin.reproduction.roles import PulSetting, is_pul, wanted_rows
 
-logger = logging.getLogger(__name__)
-
-RECORD = "reproduced.json"
 # What may change between two calls without changing a score.
 _ELSEWHERE = ("data.root", "data.save_dir", "data.workers", "train.print_freq", "embae.variants",
               "embae.cache_dir", "embae.image_memory_share", "embae.save_interval")  # fmt: skip
@@ -36,17 +29,17 @@ class Job:
     """One run of one seed.
 
     Attributes:
-        data: ``SOURCES-to-TARGET``, what the tables that share it have in common.
+        key: the run's name without its seed.
         seed: of the run.
         tables: the numbers of the tables that it serves.
-        variants: the scores that they need.
+        rows: the rows of ``results.json`` that they need of it.
         cfg: a checked configuration with all of that.
     """
 
-    data: str
+    key: str
     seed: int
     tables: tuple[int, ...]
-    variants: tuple[str, ...]
+    rows: tuple[str, ...]
     cfg: CfgNode
 
     @property
@@ -54,14 +47,38 @@ class Job:
         """Where the run lies."""
         return Path(self.cfg.data.save_dir)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as far as it makes the scores."""
+        return settings_of(self.cfg)
 
-def data_name(cfg: CfgNode) -> str:
-    """``SOURCES-to-TARGET``, a folder's name."""
-    return f"{'+'.join(cfg.data.sources)}-to-{'+'.join(cfg.data.targets)}"
 
-
-def _settings(cfg: CfgNode) -> dict[str, Any]:
+def settings_of(cfg: CfgNode) -> dict[str, Any]:
+    """A flat configuration without what changes no score."""
     return {key: value for key, value in flatten(cfg).items() if key not in _ELSEWHERE}
+
+
+def variants_for(rows: Sequence[str]) -> list[str]:
+    """``embae.variants`` of a run that is to leave these rows."""
+    return [name for name in (*VARIANTS, *COMPARISONS) if name in rows]
+
+
+@dataclass
+class Plan:
+    """All runs for some tables.
+
+    Attributes:
+        jobs: the first seed of all before the second of any.
+        pul: table to what its PUL rows are.
+    """
+
+    jobs: list[Job]
+    pul: dict[int, PulSetting]
+
+    def serving(self, number: int) -> list[Job]:
+        """The jobs of a table; those that make its EmbAE rows before any of PUL alone."""
+        mine = [job for job in self.jobs if number in job.tables]
+        return sorted(mine, key=lambda job: "baseline" not in job.rows)
 
 
 def plan_jobs(
@@ -72,8 +89,8 @@ def plan_jobs(
     root: str = "",
     all_variants: bool = False,
     options: Sequence[str] = (),
-) -> list[Job]:
-    """The runs that ``tables`` need, the first seed of all before the second of any.
+) -> Plan:
+    """The runs that ``tables`` need.
 
     Args:
         root: the folder with the data sets; ``""``: the configuration's, or, where all data sets
@@ -86,98 +103,59 @@ def plan_jobs(
     """
     missing = [str(number) for number in tables if number not in preset.tables]
     if missing:
-        raise ValueError(
-            f"{preset.path} has no table {', '.join(missing)}; it has "
-            f"{', '.join(map(str, preset.tables))}"
-        )
-    shared: dict[str, tuple[CfgNode, list[int]]] = {}
+        there = ", ".join(map(str, preset.tables))
+        raise ValueError(f"{preset.path} has no table {', '.join(missing)}; it has {there}")
+    kinds: dict[str, Job] = {}  # of no seed yet
+    settings: dict[int, PulSetting] = {}
     for number in tables:
         cfg = preset.config(number, options)
-        first, users = shared.setdefault(data_name(cfg), (cfg, []))
-        if _settings(first) != _settings(cfg):
-            raise ValueError(
-                f"{preset.path}: tables {users[0]} and {number} are both {data_name(cfg)}, but "
-                f"with different settings: {', '.join(_differing(first, cfg))}. Runs are shared "
-                "by their data sets, so settings must agree"
-            )
-        users.append(number)
-    jobs = []
-    for seed in seeds:
-        for data, (cfg, users) in shared.items():
-            rows = [row for number in users for row in table_rows(number, all_variants)]
-            jobs.append(
-                _job(cfg.clone(), data, seed, tuple(users), variants_of(rows, preset.pul), out, root)
-            )
-    return jobs
+        pul_cfg = preset.config(number, options, pul=True) if preset.pul else cfg
+        settings[number] = pul = PulSetting.from_config(pul_cfg)
+        rows = table_rows(number, all_variants)
+        mine = [row for row in rows if not is_pul(row) or not preset.pul]
+        _add(kinds, data_name(cfg), number, wanted_rows(mine, pul), cfg, preset.path)
+        others = wanted_rows([row for row in rows if row not in mine], pul)
+        if others:
+            _add(kinds, f"{data_name(cfg)}-pul", number, others, pul_cfg, preset.path)
+    jobs = [_seeded(kind, seed, out, root) for seed in seeds for kind in kinds.values()]
+    return Plan(jobs, settings)
 
 
-def _differing(one: CfgNode, other: CfgNode) -> list[str]:
-    left, right = _settings(one), _settings(other)
-    return [key for key in left if left[key] != right[key]]
+def data_name(cfg: CfgNode) -> str:
+    """``SOURCES-to-TARGET``, a folder's name."""
+    return f"{'+'.join(cfg.data.sources)}-to-{'+'.join(cfg.data.targets)}"
 
 
-def _job(
-    cfg: CfgNode, data: str, seed: int, tables: tuple[int, ...], variants: tuple[str, ...],
-    out: Path, root: str,
-) -> Job:  # fmt: skip
+def _add(
+    kinds: dict[str, Job], key: str, number: int, rows: tuple[str, ...], cfg: CfgNode, where: Path
+) -> None:
+    """Enters a table's need, together with that of earlier tables on the same data."""
+    first = kinds.get(key)
+    if first is None:
+        kinds[key] = Job(key, 0, (number,), rows, cfg)
+        return
+    mine = settings_of(cfg)
+    differing = [name for name, value in first.settings.items() if mine[name] != value]
+    if differing:
+        raise ValueError(
+            f"{where}: tables {first.tables[0]} and {number} are both {key}, but differ in "
+            f"{', '.join(differing)}. Tables with the same data share their runs, so their "
+            "settings must agree"
+        )
+    both = tuple(dict.fromkeys((*first.rows, *rows)))
+    kinds[key] = replace(first, tables=(*first.tables, number), rows=both)
+
+
+def _seeded(kind: Job, seed: int, out: Path, root: str) -> Job:
+    cfg = kind.cfg.clone()
     cfg.train.seed = seed
-    cfg.data.save_dir = str(out / f"{data}-seed{seed}")
+    cfg.data.save_dir = str(out / f"{kind.key}-seed{seed}")
     if root:
         cfg.data.root = root
     elif {*cfg.data.sources, *cfg.data.targets} <= set(SPECS):
         cfg.data.root = str(out / "reid-data")
-    cfg.embae.variants = list(variants)
+    cfg.embae.variants = variants_for(kind.rows)
     check_config(cfg)
     if cfg.loss.name != "embae" or not cfg.data.targets:
         raise ValueError("the tables need loss.name embae and a target (data.targets)")
-    return Job(data, seed, tables, variants, cfg)
-
-
-@dataclass
-class Record:
-    """What ``reproduced.json`` says.
-
-    Attributes:
-        settings: the configuration that the scores were made with.
-        version: of this package.
-        rows: of ``results.json``; empty while the run is not complete.
-        seconds: that the run has taken, interruptions left out.
-    """
-
-    settings: dict[str, Any]
-    version: str
-    rows: list[Row]
-    seconds: float
-
-    def row(self, variant: str) -> Row | None:
-        """The scores of a variant, or None."""
-        return next((row for row in self.rows if row["variant"] == variant), None)
-
-    def fits(self, job: Job) -> bool:
-        """Whether the scores were made by what the job would run now."""
-        # Through JSON, as the record itself: a tuple comes back as a list.
-        now = json.loads(json.dumps(_settings(job.cfg)))
-        return self.settings == now and self.version == __version__
-
-    def serves(self, job: Job) -> bool:
-        """Whether the job's scores are all here."""
-        return self.fits(job) and all(self.row(variant) for variant in job.variants)
-
-
-def read_record(folder: Path) -> Record | None:
-    """The record in a run's folder; None where there is none or it cannot be read."""
-    try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return Record(**content)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s is damaged (%s); the run is scored again", folder / RECORD, error)
-        return None
-
-
-def write_record(job: Job, rows: list[Row], seconds: float) -> None:
-    """Writes ``reproduced.json`` atomically."""
-    content = {"settings": _settings(job.cfg), "version": __version__, "rows": rows,
-               "seconds": round(seconds, 1)}  # fmt: skip
-    write_text(job.folder / RECORD, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return replace(kind, seed=seed, cfg=cfg)

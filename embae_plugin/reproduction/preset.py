@@ -5,9 +5,10 @@ A preset is a small yaml file, ``configs/reproduce_NAME.yaml`` or anybody's own:
     about: one line
     base: embae.yaml          # the training configuration that every table starts from
     seeds: 3                  # a number, or a list of seeds
-    pul: own                  # own: PUL's own ResNet-50; embedding: PUL on the EmbAE embedding
     settings:                 # keys of the training configuration, for all tables
-      test.eval_freq: -1
+      embae.pul.clusters: 750
+    pul:                      # keys for PUL's runs alone, which are then runs of their own with
+      embae.pul.base: softmax # another network; without this, PUL starts from stage 1's embedding
     tables:                   # any of base, sources, target and settings, for one table
       1: {sources: [cuhk01], target: market1501}
 """
@@ -28,8 +29,7 @@ from embae_plugin.config_files import config_folder
 from embae_plugin.reproduction.published import TABLES
 
 PREFIX = "reproduce_"
-PUL_CHOICES = ("own", "embedding")
-_KEYS = ("about", "base", "seeds", "pul", "settings", "tables")
+_KEYS = ("about", "base", "seeds", "settings", "pul", "tables")
 _TABLE_KEYS = ("base", "sources", "target", "settings")
 
 
@@ -52,7 +52,8 @@ class Preset:
         path: of the file.
         about: one line on what it is.
         seeds: of the runs.
-        pul: ``own`` or ``embedding``, what PUL starts from.
+        pul: keys of the training configuration for PUL's own runs; empty: it has none, and is
+            run beside EmbAE, on the same embedding.
         tables: by the paper's number.
     """
 
@@ -60,15 +61,16 @@ class Preset:
     path: Path
     about: str
     seeds: tuple[int, ...]
-    pul: str
+    pul: Mapping[str, Any]
     tables: Mapping[int, TableSettings]
 
-    def config(self, number: int, options: Sequence[str] = ()) -> CfgNode:
+    def config(self, number: int, options: Sequence[str] = (), pul: bool = False) -> CfgNode:
         """The training configuration of a table.
 
         Args:
             number: of the table.
-            options: ``key value`` pairs of the command line; they win.
+            options: ``key value`` pairs of the command line, over the preset's settings.
+            pul: for PUL's own run; what the preset says of that is over everything.
 
         Raises:
             ValueError: a key or value that the configuration does not take.
@@ -76,16 +78,21 @@ class Preset:
         table = self.tables[number]
         beside = self.path.parent / table.base
         cfg = load_config(beside if beside.is_file() else table.base)
-        pairs = [text for item in table.settings.items() for text in item]
-        try:
-            cfg = load_config("", pairs, cfg)
-        except ValueError as error:
-            raise ValueError(str(error).replace("command line", f"{self.path}: settings", 1)) from None
+        cfg = self._merged(cfg, table.settings, "settings")
         if table.sources:
             cfg.data.sources = list(table.sources)
         if table.target:
             cfg.data.targets = [table.target]
-        return load_config("", list(options), cfg)
+        cfg = load_config("", list(options), cfg)
+        return self._merged(cfg, self.pul, "pul") if pul else cfg
+
+    def _merged(self, cfg: CfgNode, settings: Mapping[str, Any], key: str) -> CfgNode:
+        pairs = [part for item in settings.items() for part in item]
+        try:
+            return load_config("", pairs, cfg)
+        except ValueError as error:
+            text = str(error).replace("command line", f"{self.path}: {key}", 1)
+            raise ValueError(text) from None
 
 
 def find_preset(name: str) -> Path:
@@ -135,9 +142,6 @@ def load_preset(name: str) -> Preset:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable yaml file ({error})") from None
     content = _mapping(loaded, str(path), _KEYS)
-    pul = content.get("pul", PUL_CHOICES[0])
-    if pul not in PUL_CHOICES:
-        raise ValueError(f"{path}: pul is {pul!r}; it must be {' or '.join(PUL_CHOICES)}")
     common = _flat(content.get("settings") or {}, f"{path}: settings")
     base = _text(content.get("base", "embae.yaml"), f"{path}: base")
     tables = content.get("tables")
@@ -149,7 +153,7 @@ def load_preset(name: str) -> Preset:
         path=path,
         about=_text(content.get("about", ""), f"{path}: about"),
         seeds=seeds_of(content.get("seeds", 3), f"{path}: seeds"),
-        pul=pul,
+        pul=_flat(content.get("pul") or {}, f"{path}: pul"),
         tables={
             _number(key, path): _table(value, f"{path}: tables: {key}", base, common)
             for key, value in sorted(tables.items(), key=lambda item: str(item[0]))

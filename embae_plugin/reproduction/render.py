@@ -53,13 +53,23 @@ def remarks(table: TableResult) -> list[str]:
         else:
             text = f"Ours: mean ± standard deviation over {len(table.seeds)} seeds ({seeds})."
         left = [str(seed) for seed in table.wanted if seed not in table.seeds]
-        lines.append(text + (f" Still to run: {', '.join(left)}." if left else ""))
+        lines.append(text + (f" Not run yet: {', '.join(left)}." if left else ""))
+        lines += _incomplete(table)
     if table.differs and not table.missing:
         lines.append(
             "The data differ from the paper's, so the published numbers stand beside ours for "
             f"reference only and no difference is taken: {'; '.join(table.differs)}."
         )
     return [*lines, *table.notes, *table.footnotes]
+
+
+def _incomplete(table: TableResult) -> list[str]:
+    lines = []
+    for row in table.rows:
+        least = min(len(cell.values) for cell in row.cells.values())
+        if least < len(table.seeds):
+            lines.append(f"{row.label}: {least or 'none'} of these {len(table.seeds)} seeds.")
+    return lines
 
 
 def grid(table: TableResult, style: str) -> str:
@@ -72,7 +82,7 @@ def grid(table: TableResult, style: str) -> str:
         for number, (column, cell) in enumerate(row.cells.items()):
             line = ["" if number else row.label, HEADERS[column], _published(cell), _ours(cell)]
             body.append([*line, _difference(cell)] if differences else line)
-    return tabulate(body, headers=headers, tablefmt=style, disable_numparse=True)
+    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
 
 
 def as_text(tables: Results) -> str:
@@ -83,7 +93,8 @@ def as_text(tables: Results) -> str:
 
 def as_markdown(tables: Results, command: str) -> str:
     """A page with every table; gains over the baseline are in brackets."""
-    parts = ["# The paper's tables", f"Made by `{command}`. In brackets: the gain over the baseline."]
+    made = f"Made by `{command}`. In brackets: the gain over the baseline."
+    parts = ["# The paper's tables", made]
     for table in tables:
         parts += [f"## {heading(table)}", grid(table, "github")]
         parts.append("\n".join(f"- {line}" for line in remarks(table)))

@@ -1,20 +1,21 @@
-"""Runs what the tables need, reuses what is there, and keeps the tables' files up to date."""
+"""Runs what the tables need, reuses what is there, and fills the tables."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from yacs.config import CfgNode
 
-from embae_plugin.config import VARIANTS
 from embae_plugin.data.records import load_data
 from embae_plugin.evaluation.report import Row
-from embae_plugin.reproduction.jobs import Job, read_record, write_record
+from embae_plugin.reproduction.jobs import Job, Plan, variants_for
 from embae_plugin.reproduction.published import TABLES, table_rows
-from embae_plugin.reproduction.roles import PUL, variants_of
+from embae_plugin.reproduction.record import read_record, write_record
+from embae_plugin.reproduction.roles import PUL, is_pul
 from embae_plugin.reproduction.tables import TableResult, data_differences, fill
 
 logger = logging.getLogger(__name__)
@@ -22,25 +23,22 @@ logger = logging.getLogger(__name__)
 Execute = Callable[[CfgNode], list[Row]]
 Images = dict[str, int]
 
-_PUL_NOTE = (
-    "PUL starts from the EmbAE embedding here, on equal terms with EmbAE-cam. The published rows "
-    "start from a ResNet-50 of PUL's own."
-)
-
 
 @dataclass
 class Outcome:
-    """What is known so far of the runs on one choice of data.
+    """What is known so far of one run, over its seeds.
 
     Attributes:
         scores: seed to (variant to row of ``results.json``).
         images: how many there are, see :func:`count_images`.
         missing: why there is nothing to run on; ``""``: there is.
+        failed: why a seed could not be finished; ``""``: none failed.
     """
 
     scores: dict[int, dict[str, Row]] = field(default_factory=dict)
     images: Images = field(default_factory=dict)
     missing: str = ""
+    failed: str = ""
 
 
 def count_images(cfg: CfgNode) -> Images:
@@ -67,14 +65,14 @@ def run_job(job: Job, execute: Execute) -> list[Row]:
     if record is not None and record.serves(job):
         logger.info("%s: done before, scores read", job.folder)
         return record.rows
-    rows, before = [], 0.0
-    variants = set(job.variants)
+    rows: list[Row] = []
+    before, wanted = 0.0, set(job.rows)
     if record is not None and record.fits(job):
         rows, before = record.rows, record.seconds
-        # What earlier calls made stays in results.json too; it only is scored again.
-        variants |= {str(row["variant"]) for row in rows}
+        # What earlier calls made stays in results.json too; it is only scored again.
+        wanted |= {str(row["variant"]) for row in rows}
     cfg = job.cfg.clone()
-    cfg.embae.variants = [v for v in VARIANTS if v in variants]
+    cfg.embae.variants = variants_for(tuple(wanted))
     started = time.monotonic()
     try:
         rows = execute(cfg)
@@ -86,62 +84,79 @@ def run_job(job: Job, execute: Execute) -> list[Row]:
 
 
 def reproduce(
-    jobs: Sequence[Job], execute: Execute, publish: Callable[[Mapping[str, Outcome]], None]
+    plan: Plan, execute: Execute, publish: Callable[[Mapping[str, Outcome]], None]
 ) -> dict[str, Outcome]:
-    """Runs the jobs in order; those whose data are missing are passed over.
+    """Runs the jobs in order. One whose data are missing, or whose files fail, stops no other.
 
     Args:
         execute: see :func:`run_job`.
         publish: called with what is known so far after each job.
 
     Returns:
-        ``Job.data`` to outcome.
+        ``Job.key`` to outcome.
+
+    Raises:
+        ImportError: PUL is wanted, and scikit-learn is not installed.
     """
-    outcomes = {job.data: Outcome() for job in jobs}
-    for number, job in enumerate(jobs, start=1):
-        outcome = outcomes[job.data]
-        if not outcome.images and not outcome.missing:
-            try:
-                outcome.images = count_images(job.cfg)
-            except FileNotFoundError as error:
-                outcome.missing = str(error)
-                logger.warning("%s cannot be run: %s", job.data, error)
-        if not outcome.missing:
-            logger.info("run %d of %d: %s, seed %d, for table %s", number, len(jobs), job.data,
+    if any(PUL in job.rows for job in plan.jobs) and importlib.util.find_spec("sklearn") is None:
+        raise ImportError("PUL, in tables 3 and 4, clusters with scikit-learn: pip install "
+                          "scikit-learn, or give --table 1 --table 2")  # fmt: skip
+    outcomes = {job.key: Outcome() for job in plan.jobs}
+    for number, job in enumerate(plan.jobs, start=1):
+        outcome = outcomes[job.key]
+        _count(job, outcome)
+        if not outcome.missing and not outcome.failed:
+            logger.info("run %d of %d: %s, seed %d, for table %s", number, len(plan.jobs), job.key,
                         job.seed, ", ".join(map(str, job.tables)))  # fmt: skip
-            rows = run_job(job, execute)
-            outcome.scores[job.seed] = {str(row["variant"]): row for row in rows}
+            try:
+                rows = run_job(job, execute)
+                outcome.scores[job.seed] = {str(row["variant"]): row for row in rows}
+            except OSError as error:  # weights that cannot be fetched, a full disk
+                outcome.failed = str(error)
+                logger.error("%s, seed %d: %s", job.key, job.seed, error)
         publish(outcomes)
     return outcomes
 
 
+def _count(job: Job, outcome: Outcome) -> None:
+    if outcome.images or outcome.missing:
+        return
+    try:
+        outcome.images = count_images(job.cfg)
+    except FileNotFoundError as error:
+        outcome.missing = str(error)
+        logger.warning("%s cannot be run: %s", job.key, error)
+
+
 def table_results(
-    jobs: Sequence[Job], outcomes: Mapping[str, Outcome], pul: str, all_variants: bool = False
+    plan: Plan, outcomes: Mapping[str, Outcome], all_variants: bool = False
 ) -> list[TableResult]:
-    """The tables that jobs serve, filled with what is known, in the paper's order."""
-    results = []
-    for number in sorted({number for job in jobs for number in job.tables}):
-        mine = [job for job in jobs if number in job.tables]
-        outcome = outcomes[mine[0].data]
-        results.append(_result(number, mine, outcome, pul, all_variants))
-    return results
+    """The planned tables, filled with what is known, in the paper's order."""
+    return [_result(number, plan, outcomes, all_variants) for number in sorted(plan.pul)]
 
 
 def _result(
-    number: int, jobs: Sequence[Job], outcome: Outcome, pul: str, all_variants: bool
+    number: int, plan: Plan, outcomes: Mapping[str, Outcome], all_variants: bool
 ) -> TableResult:
-    table, rows = TABLES[number], table_rows(number, all_variants)
-    data = jobs[0].cfg.data
-    sources, target = tuple(data.sources), str(data.targets[0])
-    differs = data_differences(table, sources, target, outcome.images)
-    done = [job.seed for job in jobs if job.seed in outcome.scores]
-    scores = [outcome.scores[seed] for seed in done]
-    has_pul = PUL in variants_of(rows, pul)
+    table, rows, pul = TABLES[number], table_rows(number, all_variants), plan.pul[number]
+    jobs = plan.serving(number)
+    main = jobs[0]
+    seeds = tuple(dict.fromkeys(job.seed for job in jobs))
+    keys = tuple(dict.fromkeys(job.key for job in jobs))
+    scores: dict[int, dict[str, Row]] = {}
+    for key in keys:
+        for seed, found in outcomes[key].scores.items():
+            scores.setdefault(seed, {}).update(found)
+    done = tuple(seed for seed in seeds if seed in scores)
+    sources, target = tuple(main.cfg.data.sources), str(main.cfg.data.targets[0])
+    differs = data_differences(table, sources, target, outcomes[main.key].images)
+    note = pul.note() if any(is_pul(row) for row in rows) else ""
+    failures = [f"{key} failed: {outcomes[key].failed}" for key in keys if outcomes[key].failed]
+    columns = [scores[seed] for seed in done]
     return TableResult(
         number=number, title=table.title, sources=sources, target=target, columns=table.columns,
-        wanted=tuple(job.seed for job in jobs), seeds=tuple(done),
-        rows=tuple(fill(row, rows, table.columns, scores, pul, not differs) for row in rows),
-        differs=differs, missing=outcome.missing,
-        notes=(_PUL_NOTE,) if has_pul and pul == "embedding" else (), footnotes=table.footnotes,
+        wanted=seeds, seeds=done,
+        rows=tuple(fill(row, rows, table.columns, columns, pul, not differs) for row in rows),
+        differs=differs, missing=outcomes[main.key].missing,
+        notes=(*failures, *([note] if note else [])), footnotes=table.footnotes,
     )  # fmt: skip
-

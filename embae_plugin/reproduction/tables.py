@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embae_plugin.evaluation.report import Row
 from embae_plugin.reproduction.published import TARGET_IMAGES, PaperRow, PaperTable
-from embae_plugin.reproduction.roles import as_published, label_of, variant_of
+from embae_plugin.reproduction.roles import PulSetting
 
 NUMBERS = {"target": "training", "query": "query", "gallery": "gallery"}
 
@@ -116,7 +116,7 @@ def fill(
     table_rows: Sequence[PaperRow],
     columns: Sequence[str],
     scores: Sequence[Mapping[str, Row]],
-    pul: str,
+    pul: PulSetting,
     same_data: bool,
 ) -> TableRow:
     """One row of a table.
@@ -126,11 +126,11 @@ def fill(
         table_rows: of the same table, among them the one the gain is against.
         columns: the scores to show.
         scores: for each seed, variant to row of ``results.json``.
-        pul: ``own`` or ``embedding``.
+        pul: what PUL's rows are.
         same_data: whether the data are the paper's.
     """
     base = next((other for other in table_rows if other.role == row.against), None)
-    variant = variant_of(row.role, pul)
+    variant = pul.variant(row.role)
     cells = {}
     for column in columns:
         published = row.scores.get(column)
@@ -139,13 +139,13 @@ def fill(
         values = tuple(value for value in ours if value is not None)
         gains: tuple[float, ...] = ()
         if base:
-            bases = [_score(seed, variant_of(base.role, pul), column) for seed in scores]
+            bases = [_score(seed, pul.variant(base.role), column) for seed in scores]
             pairs = zip(ours, bases, strict=True)
             gains = tuple(v - b for v, b in pairs if v is not None and b is not None)
         gain = None if published is None or before is None else published - before
-        comparable = same_data and as_published(row, pul)
+        comparable = same_data and pul.comparable(row)
         cells[column] = Cell(published, gain, values, gains, comparable)
-    return TableRow(label_of(row, pul), variant, cells)
+    return TableRow(pul.label(row), variant, cells)
 
 
 def _score(seed: Mapping[str, Row], variant: str, column: str) -> float | None:

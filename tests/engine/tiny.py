@@ -11,7 +11,7 @@ from PIL import Image
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, ReIDData
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.trunks import build_trunk
+from embae_plugin.models.trunks import Trunk, build_trunk
 
 HEIGHT, WIDTH = 32, 16
 
@@ -80,6 +80,22 @@ def tiny_model(seed: int = 0) -> EmbAE:
     """A narrow EmbAE with random weights."""
     torch.manual_seed(seed)
     return EmbAE(build_trunk("mobilenetv1_x0_25"), z_id_dim=8, z_nui_dim=6, hidden_dim=16)
+
+
+def two_layer_trunk() -> Trunk:
+    """Two convolutions, for tests that train a trunk for many steps; no name builds it again."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 5, 4, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 12, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )  # fmt: skip
+    return Trunk("two layers", net, 12, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def two_layer_model() -> EmbAE:
+    """A narrow EmbAE on a trunk of two convolutions."""
+    return EmbAE(two_layer_trunk(), z_id_dim=8, z_nui_dim=6, hidden_dim=16)
 
 
 def tiny_store(cache_dir: Path | str = "") -> FeatureStore:

@@ -173,7 +173,9 @@ def test_a_group_without_a_head_is_refused(bad, shown):
 
 def test_shapes_that_do_not_fit_are_refused():
     bank = HeadBank.from_heads(make_heads(3))
-    with pytest.raises(ValueError, match=r"takes h \(B, 7\) and group \(B,\), not \(2, 7\) and \(3"):
+    with pytest.raises(
+        ValueError, match=r"takes h \(B, 7\) and group \(B,\), not \(2, 7\) and \(3"
+    ):
         bank(features(2), torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match=r"takes h \(B, 7\)"):
         bank(torch.zeros(2, 8).double(), torch.zeros(2, dtype=torch.long))

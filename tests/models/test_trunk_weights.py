@@ -58,7 +58,7 @@ def test_code_in_a_file_is_not_run(how, tmp_path):
     if how == "torch":
         torch.save(content, path)
     else:
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ValueError, match=r"w\.pth hold Python objects other than weights"):
         read_weights(path)
     assert not mark.exists()

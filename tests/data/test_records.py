@@ -1,0 +1,132 @@
+"""Records of crops: groups, merging of datasets, and a target without identities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchreid
+
+from embae_plugin.config import load_config
+from embae_plugin.data.records import ImageRecords, ReIDData, load_data, merge_sources
+from tests.zoo_files import write_market1501, write_viper
+
+ITEMS = [
+    ("a.jpg", 3, 1, 0),
+    ("b.jpg", 3, 0, 0),
+    ("c.jpg", 7, 5, 1),
+    ("d.jpg", 8, 1, 1),
+    ("e.jpg", 8, 5, 1),
+]
+
+
+def test_items_survive_there_and_back():
+    records = ImageRecords.from_items(ITEMS)
+    assert len(records) == 5 and records.items() == ITEMS
+    assert records.pids.dtype == records.camids.dtype == records.dsetids.dtype == np.int64
+
+
+def test_no_items_at_all():
+    records = ImageRecords.from_items([])
+    assert len(records) == 0 and records.items() == [] and records.camids.shape == (0,)
+    assert all(len(records.groups(by)) == 0 for by in ("common", "dataset", "camera"))
+
+
+@pytest.mark.parametrize(
+    ("by", "numbers"),
+    [("common", [0, 0, 0, 0, 0]), ("dataset", [0, 0, 1, 1, 1]), ("camera", [1, 0, 3, 2, 3])],
+)
+def test_groups_are_dense_and_in_the_order_of_dataset_and_camera(by, numbers):
+    # camera 1 of the first dataset is not camera 1 of the second
+    groups = ImageRecords.from_items(ITEMS).groups(by)
+    assert groups.tolist() == numbers and groups.dtype == torch.int64
+
+
+def test_groups_of_something_else_are_refused():
+    with pytest.raises(ValueError, match="groups by 'pid': must be common, dataset or camera"):
+        ImageRecords.from_items(ITEMS).groups("pid")
+
+
+def test_unlabelled_records_hold_no_identity():
+    records = ImageRecords.from_items(ITEMS).unlabelled()
+    assert records.pids is None and records.paths == tuple(item[0] for item in ITEMS)
+    assert records.groups("camera").tolist() == [1, 0, 3, 2, 3]
+    with pytest.raises(ValueError, match="carry no identities"):
+        records.items()
+
+
+def test_merged_datasets_keep_their_people_apart():
+    first = [("a", 5, 0, 9), ("b", 2, 1, 9), ("c", 5, 1, 9)]
+    second = [("d", 2, 0, 0), ("e", 7, 0, 0)]
+    assert merge_sources([first, second]).items() == [
+        ("a", 1, 0, 0), ("b", 0, 1, 0), ("c", 1, 1, 0), ("d", 2, 0, 1), ("e", 3, 0, 1),
+    ]  # fmt: skip
+
+
+# --- from torchreid -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_market1501(tmp_path, train_ids=4, test_ids=3)
+    write_viper(tmp_path, identities=6)
+    return tmp_path
+
+
+def config(root: Path, *options: object):
+    return load_config(
+        options=["data.root", str(root), "data.sources", ["viper"], "data.targets", ["market1501"],
+                 *options]
+    )  # fmt: skip
+
+
+def test_load_data_lists_sources_and_an_unlabelled_target(root):
+    data = load_data(config(root))
+    assert data.sources == ["viper"] and data.target == "market1501"
+    assert len(data.source) == 3 * 2  # half of VIPeR's identities are for testing
+    assert set(data.source.pids.tolist()) == {0, 1, 2}
+    assert len(data.target_train) == 4 * 2 * 2
+    assert data.target_train.pids is None
+    assert len(data.query) == 3 * 2 and len(data.gallery) == 3 * 2 * 2
+    assert set(data.query.pids.tolist()) == {5, 6, 7}
+    assert sorted(set(data.target_train.camids.tolist())) == [0, 1]
+
+
+def test_combineall_takes_the_sources_whole_and_the_target_as_before(root):
+    data = load_data(config(root, "data.combineall", True))
+    assert len(data.source) == 6 * 2 and len(data.target_train) == 4 * 2 * 2
+
+
+def test_several_sources_are_numbered_in_their_order(root):
+    data = load_data(config(root, "data.sources", ["market1501", "viper"], "data.targets", []))
+    assert data.source.dsetids.tolist() == [0] * 16 + [1] * 6
+    assert sorted(set(data.source.pids.tolist())) == list(range(4 + 3))
+    assert data.target == "" and data.target_train is None and data.query is None
+
+
+def test_a_target_that_is_also_a_source_has_nothing_to_adapt_to(root):
+    data = load_data(config(root, "data.sources", ["market1501"]))
+    assert data.target_train is None and len(data.query) == 6
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"dataset 'viper': looked for .*viper"):
+        load_data(config(tmp_path))
+    with pytest.raises(ValueError, match=r"unknown dataset 'marke'; available: .*market1501"):
+        load_data(config(tmp_path, "data.sources", ["marke"]))
+
+
+def test_a_data_manager_gives_the_same_records(root):
+    manager = torchreid.data.ImageDataManager(
+        root=str(root), sources=["viper"], targets=["market1501"], height=32, width=16,
+        use_gpu=False, workers=0, batch_size_train=2, load_train_targets=True,
+    )  # fmt: skip
+    theirs, ours = ReIDData.from_datamanager(manager), load_data(config(root))
+    for name in ("query", "gallery", "target_train"):
+        assert getattr(theirs, name).paths == getattr(ours, name).paths
+        assert np.array_equal(getattr(theirs, name).camids, getattr(ours, name).camids)
+    assert theirs.target_train.pids is None
+    assert len(theirs.source) == len(ours.source) and theirs.train_loader is manager.train_loader
+    assert ReIDData.from_datamanager(ours) is ours
