@@ -83,13 +83,13 @@ def _embae_node() -> CfgNode:
         precision="auto",  # auto | float32 | bf16
         step="auto",  # auto | eager | graph (one captured CUDA graph)
     )
-    node.autoencoder = _node(max_epoch=40, lr=1e-3, final_lr=1e-5, batch_size=256)
+    node.autoencoder = _node(max_epoch=20, lr=1e-3, final_lr=1e-5, batch_size=256)
     node.transfer = _node(
-        nuisance_epoch=20,  # step 1 of new, dataset and cam: a new f_nui alone
+        nuisance_epoch=15,  # step 1 of new, dataset and cam: a new f_nui alone
         nuisance_lr=1e-3,
-        max_epoch=10,  # the step that learns f_emb
+        max_epoch=15,  # the step that learns f_emb
         lr=1e-4,
-        final_lr=1e-6,
+        final_lr=1e-4,  # constant, so that the curve of a longer run shows any shorter one
         batch_size=256,
     )
     node.adversarial = _node(  # aae: adversarial autoencoder and triplet loss on the sources

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from embae_plugin import engine, losses, models
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data import samplers
-try:  # TEMPORARY until embae_plugin/data/datasets/__init__.py exists
-    from embae_plugin.data import datasets
-except ImportError:
-    datasets = None
+from embae_plugin.data import datasets, samplers
 
 MODELS = {
     "embae_mobilenetv1": models.embae_mobilenetv1,
@@ -16,7 +12,7 @@ MODELS = {
     "embae_osnet_x1_0": models.embae_osnet_x1_0,
     "embae_resnet50": models.embae_resnet50,
 }
-DATASETS = {} if not hasattr(datasets, 'WARD') else {
+DATASETS = {
     "synthetic_source_a": datasets.SyntheticSourceA,
     "synthetic_source_b": datasets.SyntheticSourceB,
     "synthetic_target": datasets.SyntheticTarget,

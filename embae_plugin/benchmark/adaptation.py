@@ -99,7 +99,8 @@ def _rows(context: Context, device: str) -> list[Row]:
     )
     rows = [
         row("JPEG files decoded and resized", decoded, 0.0, ""),
-        row("trunk features, two views", extracted, target.extract_floor(), "the trunk's operations"),
+        row("trunk features, two views", extracted, target.extract_floor(),
+            "the trunk's operations"),
         row(f"stage 3 cam, {epochs}", adapted, target.adapt_floor(),
             "operations of the heads, Adam's traffic"),
         row("scores, both protocols", scored, product_floor(context, device, queries, gallery),
@@ -107,8 +108,8 @@ def _rows(context: Context, device: str) -> list[Row]:
     ]  # fmt: skip
     whole = row(
         "all of it", decoded + extracted + adapted + scored, sum(r.floor or 0.0 for r in rows),
-        "the sum of the floors above", "run once. torchreid has nothing that adapts without labels. "
-        "The model comes from stages 1 and 2, which need no target (here it has random weights: "
+        "the sum of the floors above", "run once. torchreid has nothing that adapts without "
+        "labels. The model comes from stages 1 and 2, which need no target (here it has random weights: "
         "the time is the same)",
     )  # fmt: skip
     return [*rows, whole]

@@ -126,7 +126,8 @@ def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
     if not path.is_file():
         return None
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:  # np.load would take archives, too
+            array = np.lib.format.read_array(stream, allow_pickle=False)
         if array.ndim != 3 or array.shape[:2] != (count, views) or array.dtype != np.float32:
             raise ValueError(f"it holds {array.dtype} {array.shape}")
     except (ValueError, EOFError, OSError) as error:

@@ -27,17 +27,19 @@ def _number(value: float) -> float | None:
 def score_row(
     variant: str, scores: Mapping[str, Scores], ranks: Sequence[int] = (1, 5, 10, 20)
 ) -> Row:
-    """One row of ``results.json``: fractions for every protocol, ``nd`` ones with a suffix."""
+    """One row of ``results.json``: fractions for every protocol, ``nd`` ones with a suffix.
+
+    Rank-1 is always in it; ``queries`` counts all of them, the dropped ones included.
+    """
     row: Row = {"variant": variant}
     for protocol, result in scores.items():
         suffix = "" if protocol == "market" else f"_{protocol}"
-        for rank in ranks:
+        for rank in dict.fromkeys((1, *ranks)):
             row[f"rank{rank}{suffix}"] = _number(result.rank(rank))
         row[f"mAP{suffix}"] = _number(result.mAP)
         row[f"mAP{suffix}_trapezoid"] = _number(result.mAP_trapezoid)
         row[f"dropped_queries{suffix}"] = int(result.dropped_queries)
-        if not suffix:
-            row["queries"] = int(result.queries + result.dropped_queries)
+        row["queries"] = int(result.queries + result.dropped_queries)
     return row
 
 
@@ -69,12 +71,14 @@ def score_table(rows: Sequence[Row], columns: Sequence[str] = SHOWN, style: str 
 def dropped_note(rows: Sequence[Row]) -> str:
     """A sentence on queries that a protocol could not score, or an empty string."""
     row = rows[0] if rows else {}
-    market, nd = row.get("dropped_queries", 0), row.get("dropped_queries_nd", 0)
-    if not market and not nd:
+    names = {"dropped_queries": "the Market protocol", "dropped_queries_nd": "-nd"}
+    dropped = {name: row[key] for key, name in names.items() if row.get(key) is not None}
+    if not any(dropped.values()):
         return ""
+    counts = " and ".join(f"{count} under {name}" for name, count in dropped.items())
     return (
-        f"Of {row.get('queries', 0)} queries, {market} have no match in the gallery on another "
-        f"camera under the Market protocol and {nd} under -nd; they are left out of the averages."
+        f"Of {row.get('queries', 0)} queries, {counts} have no match in the gallery on another "
+        "camera; they are left out of the averages."
     )
 
 
@@ -94,7 +98,7 @@ def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
     """A bar chart of the paper's four scores for each variant, as PNG."""
     from matplotlib.figure import Figure  # not pyplot, whose backend is the caller's choice
 
-    figure = Figure(figsize=(1.5 + 1.3 * len(rows), 4.2), layout="constrained")
+    figure = Figure(figsize=(max(4.8, 1.5 + 1.3 * len(rows)), 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(SHOWN)
     for number, column in enumerate(SHOWN):
@@ -103,9 +107,9 @@ def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
         bars = axes.bar(places, heights, width, label=HEADERS[column])
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axes.set_xticks(range(len(rows)), [row["variant"] for row in rows])
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.05)
     axes.set_ylabel("score")
     axes.set_title(f"target {target}, without its labels")
-    axes.legend(ncols=4, fontsize=8, loc="upper center", frameon=False)
+    figure.legend(ncols=4, fontsize=8, loc="outside lower center", frameon=False)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=150)

@@ -19,15 +19,15 @@ Forward = TypeVar("Forward", bound=Callable[..., torch.Tensor])
 
 
 def in_weight_precision(forward: Forward) -> Forward:
-    """A forward that runs in the precision of its module's weights, under autocast too.
+    """A forward that runs in its module's ``dtype``, that of the weights, under autocast too.
 
     The dense parts are small, and the distances and errors computed from them need the digits.
     """
 
     @functools.wraps(forward)
-    def full(self: nn.Module, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def full(self: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return forward(self, x.to(next(self.parameters()).dtype), *rest)
+            return forward(self, x.to(self.dtype), *rest)
 
     return cast(Forward, full)
 
@@ -97,6 +97,11 @@ class DenseHead(nn.Module):
         self.bn.reset_parameters()
         _reset_linear(self.fc2, generator)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.fc1.weight.dtype
+
     def hidden(self, h: torch.Tensor) -> torch.Tensor:
         """(B, in_dim) to what batch norm normalises, (B, hidden_dim)."""
         hidden = self.fc1(h)
@@ -145,6 +150,11 @@ class Decoder(nn.Module):
         """Fresh weights, by the law of nn.Linear."""
         _reset_linear(self.fc1, generator)
         _reset_linear(self.fc2, generator)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.fc1.weight.dtype
 
     @in_weight_precision
     def forward(self, latents: torch.Tensor) -> torch.Tensor:

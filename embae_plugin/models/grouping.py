@@ -12,8 +12,9 @@ class Tiles:
     """Where each row goes, in T tiles of ``size`` rows with one group each.
 
     Attributes:
-        group: (T,) the group of each tile, ascending; groups without rows have no tile.
-        filled: (T,) rows of each tile that are in use; they come first.
+        group: (T,) the group of each tile, ascending.
+        filled: (T,) rows of each tile that are in use; they come first. A group without rows has
+            one empty tile, or, where most groups are without, none.
         slot: (B,) place of each row among the T · size ones, all tiles after one another.
         size: rows of a tile.
         identity: the tiles are groups 0, 1, … in order, each with one tile.
@@ -63,11 +64,14 @@ def tile_groups(group: torch.Tensor, num_groups: int, may_split: bool) -> Tiles:
         )
     counts = torch.bincount(on_host, minlength=num_groups)
     present = counts.nonzero().flatten()
+    if 2 * len(present) >= num_groups:
+        # Computing some heads for nothing is cheaper than picking out the weights of the others.
+        present = torch.arange(num_groups)
     counts = counts[present]
     size = int(counts.max())
     if may_split and len(present) * size > 2 * len(group):
         size = -(-len(group) // len(present))
-    tiles = (counts + size - 1) // size
+    tiles = ((counts + size - 1) // size).clamp(min=1)
     first_tile = tiles.cumsum(0) - tiles
 
     order = torch.argsort(on_host, stable=True)
@@ -78,6 +82,6 @@ def tile_groups(group: torch.Tensor, num_groups: int, may_split: bool) -> Tiles:
     tile_of_group = torch.arange(int(tiles.sum())) - first_tile.repeat_interleave(tiles)
     filled = (counts.repeat_interleave(tiles) - tile_of_group * size).clamp(max=size)
     tile_group = present.repeat_interleave(tiles)
-    identity = len(tile_group) == num_groups and len(present) == num_groups
+    identity = len(tile_group) == len(present) == num_groups
     device = group.device
     return Tiles(tile_group.to(device), filled.to(device), slot.to(device), size, identity)

@@ -18,7 +18,7 @@ from embae_plugin.models.dense import (
     uniform_,
 )
 from embae_plugin.models.grouping import Tiles, tile_groups
-from embae_plugin.models.stacking import chosen, stacked, unstacked
+from embae_plugin.models.stacking import Index, chosen, stacked, unstacked
 
 __all__ = ["Decoder", "DenseHead", "HeadBank"]
 
@@ -83,6 +83,11 @@ class HeadBank(nn.Module):
         self.running_var.fill_(1.0)
         self.num_batches_tracked.zero_()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.fc1_weight.dtype
+
     def extra_repr(self) -> str:
         """Shown by ``repr``."""
         sizes = f"{self.in_dim} -> {self.hidden_dim} -> {self.out_dim}"
@@ -139,7 +144,8 @@ class HeadBank(nn.Module):
         hidden = linear(h, self.fc1_weight, self.fc1_bias)
         hidden = F.relu(hidden) if self.order == "relu_bn" else hidden
         if not self.training or h.shape[1] < 2:
-            hidden = self._normalise_by_running(hidden, index)
+            mean, var = chosen(self.running_mean, index), chosen(self.running_var, index)
+            hidden = self._affine(hidden, mean, var, index)
         elif tiles is None or tiles.full:
             hidden = self._normalise_full(hidden, index)
         else:
@@ -148,24 +154,14 @@ class HeadBank(nn.Module):
         return linear(hidden, self.fc2_weight, self.fc2_bias)
 
     def _affine(
-        self,
-        hidden: torch.Tensor,
-        mean: torch.Tensor,
-        var: torch.Tensor,
-        index: torch.Tensor | None,
+        self, hidden: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, index: Index
     ) -> torch.Tensor:
         """Batch norm by given (T, hidden_dim) moments, with each tile's weight and bias."""
         scale = chosen(self.bn_weight, index) * torch.rsqrt(var + EPS)
         shift = chosen(self.bn_bias, index) - mean * scale
         return torch.addcmul(shift.unsqueeze(1), hidden, scale.unsqueeze(1))
 
-    def _normalise_by_running(
-        self, hidden: torch.Tensor, index: torch.Tensor | None
-    ) -> torch.Tensor:
-        mean, var = chosen(self.running_mean, index), chosen(self.running_var, index)
-        return self._affine(hidden, mean, var, index)
-
-    def _normalise_full(self, hidden: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+    def _normalise_full(self, hidden: torch.Tensor, index: Index) -> torch.Tensor:
         """Batch norm of each tile by its own moments, as one native batch norm of T·D units."""
         tiles, rows, width = hidden.shape
         mean, var = chosen(self.running_mean, index), chosen(self.running_var, index)
@@ -188,13 +184,13 @@ class HeadBank(nn.Module):
         return normalised.view(rows, tiles, width).transpose(0, 1)
 
     def _normalise_padded(
-        self, hidden: torch.Tensor, index: torch.Tensor | None, filled: torch.Tensor
+        self, hidden: torch.Tensor, index: Index, filled: torch.Tensor
     ) -> torch.Tensor:
         """Batch norm of each tile by the moments of its ``filled`` first rows, if at least two."""
         old_mean, old_var = chosen(self.running_mean, index), chosen(self.running_var, index)
         count = filled.unsqueeze(1).to(hidden.dtype)
         used = torch.arange(hidden.shape[1], device=hidden.device) < filled.unsqueeze(1)
-        weight = (used / count).to(hidden.dtype).unsqueeze(1)  # (T, 1, n)
+        weight = (used / count.clamp(min=1)).to(hidden.dtype).unsqueeze(1)  # (T, 1, n)
         mean = torch.bmm(weight, hidden)
         var = torch.bmm(weight, (hidden - mean).square()).squeeze(1)
         mean = mean.squeeze(1)

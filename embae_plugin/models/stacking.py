@@ -20,6 +20,8 @@ _OTHER = {
 }
 
 State = dict[str, torch.Tensor]
+Index = torch.Tensor | None
+"""Which heads of a bank; None for all."""
 
 
 def stacked(heads: Sequence[Mapping[str, torch.Tensor]]) -> State:
@@ -37,6 +39,6 @@ def unstacked(bank: Mapping[str, torch.Tensor], index: int) -> State:
     return head
 
 
-def chosen(stack: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+def chosen(stack: torch.Tensor, index: Index) -> torch.Tensor:
     """The rows ``index`` of a stacked tensor; the tensor itself for None."""
     return stack if index is None else stack.index_select(0, index)

@@ -29,7 +29,11 @@ def plot_tables(path: str | Path, tables: Sequence[TableResult]) -> None:
         panels = strip.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
         for axes, column in zip(panels, table.columns, strict=True):
             _panel(axes, table, column)
-        panels[-1].legend(fontsize=7, loc="lower right")
+        marks = {}  # what any of the panels shows, once
+        for axes in panels:
+            handles, labels = axes.get_legend_handles_labels()
+            marks.update(zip(labels, handles, strict=True))
+        strip.legend(marks.values(), marks.keys(), fontsize=7, loc="upper right", ncols=3)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=130)
 
@@ -51,9 +55,9 @@ def _panel(axes: Any, table: TableResult, column: str) -> None:
         ]
         if marks:
             axes.scatter(*zip(*marks, strict=True), marker="D", s=22, edgecolors=_THEIRS, zorder=3,
-                         facecolors=_THEIRS if comparable else "none", label=name)  # fmt: skip
+                         facecolors=_THEIRS if comparable else "white", label=name)  # fmt: skip
     axes.set_yticks(places, [row.label for row in table.rows], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.set_xlim(0, max([0.1, *(1.15 * v for c in cells for v in (c.mean, c.published) if v)]))
     axes.tick_params(axis="x", labelsize=7)
     axes.set_title(HEADERS[column], fontsize=9)

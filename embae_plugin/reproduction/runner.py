@@ -53,8 +53,8 @@ def count_images(cfg: CfgNode) -> Images:
     return {name: 0 if part is None else len(part) for name, part in parts.items()}
 
 
-def run_job(job: Job, execute: Execute) -> list[Row]:
-    """The job's scores: read if an earlier call has made them all, else trained.
+def run_job(job: Job, execute: Execute) -> tuple[list[Row], bool]:
+    """The job's scores, and whether they had to be trained: if an earlier call has them, not.
 
     A run that was stopped goes on from its checkpoints, and its time is added up.
 
@@ -64,7 +64,7 @@ def run_job(job: Job, execute: Execute) -> list[Row]:
     record = read_record(job.folder)
     if record is not None and record.serves(job):
         logger.info("%s: done before, scores read", job.folder)
-        return record.rows
+        return record.rows, False
     rows: list[Row] = []
     before, wanted = 0.0, set(job.rows)
     if record is not None and record.fits(job):
@@ -80,7 +80,7 @@ def run_job(job: Job, execute: Execute) -> list[Row]:
         write_record(job, rows, before + time.monotonic() - started)
         raise
     write_record(job, rows, before + time.monotonic() - started)
-    return rows
+    return rows, True
 
 
 def reproduce(
@@ -90,7 +90,7 @@ def reproduce(
 
     Args:
         execute: see :func:`run_job`.
-        publish: called with what is known so far after each job.
+        publish: called with what is known so far after each job that trained, and at the end.
 
     Returns:
         ``Job.key`` to outcome.
@@ -109,12 +109,14 @@ def reproduce(
             logger.info("run %d of %d: %s, seed %d, for table %s", number, len(plan.jobs), job.key,
                         job.seed, ", ".join(map(str, job.tables)))  # fmt: skip
             try:
-                rows = run_job(job, execute)
+                rows, trained = run_job(job, execute)
                 outcome.scores[job.seed] = {str(row["variant"]): row for row in rows}
+                if trained and number < len(plan.jobs):
+                    publish(outcomes)
             except OSError as error:  # weights that cannot be fetched, a full disk
                 outcome.failed = str(error)
                 logger.error("%s, seed %d: %s", job.key, job.seed, error)
-        publish(outcomes)
+    publish(outcomes)
     return outcomes
 
 

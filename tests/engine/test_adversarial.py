@@ -120,16 +120,16 @@ def test_it_learns_all_heads_logs_each_loss_and_leaves_the_trunk(data, store, tm
 
 
 def test_codes_are_drawn_to_their_priors(data, store, tmp_path):
-    """Without the other losses, what is left is the prior: mean 0, the given deviation."""
+    """Without the other losses, what is left is the prior's deviation."""
     model = two_layer_model()
     engine = engine_of(data, store, model, triplet_weight=0.0, reconstruction_weight=0.0,
-                       prior_std=2.0, lr=5e-3, final_lr=1e-3, batch_size=30, discriminator_dim=32)
+                       prior_std=2.0, final_lr=1e-3, discriminator_dim=32)  # fmt: skip
     engine.phases(1)  # f_nui is made afresh, by the seed
-    before = [code.std(0).mean().item() for code in codes_of(data, store, model)]
-    engine.run(tmp_path, max_epoch=200)
-    after = [code.std(0).mean().item() for code in codes_of(data, store, model.eval())]
+    before = [code.std(0).mean().item() for code in codes_of(data, store, model.eval())]
+    engine.run(tmp_path, max_epoch=30)
+    after = [code.std(0).mean().item() for code in codes_of(data, store, model)]
     for start, end in zip(before, after, strict=True):
-        assert start < 1 and 1.2 < end < 3
+        assert start < 1 and 1.6 < end < 2.6
 
 
 def test_the_triplet_loss_alone_leaves_what_only_the_others_reach(data, store, tmp_path):

@@ -166,6 +166,28 @@ def test_training_runs_channels_last_under_autocast_with_full_precision_latents(
         )
 
 
+def replica(module: nn.Module) -> nn.Module:
+    """As nn.DataParallel makes them, whose replicas hold their weights as plain attributes."""
+    copied = module._replicate_for_data_parallel()
+    for name, parameter in module._parameters.items():
+        setattr(copied, name, None if parameter is None else parameter.detach())
+    for name, child in module._modules.items():
+        setattr(copied, name, replica(child))
+    return copied
+
+
+def test_data_parallel_replicas_run():
+    model = small(num_nuisance=2).eval()
+    copied = replica(model)
+    assert list(copied.f_emb.parameters()) == list(copied.f_nui.parameters()) == []
+    with torch.no_grad():
+        z_id, h = copied(images()), copied.trunk(images())
+        torch.testing.assert_close(z_id, model(images()))
+        z_nui = copied.f_nui(h, torch.tensor([0, 1, 1, 0]))
+        torch.testing.assert_close(z_nui, model.f_nui(h, torch.tensor([0, 1, 1, 0])))
+        torch.testing.assert_close(copied.reconstruct(z_id, z_nui), model.reconstruct(z_id, z_nui))
+
+
 def test_memory_format_changes_nothing():
     model = small().eval()
     expected = model(images())

@@ -9,12 +9,21 @@ from embae_plugin.models.grouping import tile_groups
 
 
 def test_tiles_of_unequal_groups():
-    tiles = tile_groups(torch.tensor([2, 0, 2, 2, 0]), 4, may_split=False)
+    group = torch.tensor([2, 0, 2, 2, 0])
+    tiles = tile_groups(group, 5, may_split=False)
     assert tiles.group.tolist() == [0, 2]
     assert tiles.filled.tolist() == [2, 3]
     assert tiles.size == 3
     assert tiles.slot.tolist() == [3, 0, 4, 5, 1]
     assert not tiles.full and not tiles.identity
+
+
+def test_where_most_groups_have_rows_the_others_get_empty_tiles():
+    tiles = tile_groups(torch.tensor([2, 0, 2, 2, 0]), 4, may_split=False)
+    assert tiles.group.tolist() == [0, 1, 2, 3]
+    assert tiles.filled.tolist() == [2, 0, 3, 0]
+    assert tiles.slot.tolist() == [6, 0, 7, 8, 1]
+    assert tiles.identity and not tiles.full
 
 
 def test_equal_groups_need_no_padding():
@@ -57,7 +66,9 @@ def test_every_row_has_a_slot_of_its_own_in_a_tile_of_its_group(groups, may_spli
     assert float(scattered.sum()) == float(rows.sum())
     assert tiles.full == (int(tiles.group.numel()) * tiles.size == len(groups))
     if may_split:
-        # At most two rows for each, and what one unfilled tile for each group adds.
-        assert len(tiles.group) * tiles.size <= 2 * len(groups) + 2 * len(set(groups))
+        # At most two slots for a row, and what rounding up the size adds.
+        assert len(tiles.group) * tiles.size <= 2 * len(groups) + 2 * 6
     else:
-        assert tiles.group.tolist() == sorted(set(groups))
+        assert tiles.group.tolist() == (
+            list(range(6)) if len(set(groups)) >= 3 else sorted(set(groups))
+        )

@@ -99,8 +99,8 @@ def test_interrupted_run_is_remembered_and_its_time_added(tmp_path, counted, mon
     record = read_record(job.folder)
     assert record.seconds == 70 and record.rows == [] and not record.serves(job)
     training = FakeTraining()
-    rows = run_job(job, training)
-    assert rows[0] == fake_row("baseline", 1) and len(training.calls) == 1
+    rows, trained = run_job(job, training)
+    assert trained and rows[0] == fake_row("baseline", 1) and len(training.calls) == 1
     assert read_record(job.folder).seconds == 100 and read_record(job.folder).serves(job)
 
 

@@ -1,0 +1,115 @@
+"""PUL and the adversarial autoencoder in a run, beside EmbAE's own rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from embae_plugin.config import check_config, load_config
+from embae_plugin.config_files import config_folder
+from embae_plugin.engine.checkpoint import load_checkpoint
+from embae_plugin.engine.pipeline import Run
+from tests.engine.tiny import same_weights
+from tests.zoo_files import write_market1501, write_viper
+
+# To market1501 (4 people, 16 images to adapt to) from viper (6 people).
+SMALL = """
+_BASE_: embae.yaml
+use_gpu: False
+data: {sources: ["viper"], targets: ["market1501"], height: 32, width: 16, combineall: True}
+sampler: {num_instances: 2}
+train: {batch_size: 6, max_epoch: 1}
+embae:
+  trunk: mobilenetv1_x0_25
+  trunk_weights: ""
+  z_id_dim: 8
+  hidden_dim: 16
+  embedding: {precision: float32}
+  adversarial: {max_epoch: 1}
+  pul: {rounds: 1, max_epoch: 1, clusters: 3, batch_size: 4, baseline_epoch: 1}
+"""
+
+
+@pytest.fixture
+def configured(tmp_path):
+    write_market1501(tmp_path / "root")
+    write_viper(tmp_path / "root")
+    (tmp_path / "run.yaml").write_text(SMALL, encoding="utf-8")
+
+    def configure(*options):
+        cfg = load_config(tmp_path / "run.yaml", options)
+        cfg.data.root, cfg.data.save_dir = str(tmp_path / "root"), str(tmp_path / "log")
+        check_config(cfg)
+        return cfg
+
+    return configure
+
+
+def test_rows_stand_beside_the_baselines_and_the_same_command_repeats_nothing(configured, tmp_path):
+    cfg = configured("embae.variants", "['baseline', 'pul', 'aae']")
+    rows = Run(cfg).train()
+    assert [row["variant"] for row in rows] == ["baseline", "aae", "pul"]
+    assert all({"rank1", "mAP", "rank1_nd", "mAP_nd"} <= set(row) for row in rows)
+    assert sorted(p.parent.name for p in (tmp_path / "log").glob("*/last.pth")) == [
+        "adversarial", "embedding", "pul"
+    ]  # fmt: skip
+    written = [p.stat().st_mtime_ns for p in sorted((tmp_path / "log").glob("*/last.pth"))]
+    assert Run(cfg).train() == rows
+    assert written == [p.stat().st_mtime_ns for p in sorted((tmp_path / "log").glob("*/last.pth"))]
+    assert Run(cfg).evaluate() == rows
+    cfg.model.load_weights = str(tmp_path / "log" / "pul" / "last.pth")
+    assert Run(cfg).evaluate() == [rows[-1]]
+
+
+def test_both_start_from_stage_1_and_leave_its_model_as_it_is(configured, tmp_path):
+    run = Run(configured("embae.variants", "['pul', 'aae']"))
+    run.train()
+    trained = load_checkpoint(tmp_path / "log" / "embedding" / "last.pth")["model"]
+    assert all(torch.equal(trained[key], value) for key, value in run.model.state_dict().items())
+    aae, pul = run.finished("adversarial"), run.finished("pul")
+    assert same_weights(aae.trunk, run.model.trunk) and not same_weights(aae.f_emb, run.model.f_emb)
+    assert not same_weights(pul.trunk, run.model.trunk)
+    assert same_weights(pul.f_dec, run.model.f_dec)
+
+
+def test_pul_on_its_own_baseline_needs_no_stage_of_embae(configured, tmp_path):
+    cfg = configured("embae.variants", "['pul']", "embae.pul.base", "softmax")
+    rows = Run(cfg).train()
+    assert [row["variant"] for row in rows] == ["pul-baseline", "pul"]
+    assert not (tmp_path / "log" / "embedding").exists()
+    assert Run(cfg).evaluate() == rows
+    baseline, pul = (Run(cfg).finished(stage) for stage in ("identification", "pul"))
+    assert not same_weights(baseline, pul)
+
+
+def test_they_are_run_only_where_they_are_named():
+    cfg = load_config("embae")
+    assert not {"pul", "aae"} & set(cfg.embae.variants)
+
+
+def test_the_shipped_file_is_the_articles_pul():
+    cfg = load_config(config_folder() / "pul_duke_to_market1501.yaml")
+    check_config(cfg)
+    node = cfg.embae.pul
+    assert (node.base, cfg.embae.variants) == ("softmax", ["pul"])
+    assert (node.rounds, node.max_epoch, node.clusters, node.threshold) == (25, 20, 750, 0.85)
+    assert (node.lr, node.momentum, node.batch_size, node.dropout) == (1e-3, 0.9, 16, 0.5)
+    assert not (node.near_any_seed or node.restart or node.heads_only)
+
+
+def test_impossible_settings_are_refused_before_anything_is_loaded(configured):
+    for options, message in (
+        (("embae.variants", "['pull']"), "did you mean pul"),
+        (("embae.pul.base", "resnet"), "embae.pul.base: 'resnet'"),
+        (("embae.pul.clusters", "1"), "embae.pul.clusters is 1"),
+        (("embae.pul.batch_size", "1"), "embae.pul.batch_size is 1"),
+        (("embae.pul.dropout", "1.0"), "embae.pul.dropout is 1.0"),
+        (("embae.pul.threshold", "1.0"), "embae.pul.threshold is 1.0"),
+        (("embae.pul.lr", "0.0"), "embae.pul.lr is 0.0"),
+        (("embae.pul.rounds", "-1"), "embae.pul.rounds is -1"),
+        (("embae.pul.base", "softmax", "embae.pul.heads_only", "True"), "nothing to learn"),
+        (("embae.adversarial.prior_std", "0.0"), "embae.adversarial.prior_std is 0.0"),
+        (("embae.adversarial.triplet_weight", "-1"), "triplet_weight is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            configured(*options)
