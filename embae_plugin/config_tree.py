@@ -83,7 +83,7 @@ def _embae_node() -> CfgNode:
         precision="auto",  # auto | float32 | bf16
         step="auto",  # auto | eager | graph (one captured CUDA graph)
     )
-    node.autoencoder = _node(max_epoch=20, lr=1e-3, final_lr=1e-5, batch_size=256)
+    node.autoencoder = _node(max_epoch=60, lr=1e-3, final_lr=1e-5, batch_size=256)
     node.transfer = _node(
         nuisance_epoch=15,  # step 1 of new, dataset and cam: a new f_nui alone
         nuisance_lr=1e-3,

@@ -50,7 +50,10 @@ class _BesideBars(logging.Handler):
 
 @contextmanager
 def log_to(log_file: Path | None = None, verbose: bool = False) -> Iterator[None]:
-    """Logs to the terminal and, with everything, to ``log_file`` (appended to)."""
+    """Logs to the terminal and, with everything, to ``log_file`` (appended to).
+
+    An error that ends the block is in the file with its traceback.
+    """
     root = logging.getLogger("embae_plugin")
     root.setLevel(logging.DEBUG)
     terminal = _BesideBars()
@@ -66,6 +69,9 @@ def log_to(log_file: Path | None = None, verbose: bool = False) -> Iterator[None
         root.addHandler(handler)
     try:
         yield
+    except BaseException:
+        logger.debug("stopped by", exc_info=True)
+        raise
     finally:
         for handler in handlers:
             root.removeHandler(handler)

@@ -109,8 +109,8 @@ def _rows(context: Context, device: str) -> list[Row]:
     whole = row(
         "all of it", decoded + extracted + adapted + scored, sum(r.floor or 0.0 for r in rows),
         "the sum of the floors above", "run once. torchreid has nothing that adapts without "
-        "labels. The model comes from stages 1 and 2, which need no target (here it has random weights: "
-        "the time is the same)",
+        "labels. The model comes from stages 1 and 2, which need no target (here it has random "
+        "weights: the time is the same)",
     )  # fmt: skip
     return [*rows, whole]
 

@@ -82,9 +82,8 @@ class Clock:
     def tick(self, amount: int = 1) -> None:
         """A step on ``amount`` images is over, or enqueued."""
         if self._device == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._ticks.append(event)
+            self._ticks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+            self._ticks[-1].record()
         else:
             self._ticks.append(time.perf_counter())
         self._amounts.append(amount)
@@ -99,11 +98,9 @@ class Clock:
             raise ValueError(f"{len(self._ticks)} step(s) are too few to time: 2 are the least")
         synchronise(self._device)
         first, last = self._ticks[0], self._ticks[-1]
-        if self._device == "cuda":
-            taken = float(first.elapsed_time(last)) / 1e3
-        else:
-            taken = last - first
-        return taken / sum(self._amounts[1:])
+        gpu = self._device == "cuda"
+        taken = first.elapsed_time(last) / 1e3 if gpu else last - first
+        return float(taken) / sum(self._amounts[1:])
 
 
 def train_seconds(root: Path, sizes: Sizes, device: str) -> float:

@@ -107,7 +107,7 @@ def test_discriminators_depend_on_their_generator_alone():
 def test_it_learns_all_heads_logs_each_loss_and_leaves_the_trunk(data, store, tmp_path):
     model = two_layer_model()
     before = copy.deepcopy(model)
-    history = engine_of(data, store, model).run(tmp_path, max_epoch=12)
+    history = engine_of(data, store, model).run(tmp_path, max_epoch=5)
     assert same_weights(model.trunk, before.trunk)
     for part in ("f_emb", "f_nui", "f_dec"):
         assert not same_weights(getattr(model, part), getattr(before, part)), part
@@ -126,7 +126,7 @@ def test_codes_are_drawn_to_their_priors(data, store, tmp_path):
                        prior_std=2.0, final_lr=1e-3, discriminator_dim=32)  # fmt: skip
     engine.phases(1)  # f_nui is made afresh, by the seed
     before = [code.std(0).mean().item() for code in codes_of(data, store, model.eval())]
-    engine.run(tmp_path, max_epoch=30)
+    engine.run(tmp_path, max_epoch=20)
     after = [code.std(0).mean().item() for code in codes_of(data, store, model)]
     for start, end in zip(before, after, strict=True):
         assert start < 1 and 1.6 < end < 2.6
@@ -137,7 +137,7 @@ def test_the_triplet_loss_alone_leaves_what_only_the_others_reach(data, store, t
     engine = engine_of(data, store, model, reconstruction_weight=0.0, adversarial_weight=0.0)
     engine.phases(1)
     before = copy.deepcopy(model)
-    history = engine.run(tmp_path, max_epoch=10)
+    history = engine.run(tmp_path, max_epoch=5)
     assert history[-1]["triplet"] < history[0]["triplet"] == pytest.approx(history[0]["loss"])
     assert not same_weights(model.f_emb, before.f_emb)
     assert same_weights(model.f_dec, before.f_dec)
@@ -151,7 +151,7 @@ def test_the_adversarial_loss_costs_embedding_quality(data, store, tmp_path):
     ends = {}
     for weight in (0.0, 20.0):
         engine = engine_of(data, store, two_layer_model(), adversarial_weight=weight)
-        ends[weight] = engine.run(tmp_path / str(weight), max_epoch=20)[-1]["triplet"]
+        ends[weight] = engine.run(tmp_path / str(weight), max_epoch=16)[-1]["triplet"]
     assert ends[20.0] > 1.1 * ends[0.0]
 
 

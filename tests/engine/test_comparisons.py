@@ -30,55 +30,64 @@ embae:
 """
 
 
-@pytest.fixture
-def configured(tmp_path):
-    write_market1501(tmp_path / "root")
-    write_viper(tmp_path / "root")
-    (tmp_path / "run.yaml").write_text(SMALL, encoding="utf-8")
-
-    def configure(*options):
-        cfg = load_config(tmp_path / "run.yaml", options)
-        cfg.data.root, cfg.data.save_dir = str(tmp_path / "root"), str(tmp_path / "log")
-        check_config(cfg)
-        return cfg
-
-    return configure
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    write_market1501(folder / "root")
+    write_viper(folder / "root")
+    (folder / "run.yaml").write_text(SMALL, encoding="utf-8")
+    return folder
 
 
-def test_rows_stand_beside_the_baselines_and_the_same_command_repeats_nothing(configured, tmp_path):
-    cfg = configured("embae.variants", "['baseline', 'pul', 'aae']")
-    rows = Run(cfg).train()
+def configured(folder, log, *options):
+    cfg = load_config(folder / "run.yaml", options)
+    cfg.data.root, cfg.data.save_dir = str(folder / "root"), str(log)
+    check_config(cfg)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A run of all that is compared, and its rows."""
+    run = Run(configured(folder, folder / "log", "embae.variants", "['baseline', 'pul', 'aae']"))
+    return run, run.train()
+
+
+def test_rows_stand_beside_the_baselines_and_the_same_command_repeats_nothing(trained, folder):
+    run, rows = trained
     assert [row["variant"] for row in rows] == ["baseline", "aae", "pul"]
     assert all({"rank1", "mAP", "rank1_nd", "mAP_nd"} <= set(row) for row in rows)
-    assert sorted(p.parent.name for p in (tmp_path / "log").glob("*/last.pth")) == [
-        "adversarial", "embedding", "pul"
-    ]  # fmt: skip
-    written = [p.stat().st_mtime_ns for p in sorted((tmp_path / "log").glob("*/last.pth"))]
-    assert Run(cfg).train() == rows
-    assert written == [p.stat().st_mtime_ns for p in sorted((tmp_path / "log").glob("*/last.pth"))]
-    assert Run(cfg).evaluate() == rows
-    cfg.model.load_weights = str(tmp_path / "log" / "pul" / "last.pth")
+    checkpoints = sorted((folder / "log").glob("*/last.pth"))
+    assert [p.parent.name for p in checkpoints] == ["adversarial", "embedding", "pul"]
+    written = [p.stat().st_mtime_ns for p in checkpoints]
+    assert Run(run.cfg).train() == rows
+    assert written == [p.stat().st_mtime_ns for p in checkpoints]
+
+
+def test_what_was_trained_is_scored_again(trained, folder):
+    run, rows = trained
+    assert run.evaluate() == rows
+    cfg = configured(folder, folder / "log", "model.load_weights", str(folder / "log/pul/last.pth"))
     assert Run(cfg).evaluate() == [rows[-1]]
 
 
-def test_both_start_from_stage_1_and_leave_its_model_as_it_is(configured, tmp_path):
-    run = Run(configured("embae.variants", "['pul', 'aae']"))
-    run.train()
-    trained = load_checkpoint(tmp_path / "log" / "embedding" / "last.pth")["model"]
-    assert all(torch.equal(trained[key], value) for key, value in run.model.state_dict().items())
+def test_both_start_from_stage_1_and_leave_its_model_as_it_is(trained, folder):
+    run, _ = trained
+    stage_1 = load_checkpoint(folder / "log" / "embedding" / "last.pth")["model"]
+    assert all(torch.equal(stage_1[key], value) for key, value in run.model.state_dict().items())
     aae, pul = run.finished("adversarial"), run.finished("pul")
     assert same_weights(aae.trunk, run.model.trunk) and not same_weights(aae.f_emb, run.model.f_emb)
     assert not same_weights(pul.trunk, run.model.trunk)
     assert same_weights(pul.f_dec, run.model.f_dec)
 
 
-def test_pul_on_its_own_baseline_needs_no_stage_of_embae(configured, tmp_path):
-    cfg = configured("embae.variants", "['pul']", "embae.pul.base", "softmax")
-    rows = Run(cfg).train()
+def test_pul_on_its_own_baseline_needs_no_stage_of_embae(folder, tmp_path):
+    run = Run(configured(folder, tmp_path, "embae.variants", "['pul']", "embae.pul.base", "softmax"))
+    rows = run.train()
     assert [row["variant"] for row in rows] == ["pul-baseline", "pul"]
-    assert not (tmp_path / "log" / "embedding").exists()
-    assert Run(cfg).evaluate() == rows
-    baseline, pul = (Run(cfg).finished(stage) for stage in ("identification", "pul"))
+    assert not (tmp_path / "embedding").exists()
+    assert run.evaluate() == rows
+    baseline, pul = (run.finished(stage) for stage in ("identification", "pul"))
     assert not same_weights(baseline, pul)
 
 
@@ -97,7 +106,7 @@ def test_the_shipped_file_is_the_articles_pul():
     assert not (node.near_any_seed or node.restart or node.heads_only)
 
 
-def test_impossible_settings_are_refused_before_anything_is_loaded(configured):
+def test_impossible_settings_are_refused_before_anything_is_loaded(folder, tmp_path):
     for options, message in (
         (("embae.variants", "['pull']"), "did you mean pul"),
         (("embae.pul.base", "resnet"), "embae.pul.base: 'resnet'"),
@@ -112,4 +121,4 @@ def test_impossible_settings_are_refused_before_anything_is_loaded(configured):
         (("embae.adversarial.triplet_weight", "-1"), "triplet_weight is -1"),
     ):
         with pytest.raises(ValueError, match=message):
-            configured(*options)
+            configured(folder, tmp_path, *options)
