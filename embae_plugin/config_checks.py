@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -119,7 +120,7 @@ def check_config(cfg: CfgNode) -> None:
         _check_batch(flat["train.batch_size"], flat["sampler.num_instances"])
         _check_scores(flat["test.ranks"], flat["embae.test.protocols"])
         _check_method(cfg, flat)
-        _check_pul(cfg.embae.pul)
+        _check_pul(cfg.embae.pul, "pul" in cfg.embae.variants)
         _check_datasets(list(cfg.data.sources), list(cfg.data.targets), list(cfg.embae.stages))
 
 
@@ -164,7 +165,9 @@ def _check_method(cfg: CfgNode, flat: dict[str, Any]) -> None:
            "embae.embedding.step graph works with train.optim adam only")  # fmt: skip
 
 
-def _check_pul(node: CfgNode) -> None:
+def _check_pul(node: CfgNode, wanted: bool) -> None:
+    _check(not wanted or importlib.util.find_spec("sklearn") is not None, "embae.variants names "
+           "pul, which clusters with scikit-learn: pip install scikit-learn")  # fmt: skip
     share, cosine = node.dropout, node.threshold
     _check(0 <= share < 1, f"embae.pul.dropout is {share}; it must be at least 0 and below 1")
     _check(-1 <= cosine < 1, f"embae.pul.threshold is {cosine}; it is a cosine, -1 to below 1")

@@ -29,9 +29,9 @@ def jpeg(seed: int) -> bytes:
 
 
 def _name(number: int, first_pid: int, people: int) -> str:
-    """Cameras go round first, then people: each has images in every camera."""
-    camera, rest = number % CAMERAS, number // CAMERAS
-    person, shot = rest % people, rest // people
+    """People go round first, then cameras: all have equally many images."""
+    rest, person = divmod(number, people)
+    shot, camera = divmod(rest, CAMERAS)
     return f"{first_pid + person:04d}_c{camera + 1}s1_{shot:06d}_00.jpg"
 
 

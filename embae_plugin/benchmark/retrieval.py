@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 IDENTITIES, CAMERAS = 750, 6  # of Market-1501's test split; its background is the 751st id
+IMAGES_EACH = 17  # gallery images of an identity
 BACKGROUND = 2798 / 15913  # share of gallery images that show none of the identities
 
 
@@ -37,13 +38,14 @@ def make_retrieval(
         matched: gallery images up to which identities are drawn as in Market-1501.
     """
     rng = np.random.default_rng(seed)
-    weights = rng.gamma(3.0, 1.0, IDENTITIES)  # images of an identity: as unequal as Market's
-    q_pids = rng.choice(IDENTITIES, num_query, p=weights / weights.sum()) + 1
     known = int(min(num_gallery, matched) * (1 - BACKGROUND))
+    count = min(IDENTITIES, max(1, known // IMAGES_EACH))
+    weights = rng.gamma(3.0, 1.0, count)  # images of an identity: as unequal as Market's
+    q_pids = rng.choice(count, num_query, p=weights / weights.sum()) + 1
     g_pids = np.zeros(num_gallery, dtype=np.int64)
-    g_pids[:known] = rng.choice(IDENTITIES, known, p=weights / weights.sum()) + 1
+    g_pids[:known] = rng.choice(count, known, p=weights / weights.sum()) + 1
     rng.shuffle(g_pids)
-    people = rng.standard_normal((IDENTITIES + 1, dim), dtype=np.float32)
+    people = rng.standard_normal((count + 1, dim), dtype=np.float32)
     people[0] = 0
     cameras = rng.standard_normal((CAMERAS, dim), dtype=np.float32)
 
@@ -55,7 +57,7 @@ def make_retrieval(
             part = out[start : start + 8192]
             stop = start + len(part)
             rng.standard_normal(out=part, dtype=np.float32)
-            part += 0.4 * (people[pids[start:stop]] + cameras[camids[start:stop]])
+            part += 0.6 * people[pids[start:stop]] + 0.4 * cameras[camids[start:stop]]
             part /= np.linalg.norm(part, axis=1, keepdims=True)
         return out
 

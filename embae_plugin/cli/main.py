@@ -14,7 +14,7 @@ from embae_plugin import __version__
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.runtime import tune_allocator
 
-VERBS = ("train", "demo", "reproduce", "ablate", "benchmark")
+VERBS = ("train", "demo", "reproduce", "ablate", "benchmark", "data")
 
 
 def build_parser() -> argparse.ArgumentParser:

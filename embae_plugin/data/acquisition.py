@@ -1,4 +1,4 @@
-"""Where the data of each dataset of torchreid's zoo has to lie, and what to say when it does not.
+"""Opens torchreid's datasets from data that is there, and says what to do when it is not.
 
 Nothing is ever downloaded on the user's behalf: several of torchreid's links are dead, one leads to
 data its authors have withdrawn, and a mistyped root would start a transfer of gigabytes.
@@ -10,63 +10,11 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-
-class Source(NamedTuple):
-    """Where a dataset comes from: ``how`` to get it, and the ``layout`` expected below the root."""
-
-    how: str
-    layout: str
-
-
-SOURCES: dict[str, Source] = {
-    "market1501": Source(
-        "Ask for Market-1501 (Zheng et al., ICCV 2015) at "
-        "http://www.liangzheng.org/Project/project_reid.html",
-        "market1501/Market-1501-v15.09.15/{bounding_box_train,query,bounding_box_test}",
-    ),
-    "dukemtmcreid": Source(
-        "DukeMTMC was withdrawn by its authors in 2019 over the privacy of the people in it, and "
-        "must not be fetched from elsewhere. Only a copy you may lawfully use can be read",
-        "dukemtmc-reid/DukeMTMC-reID/{bounding_box_train,query,bounding_box_test}",
-    ),
-    "cuhk01": Source(
-        "Ask for CUHK01 (Li et al., ACCV 2012) at "
-        "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
-        "cuhk01/campus/*.png",
-    ),
-    "cuhk02": Source(
-        "Ask for CUHK02 (Li and Wang, CVPR 2013) at "
-        "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
-        "cuhk02/Dataset/{P1,P2,P3,P4,P5}",
-    ),
-    "cuhk03": Source(
-        "Ask for CUHK03 (Li et al., CVPR 2014) at "
-        "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html; the 767/700 split is in "
-        "https://github.com/zhunzhong07/person-re-ranking",
-        "cuhk03/{cuhk03_release/cuhk-03.mat,cuhk03_new_protocol_config_detected.mat,"
-        "cuhk03_new_protocol_config_labeled.mat}",
-    ),
-    "viper": Source(
-        "Ask for VIPeR (Gray et al., PETS 2007) at https://vision.soe.ucsc.edu/node/178",
-        "viper/VIPeR/{cam_a,cam_b}/*.bmp",
-    ),
-    "msmt17": Source(
-        "Ask for MSMT17 (Wei et al., CVPR 2018) at http://www.pkuvmc.com/dataset.html",
-        "msmt17/MSMT17_V1/{train,test,list_train.txt,list_val.txt,list_query.txt,list_gallery.txt}",
-    ),
-}
-
-
-def how_to_get(name: str, root: str | Path) -> str:
-    """One or two sentences: how to get dataset ``name`` and where to put it below ``root``."""
-    if name not in SOURCES:
-        return f"See torchreid's docs/datasets.rst for how to get '{name}' and how to lay it out"
-    source = SOURCES[name]
-    return f"{source.how}; expected: {Path(root).expanduser().absolute() / source.layout}"
+from embae_plugin.data.catalogue import how_to_get
 
 
 def missing_data_error(name: str, root: str | Path, looked_for: str) -> FileNotFoundError:

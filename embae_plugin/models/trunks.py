@@ -95,7 +95,8 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
             state = from_tf_slim(state)
         load_exactly(trunk.net, state, ignored, name, weights)
         trunk.weights = str(weights)
-    logger.info("trunk %s, %d features, weights: %s", name, trunk.feature_dim, trunk.weights)
+    level = logging.INFO if weights else logging.DEBUG  # random ones are mostly loaded over
+    logger.log(level, "trunk %s, %d features, weights: %s", name, trunk.feature_dim, trunk.weights)
     return trunk
 
 

@@ -17,13 +17,15 @@ import torch
 from PIL import Image
 from yacs.config import CfgNode
 
-from embae_plugin.data.feature_bank import FeatureStore, extract_features, flip_views
+from embae_plugin.data.augment import normalise
+from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, ReIDData
 from embae_plugin.engine.embedding import ImageEmbeddingEngine
 from embae_plugin.engine.pipeline import build_model
 from embae_plugin.engine.reconstruction import PARTS, ReconstructionPhase
 from embae_plugin.engine.transfer import VARIANTS
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.trunks import fuse_for_inference
 
 _VIEWS = {"none": 1, "flip": 2, "ten_crop": 10}
 
@@ -84,11 +86,11 @@ def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
         phase.start()
         phase.start_epoch(0)
         train_step = _seconds(lambda: phase.step(0, 0), device, repeats)
-        bank = store.images(records, "noise")
-        model.eval()
-        views = _seconds(lambda: extract_features(
-            model.trunk, bank, flip_views(False), store.size, store.mean, store.std
-        ), device, repeats)  # fmt: skip
+        crops = normalise(store.images(records, "noise").batch(torch.arange(len(people))),
+                          store.mean, store.std)  # fmt: skip
+    fused = fuse_for_inference(model.eval().trunk).to(device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        views = _seconds(lambda: fused(crops), device, repeats)
     heads = [
         _seconds(_head_step(model, size, device), device, repeats)
         for size in (cfg.embae.autoencoder.batch_size, cfg.embae.pul.batch_size)

@@ -10,7 +10,7 @@ from embae_plugin.cli.main import main
 from embae_plugin.config import load_config
 from embae_plugin.engine.pipeline import Run
 from embae_plugin.engine.scoring import score_model
-from tests.zoo_files import write_market1501, write_viper
+from tests.zoo_files import write_image, write_market1501, write_viper
 
 SMALL = """
 _BASE_: embae.yaml
@@ -35,7 +35,9 @@ embae:
 def trained(tmp_path_factory):
     """A folder of `embae train` and the root of its data."""
     folder = tmp_path_factory.mktemp("trained")
-    write_market1501(folder / "root", test_ids=5)
+    market = write_market1501(folder / "root", test_ids=5)
+    for number, path in enumerate(sorted(market.rglob("*.jpg"))):
+        write_image(path, seed=number)  # nobody looks alike twice, so that no score is perfect
     write_viper(folder / "root")
     (folder / "run.yaml").write_text(SMALL, encoding="utf-8")
     command = ["train", "--config-file", str(folder / "run.yaml"), "--root", str(folder / "root")]
@@ -94,6 +96,7 @@ def test_moved_folder_and_root(trained, tmp_path):
         assert set(rows_of(moved)) == {("baseline", "none", False), ("baseline", "none", True)}
     finally:
         moved.rename(trained)
+        (tmp_path / "data" / "viper" / "splits.json").unlink(missing_ok=True)
         (tmp_path / "data").rename(trained.parent / "root")
 
 

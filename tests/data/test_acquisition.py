@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data.acquisition import SOURCES
+from embae_plugin.data.catalogue import SOURCES
 from tests.zoo_files import write_image, write_viper
 
 
@@ -55,7 +55,7 @@ def test_missing_subfolder_is_named(market_root):
     with pytest.raises(FileNotFoundError) as caught:
         bridge.dataset_split("market1501", market_root, "train")
     assert f"looked for {folder / 'query'}, which is not there" in str(caught.value)
-    assert "liangzheng.org" in str(caught.value)
+    assert "zheng-lab-anu.github.io" in str(caught.value)
     assert f"{folder}/{{bounding_box_train,query,bounding_box_test}}" in str(caught.value)
 
 

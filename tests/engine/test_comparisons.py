@@ -82,13 +82,21 @@ def test_both_start_from_stage_1_and_leave_its_model_as_it_is(trained, folder):
 
 
 def test_pul_on_its_own_baseline_needs_no_stage_of_embae(folder, tmp_path):
-    run = Run(configured(folder, tmp_path, "embae.variants", "['pul']", "embae.pul.base", "softmax"))
+    options = ("embae.variants", "['pul']", "embae.pul.base", "softmax")
+    run = Run(configured(folder, tmp_path, *options))
     rows = run.train()
     assert [row["variant"] for row in rows] == ["pul-baseline", "pul"]
     assert not (tmp_path / "embedding").exists()
     assert run.evaluate() == rows
     baseline, pul = (run.finished(stage) for stage in ("identification", "pul"))
     assert not same_weights(baseline, pul)
+
+
+def test_without_scikit_learn_a_run_with_pul_is_refused_at_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    configured(folder, tmp_path, "embae.variants", "['aae']")
+    with pytest.raises(ValueError, match="pip install scikit-learn"):
+        configured(folder, tmp_path, "embae.variants", "['pul']")
 
 
 def test_they_are_run_only_where_they_are_named():

@@ -44,10 +44,9 @@ def store():
 
 
 def engine_of(data, store, model, **settings):
-    options = {"rounds": 2, "clusters": 6, "threshold": 0.998, "lr": 1e-2, "precision": "float32"}
-    return ImagePULEngine(
-        data, model, **{**options, **settings}, use_gpu=False, seed=3, store=store
-    )
+    options = {"rounds": 2, "clusters": 6, "threshold": 0.998, "lr": 1e-2, "seed": 3,
+               "precision": "float32"}  # fmt: skip
+    return ImagePULEngine(data, model, **{**options, **settings}, use_gpu=False, store=store)
 
 
 def pooled_model():
@@ -124,7 +123,8 @@ def test_selection_agrees_with_a_plain_loop(near_any_seed):
     seeds = {}
     for cluster in set(labels.tolist()):
         members = [i for i in range(60) if labels[i] == cluster]
-        seeds[cluster] = min(members, key=lambda i: np.linalg.norm(features[i] - centres[labels[i]]))
+        away = np.linalg.norm(features[members] - centres[cluster], axis=1)
+        seeds[cluster] = members[int(away.argmin())]
     for i, own in enumerate(labels.tolist()):
         candidates = seeds.values() if near_any_seed else [seeds[own]]
         cosines = [
@@ -322,9 +322,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data, store, 
         torch.manual_seed(len(runs))
         model = two_layer_model()
         torch.manual_seed(len(runs))  # the global state is not drawn from
-        ImagePULEngine(
-            data, model, rounds=1, clusters=6, threshold=0.998, use_gpu=False, seed=seed, store=store
-        ).run(tmp_path / name, max_epoch=1)
+        engine_of(data, store, model, rounds=1, seed=seed).run(tmp_path / name, max_epoch=1)
         runs.append(model)
     assert same_weights(runs[0], runs[1])
     assert not same_weights(runs[0], runs[2])
@@ -369,7 +367,8 @@ def test_impossible_settings_are_refused(data, store):
 
 def test_a_source_without_identities_or_with_one_is_refused(data, store):
     blank = copy.copy(data)
-    for pids, message in ((None, "carry none"), (np.ones(66, dtype=np.int64), "at least 2 classes")):
+    one = np.ones(66, dtype=np.int64)
+    for pids, message in ((None, "carry none"), (one, "at least 2 classes")):
         blank.source = replace(data.source, pids=pids)
         engine = ImageIdentificationEngine(blank, pooled_model(), use_gpu=False, store=store)
         with pytest.raises(ValueError, match=message):
@@ -381,9 +380,9 @@ def test_a_round_that_finds_nothing_to_learn_says_so(data, store, tmp_path):
     with torch.no_grad():
         model.f_emb.fc2.weight.zero_()
         model.f_emb.fc2.bias.zero_()
-    with pytest.warns(Warning, match="distinct clusters"):
-        with pytest.raises(ValueError, match="round 1: only 0 of 63 images, in 0 cluster.*collapsed"):
-            engine_of(data, store, model).run(tmp_path, max_epoch=1)
+    message = "round 1: only 0 of 63 images, in 0 cluster.*collapsed"
+    with pytest.warns(Warning, match="distinct"), pytest.raises(ValueError, match=message):
+        engine_of(data, store, model).run(tmp_path, max_epoch=1)
 
 
 def test_another_configuration_is_refused_by_name(data, store, tmp_path):

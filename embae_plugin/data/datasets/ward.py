@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from embae_plugin.data.acquisition import missing_data_error
 from embae_plugin.torchreid_bridge import ImageDataset
 
 logger = logging.getLogger(__name__)
@@ -127,13 +128,7 @@ def find_folder(root: Path) -> Path:
         entries = (e.name for e in os.scandir(root) if e.is_dir())
         candidates = sorted((n for n in entries if n.lower() == "ward"), key=lambda n: n != "ward")
     if not candidates:
-        raise FileNotFoundError(
-            f"WARD is not in {root / 'ward'}. It is not downloaded automatically: ask for it at "
-            "the page of its authors (Martinel and Micheloni, AVIRES lab, University of Udine) "
-            f"and put the images there: {EXPECTED['images']} files PPPPCCCCNNNN.png (person, "
-            f"camera, image: four digits each) of {EXPECTED['people']} people and "
-            f"{EXPECTED['cameras']} cameras"
-        )
+        raise missing_data_error("ward", root, str(root / "ward"))
     folder = root / candidates[0]
     for _ in range(_DEPTH):
         entries_here = list(os.scandir(folder))

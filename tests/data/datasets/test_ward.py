@@ -101,7 +101,7 @@ def test_other_files_are_counted(tmp_path, caplog):
 
 def test_nothing_there(tmp_path):
     for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match=r"WARD is not in .*ward\. .*AVIRES.*4786"):
+        with pytest.raises(FileNotFoundError, match=r"looked for .*ward, .*AVIRES.*4786"):
             load(root)
 
 

@@ -1,0 +1,200 @@
+"""Fetches a data set's archive, checks it, and only then gives it its place; never overwrites.
+
+Everything happens in a hidden folder under the root, which goes away whatever happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+import gdown
+
+from embae_plugin.data.archives import unpack
+from embae_plugin.data.catalogue import SOURCES, Download, Source, how_to_get
+from embae_plugin.data.checking import CHECKED, Check, check
+from embae_plugin.data.datasets.catalog import SPECS
+
+logger = logging.getLogger(__name__)
+
+_DEPTH = 5
+_DRIVE_ID = re.compile(r"[-\w]{20,}")
+
+
+def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") -> Check:
+    """Fetches data set ``name`` into its folder below ``root``.
+
+    Args:
+        name: of the data set.
+        root: folder that holds the data sets' own folders; made if it is not there.
+        url: of the caller's copy: an address, a Google Drive link or id, or an archive on this
+            machine. Empty for what the authors offer, where they do.
+        digest: "md5:HEX" or "sha256:HEX" that the archive must have, empty for any.
+
+    Returns:
+        the check of what is now there; its state is "complete".
+
+    Raises:
+        ValueError: an unknown or built-in name; nothing to fetch it from; a wrong checksum; not an
+            archive, or without the data set, or with other counts than published.
+        FileExistsError: the data set's folder is there already.
+        OSError: the download failed, or the disk is full.
+    """
+    source = _source(name)
+    root = Path(root).expanduser().absolute()
+    place = root / source.folder
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise FileExistsError(
+            f"{place} is there already and is never overwritten: embae data check {name} "
+            f"--root {root} tells what is in it; move it away to fetch it anew"
+        )
+    archive = _archive(name, source, root, url, digest)
+    root.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+    advice = f"By hand: {how_to_get(name, root)}"
+    try:
+        unpacked, staged = work / "unpacked", work / "staged"
+        unpack(_fetched(archive, work, advice), unpacked)
+        _arrange(source, unpacked, staged / source.folder, work, advice)
+        result = check(name, staged)
+        if result.state != "complete":
+            counts = f"found {_text(result.found)}, published {_text(result.published)}"
+            raise ValueError(
+                f"the content of {archive.url} is no complete {source.title} ({result.state}; "
+                f"{counts}; {'; '.join(result.messages)}) and was not kept"
+            )
+        os.replace(staged / source.folder, place)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return check(name, root)
+
+
+def _source(name: str) -> Source:
+    if name in SPECS:
+        raise ValueError(f"'{name}' is built in: it is drawn when it is first used")
+    if name not in CHECKED:
+        names = ", ".join(known for known in CHECKED if known not in SPECS)
+        raise ValueError(f"unknown data set '{name}', expected one of {names}")
+    return SOURCES[name]
+
+
+def _archive(name: str, source: Source, root: Path, url: str, digest: str) -> Download:
+    """What to fetch: the caller's copy or the authors' own."""
+    if url:
+        local = _local_path(url)
+        if source.withdrawn and local is None:
+            raise ValueError(f"{source.how}. --url takes an archive on this machine only here")
+        return Download(str(local) if local else drive_link(url), digest, "archive")
+    if source.archive is None:
+        raise ValueError(
+            f"there is no download of {source.title} to start. {how_to_get(name, root)}. An "
+            f"archive that you have: embae data get {name} --root {root} --url FILE"
+            + ("" if source.withdrawn else "_OR_ADDRESS")
+        )
+    return source.archive._replace(digest=digest or source.archive.digest)
+
+
+def drive_link(url: str) -> str:
+    """The direct link of a Google Drive id or sharing link; any other address as it is.
+
+    gdown's versions differ in which of Drive's links they understand; all take this one.
+    """
+    if _DRIVE_ID.fullmatch(url):
+        return f"https://drive.google.com/uc?id={url}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"--url {url}: no such file, and neither an address nor a Drive id")
+    match = re.match(r"/file/(?:u/\d+/)?d/([-\w]+)", parts.path)
+    if parts.hostname != "drive.google.com" or match is None:
+        return url
+    key = parse_qs(parts.query).get("resourcekey", [])
+    query = {"id": match[1], **({"resourcekey": key[0]} if key else {})}
+    return f"https://drive.google.com/uc?{urlencode(query)}"
+
+
+def _local_path(url: str) -> Path | None:
+    """The file that ``url`` names on this machine, if it does."""
+    path = Path(unquote(urlsplit(url).path) if url.startswith("file://") else url).expanduser()
+    if path.is_file():
+        return path.absolute()
+    if url.startswith("file://"):
+        raise FileNotFoundError(f"--url {url}: there is no such file")
+    return None
+
+
+def _fetched(file: Download, folder: Path, advice: str) -> Path:
+    """``file`` on this machine, its digest checked."""
+    path = Path(file.url)
+    if not path.is_absolute():
+        path = folder / file.name
+        logger.info("fetching %s", file.url)
+        options = {"timeout": 60} if "timeout" in inspect.signature(gdown.download).parameters else {}
+        try:
+            done = gdown.download(file.url, str(path), quiet=not sys.stderr.isatty(), **options)
+        # gdown's errors have no base class that all of its versions share.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise OSError(f"fetching {file.url} failed ({reason}). {advice}") from error
+        if done is None or not path.is_file():
+            raise OSError(f"fetching {file.url} failed. {advice}")
+    kind, _, wanted = file.digest.partition(":")
+    if wanted:
+        found = _digest(path, kind)
+        if found != wanted.lower():
+            raise ValueError(
+                f"{file.url} has {kind} {found}, not {wanted.lower()}: another or a damaged file, "
+                f"not used. {advice}"
+            )
+    return path
+
+
+def _digest(path: Path, kind: str) -> str:
+    hasher = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _arrange(source: Source, unpacked: Path, place: Path, work: Path, advice: str) -> None:
+    """Moves the data set's folder out of ``unpacked``, and what belongs beside it, to ``place``."""
+    found = find_marks(unpacked, source.marks)
+    if found is None:
+        top = ", ".join(sorted(path.name for path in unpacked.iterdir())[:5]) or "nothing"
+        raise ValueError(f"the archive is not {source.title}: it holds {top}. {advice}")
+    extras = {file.name: next(unpacked.rglob(file.name), None) for file in source.extras}
+    target = place / source.inner
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for file in source.extras:
+        path = extras[file.name] or _fetched(file, work, advice)
+        os.replace(path, place / file.name)
+    os.replace(found, target)
+
+
+def find_marks(top: Path, marks: tuple[str, ...]) -> Path | None:
+    """The first folder, nearest to the top, in which each of ``marks`` fits some entry's name."""
+    level = [top]
+    for _ in range(_DEPTH):
+        for folder in level:
+            names = [entry.name for entry in os.scandir(folder)]
+            if all(any(re.fullmatch(mark, name) for name in names) for mark in marks):
+                return folder
+        level = [
+            Path(entry.path)
+            for folder in level
+            for entry in sorted(os.scandir(folder), key=lambda e: e.name)
+            if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
+        ]
+    return None
+
+
+def _text(parts: dict[str, object]) -> str:
+    return ", ".join(f"{part} {tuple(counts)}" for part, counts in parts.items()) or "nothing"  # type: ignore[call-overload]

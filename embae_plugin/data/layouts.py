@@ -1,0 +1,206 @@
+"""Counts what lies in a data set's folder, from file names alone; nothing is ever written there.
+
+torchreid's own loaders make splits and extract images when they are used, so they can't be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+from scipy.io import loadmat
+
+from embae_plugin.data.catalogue import Counts
+
+_MARKET = re.compile(r"(-?\d+)_c(\d)")
+_VIPER = re.compile(r"(\d+)_")
+_CUHK01 = re.compile(r"(\d{4})(\d{3})")
+_WARD = re.compile(r"(\d{4})(\d{4})\d{4}\.png$", re.IGNORECASE)
+_PEOPLE_OF_CUHK03 = 1467
+
+
+class Content(NamedTuple):
+    """What was found: counts for each part, things to be mended, and things worth knowing."""
+
+    parts: dict[str, Counts]
+    problems: list[str]
+    notes: list[str]
+
+
+Reader = Callable[[Path], Content]
+Label = tuple[int, int]
+"""(person, camera) of one image."""
+
+
+def count(labels: Iterable[Label], junk: tuple[int, ...] = (), nobody: tuple[int, ...] = ()) -> Counts:
+    """Counts of images; ``junk`` people are left out, ``nobody`` are images, but no identities."""
+    kept = [(pid, camera) for pid, camera in labels if pid not in junk]
+    people = {pid for pid, _ in kept}.difference(nobody)
+    return Counts(len(kept), len(people), len({camera for _, camera in kept}))
+
+
+def listed(folder: Path, ending: str, pattern: re.Pattern[str]) -> tuple[list[Label], list[str]]:
+    """(person, camera) of each image in ``folder``, and what is wrong with files there.
+
+    A pattern with one group gives the person only, and camera 0.
+    Raises FileNotFoundError if the folder is not there.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing")
+    labels: list[Label] = []
+    strange, empty = [], []
+    for entry in os.scandir(folder):
+        if not entry.name.lower().endswith(ending):
+            continue
+        match = pattern.match(entry.name)
+        if match is None:
+            strange.append(entry.name)
+            continue
+        numbers = [int(group) for group in match.groups()]
+        labels.append((numbers[0], numbers[1] if len(numbers) > 1 else 0))
+        if not entry.is_file() or not entry.stat().st_size:
+            empty.append(entry.name)
+    problems = [
+        f"{folder}: {len(names)} *{ending} {what}, e.g. {min(names)}"
+        for names, what in ((strange, "named otherwise than expected"), (empty, "empty"))
+        if names
+    ]
+    return labels, problems
+
+
+def stale_splits(path: Path) -> list[str]:
+    """What is wrong with a split file of torchreid's (it holds absolute paths)."""
+    if not path.exists():
+        return []
+    try:
+        first = json.loads(path.read_text(encoding="utf-8"))[0]["train"][0][0]
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        return [f"{path} can't be read ({type(error).__name__}); delete it, torchreid makes it anew"]
+    if Path(first).exists():
+        return []
+    return [f"{path} names images that are not there, e.g. {first}: the folder was moved; delete it"]
+
+
+def _market_like(inner: str, junk: tuple[int, ...], nobody: tuple[int, ...]) -> Reader:
+    folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+
+    def read(folder: Path) -> Content:
+        base = folder / inner
+        if not base.is_dir() and (folder / "query").is_dir() and junk:
+            base = folder  # torchreid takes Market-1501 without its inner folder, too.
+        missing = [sub for sub in folders.values() if not (base / sub).is_dir()]
+        if missing:
+            raise FileNotFoundError(f"{base} lacks {', '.join(missing)}")
+        parts, problems = {}, []
+        for part, sub in folders.items():
+            labels, wrong = listed(base / sub, ".jpg", _MARKET)
+            parts[part] = count(labels, junk, nobody)
+            problems += wrong
+        return Content(parts, problems, [])
+
+    return read
+
+
+def read_viper(folder: Path) -> Content:
+    """VIPeR: two folders, one image of each person in each; pairs go by sorted order."""
+    cameras, problems = [], stale_splits(folder / "splits.json")
+    for number, name in enumerate(("cam_a", "cam_b")):
+        labels, wrong = listed(folder / "VIPeR" / name, ".bmp", _VIPER)
+        cameras.append([(pid, number) for pid, _ in labels])
+        problems += wrong
+    alone = {pid for pid, _ in cameras[0]} ^ {pid for pid, _ in cameras[1]}
+    if alone:
+        problems.append(f"{len(alone)} people are in one camera only, e.g. person {min(alone)}")
+    return Content({"all": count(cameras[0] + cameras[1])}, problems, [])
+
+
+def read_cuhk01(folder: Path) -> Content:
+    """CUHK01: images 1 and 2 of each person are one camera view, 3 and 4 the other."""
+    if not (folder / "campus").is_dir() and (folder / "CUHK01.zip").is_file():
+        raise FileNotFoundError(f"{folder / 'CUHK01.zip'} has not been unpacked to campus/ yet")
+    labels, problems = listed(folder / "campus", ".png", _CUHK01)
+    views = [(pid, (image - 1) // 2) for pid, image in labels]
+    return Content({"all": count(views)}, problems + stale_splits(folder / "splits.json"), [])
+
+
+def read_ward(folder: Path) -> Content:
+    """WARD: the images lie in the folder, or in a single one inside it."""
+    # Imported late: data sets register themselves in torchreid, which asks this package for texts.
+    from embae_plugin.data.datasets.ward import find_folder
+
+    here = find_folder(folder.parent)
+    labels, problems = listed(here, ".png", _WARD)
+    return Content({"all": count(labels)}, problems, [])
+
+
+def read_cuhk03(folder: Path) -> Content:
+    """CUHK03: the 767/700 split as its two files say; images are counted once extracted.
+
+    The release itself is opened only to see how many people it holds.
+    """
+    release = folder / "cuhk03_release" / "cuhk-03.mat"
+    names = {"detected": "detected", "labelled": "labeled"}
+    files = {
+        kind: folder / f"cuhk03_new_protocol_config_{name}.mat" for kind, name in names.items()
+    }
+    missing = [str(path) for path in (release, *files.values()) if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"missing: {', '.join(missing)}")
+    parts: dict[str, Counts] = {}
+    problems, notes = _release_problems(release), []
+    for kind, path in files.items():
+        try:
+            split = loadmat(str(path))
+            parts |= {f"{kind} {part}": _split_counts(split, part) for part in _PARTS}
+            listed_files = {str(cell[0]) for cell in split["filelist"].ravel()}
+        except (OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
+            problems.append(f"{path} can't be read ({error}); get it again")
+            continue
+        images = folder / f"images_{names[kind]}"
+        if not images.is_dir():
+            notes.append(f"{kind} images: torchreid extracts them on first use (minutes)")
+            continue
+        gone = listed_files.difference(entry.name for entry in os.scandir(images))
+        if gone:
+            problems.append(f"{images} lacks {len(gone)} images of the split, e.g. {min(gone)}")
+    for path in sorted(folder.glob("splits_*.json")):
+        problems += stale_splits(path)
+    return Content(parts, problems, notes)
+
+
+_PARTS = ("train", "query", "gallery")
+
+
+def _split_counts(split: dict[str, Any], part: str) -> Counts:
+    chosen = split[f"{part}_idx"].ravel().astype(int) - 1
+    labels, files = split["labels"].ravel()[chosen], split["filelist"].ravel()[chosen]
+    cameras = (str(cell[0]).split("_")[2] for cell in files)
+    return count([(int(pid), int(cam)) for pid, cam in zip(labels, cameras, strict=True)])
+
+
+def _release_problems(path: Path) -> list[str]:
+    """Whether the release opens and holds everybody; reads a few hundred bytes of its 1.9 GB."""
+    try:
+        with h5py.File(path, "r") as file:
+            for kind in ("detected", "labeled"):
+                people = sum(file[pair].shape[1] for pair in file[kind][0])
+                if people != _PEOPLE_OF_CUHK03:
+                    return [f"{path} has {people} {kind} people, not {_PEOPLE_OF_CUHK03}"]
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        return [f"{path} can't be read ({error}); get it again"]
+    return []
+
+
+READERS: dict[str, Reader] = {
+    "market1501": _market_like("Market-1501-v15.09.15", junk=(-1,), nobody=(0,)),
+    "dukemtmcreid": _market_like("DukeMTMC-reID", junk=(), nobody=()),
+    "cuhk01": read_cuhk01,
+    "cuhk03": read_cuhk03,
+    "viper": read_viper,
+    "ward": read_ward,
+}

@@ -1,0 +1,8 @@
+"""torchreid-style face of ``embae data``: python tools/data.py check --root …"""
+
+import sys
+
+from embae_plugin.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["data", *sys.argv[1:]]))
