@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -42,10 +44,12 @@ def unpack(archive: Path, folder: Path) -> None:
                 _write(list(_tar_members(tar)), archive, folder)
         else:
             raise ValueError(_what_instead(archive))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{archive.name} is a damaged archive: {error}") from error
-    except RuntimeError as error:
-        raise ValueError(f"{archive.name} can't be unpacked ({error}); unpack it by hand") from error
+    except RuntimeError as error:  # a password, or a compression that Python lacks
+        raise ValueError(
+            f"{archive.name} can't be unpacked ({error}); unpack it by hand"
+        ) from error
 
 
 def _zip_members(file: zipfile.ZipFile) -> Iterator[Member]:
@@ -88,7 +92,7 @@ def _what_instead(path: Path) -> str:
         head = file.read(_HEAD).lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return (
-            f"what came as {path.name} is a web page, not an archive: the address is that of a "
-            "page (a form, a sign-in or a notice), open it in a browser and fetch the file there"
+            f"{path.name} is a web page, not an archive: the address is that of a page (a form, a "
+            "sign-in or a notice); open it in a browser and fetch the file there"
         )
     return f"{path.name} is neither a zip nor a tar archive (or only a part of one)"

@@ -170,10 +170,16 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def how_to_get(name: str, root: str | Path) -> str:
-    """One or two sentences: how to get dataset ``name`` and where to put it below ``root``."""
+def by_hand(name: str, root: str | Path) -> str:
+    """One or two sentences: where to get dataset ``name`` and where to put it below ``root``."""
     if name not in SOURCES:
         return f"See torchreid's docs/datasets.rst for how to get '{name}' and how to lay it out"
     source = SOURCES[name]
-    command = f", or run: embae data get {name} --root {root}" if source.archive else ""
-    return f"{source.how}{command}; expected: {Path(root).expanduser().absolute() / source.layout}"
+    return f"{source.how}; expected: {Path(root).expanduser().absolute() / source.layout}"
+
+
+def how_to_get(name: str, root: str | Path) -> str:
+    """As :func:`by_hand`, with the command that fetches it, if there is one."""
+    if name in SOURCES and SOURCES[name].archive:
+        return f"Run: embae data get {name} --root {root}. Or by hand: {by_hand(name, root)}"
+    return by_hand(name, root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tabulate import tabulate
@@ -57,20 +58,20 @@ def check(name: str, root: str | Path) -> Check:
     source, folder = SOURCES[name], root / SOURCES[name].folder
     if name == "ward" and root.is_dir():  # Unlike torchreid, its loader takes any case.
         folder = next((f for f in sorted(root.iterdir()) if f.name.lower() == name), folder)
-    facts = {"name": name, "folder": str(folder), "published": source.published}
+    found_here = partial(Check, name, str(folder), published=source.published)
     advice = how_to_get(name, root)
     if not folder.is_dir():
-        return Check(**facts, state="missing", messages=(advice,))
+        return found_here("missing", messages=(advice,))
     try:
         found, problems, notes = READERS[name](folder)
     except OSError as error:
-        return Check(**facts, state="incomplete", messages=(f"{error}. {advice}",))
+        return found_here("incomplete", messages=(f"{error}. {advice}",))
     state = "differs" if found != source.published else "complete"
     if problems:
         state = "damaged"
     elif state == "differs":
         notes = [*notes, "other counts than published: scores on it don't compare with others'"]
-    return Check(**facts, state=state, found=found, messages=(*problems, *notes))
+    return found_here(state, found=found, messages=(*problems, *notes))
 
 
 def check_all(root: str | Path, names: Sequence[str] = ()) -> list[Check]:
@@ -88,16 +89,16 @@ def check_all(root: str | Path, names: Sequence[str] = ()) -> list[Check]:
 
 def _check_built_in(name: str, folder: Path) -> Check:
     """A set that this package draws, against what its own plan says."""
-    spec, facts = find_spec(name), {"name": name, "folder": str(folder)}
+    spec, found_here = find_spec(name), partial(Check, name, str(folder))
     if not folder.is_dir() or not any(folder.iterdir()):
-        return Check(**facts, state="built in", messages=("drawn when it is first used",))
+        return found_here("built in", messages=("drawn when it is first used",))
     try:
         metadata = read_metadata(folder)
         scale, seed = float(str(metadata["scale"])), int(str(metadata["seed"]))
         subsets = read_subsets(folder, spec.layout, int(str(metadata["train_ids"])))
         shots = plan(scaled(spec, scale), seed)
     except (ValueError, OSError) as error:
-        return Check(**facts, state="damaged", messages=(str(error),))
+        return found_here("damaged", messages=(str(error),))
     published = {
         part: count(((s.pid, s.camera) for s in shots if s.subset == part), nobody=(0,))
         for part in subsets
@@ -110,7 +111,7 @@ def _check_built_in(name: str, folder: Path) -> Check:
     state = "complete"
     if found != published:
         state, note = "damaged", [*note, f"remove {folder} and it will be drawn anew"]
-    return Check(**facts, state=state, found=found, published=published, messages=tuple(note))
+    return found_here(state, found=found, published=published, messages=tuple(note))
 
 
 def table(checks: Sequence[Check], root: str | Path) -> str:

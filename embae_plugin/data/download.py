@@ -14,12 +14,13 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import gdown
 
 from embae_plugin.data.archives import unpack
-from embae_plugin.data.catalogue import SOURCES, Download, Source, how_to_get
+from embae_plugin.data.catalogue import SOURCES, Counts, Download, Source, by_hand
 from embae_plugin.data.checking import CHECKED, Check, check
 from embae_plugin.data.datasets.catalog import SPECS
 
@@ -59,17 +60,22 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
     archive = _archive(name, source, root, url, digest)
     root.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
-    advice = f"By hand: {how_to_get(name, root)}"
+    advice = f"By hand: {by_hand(name, root)}"
     try:
         unpacked, staged = work / "unpacked", work / "staged"
-        unpack(_fetched(archive, work, advice), unpacked)
+        path = _fetched(archive, work, advice)
+        try:
+            unpack(path, unpacked)
+        except ValueError as error:
+            raise ValueError(f"{archive.url}: {error}. {advice}") from error
         _arrange(source, unpacked, staged / source.folder, work, advice)
         result = check(name, staged)
         if result.state != "complete":
             counts = f"found {_text(result.found)}, published {_text(result.published)}"
+            why = "; ".join(result.messages).replace(str(staged), str(root))
             raise ValueError(
-                f"the content of {archive.url} is no complete {source.title} ({result.state}; "
-                f"{counts}; {'; '.join(result.messages)}) and was not kept"
+                f"what {archive.url} holds is no complete {source.title} and was not kept: "
+                f"{result.state}, {counts}; {why}"
             )
         os.replace(staged / source.folder, place)
     finally:
@@ -95,7 +101,7 @@ def _archive(name: str, source: Source, root: Path, url: str, digest: str) -> Do
         return Download(str(local) if local else drive_link(url), digest, "archive")
     if source.archive is None:
         raise ValueError(
-            f"there is no download of {source.title} to start. {how_to_get(name, root)}. An "
+            f"there is no download of {source.title} to start. {by_hand(name, root)}. An "
             f"archive that you have: embae data get {name} --root {root} --url FILE"
             + ("" if source.withdrawn else "_OR_ADDRESS")
         )
@@ -136,7 +142,9 @@ def _fetched(file: Download, folder: Path, advice: str) -> Path:
     if not path.is_absolute():
         path = folder / file.name
         logger.info("fetching %s", file.url)
-        options = {"timeout": 60} if "timeout" in inspect.signature(gdown.download).parameters else {}
+        # Old versions of gdown wait for ever, and have no option not to.
+        known = inspect.signature(gdown.download).parameters
+        options: dict[str, Any] = {"timeout": 60} if "timeout" in known else {}
         try:
             done = gdown.download(file.url, str(path), quiet=not sys.stderr.isatty(), **options)
         # gdown's errors have no base class that all of its versions share.
@@ -196,5 +204,5 @@ def find_marks(top: Path, marks: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _text(parts: dict[str, object]) -> str:
-    return ", ".join(f"{part} {tuple(counts)}" for part, counts in parts.items()) or "nothing"  # type: ignore[call-overload]
+def _text(parts: dict[str, Counts]) -> str:
+    return ", ".join(f"{part} {tuple(counts)}" for part, counts in parts.items()) or "nothing"

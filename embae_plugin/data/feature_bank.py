@@ -172,8 +172,9 @@ class FeatureStore:
         """The decoded images of ``records``; made at the first call."""
         name = self._name(records, enlarged)
         if name not in self._images:
+            paths, height, width = name
             self._images[name] = ImageBank(
-                *name, self.device, self.image_cache_dir, self.memory_share, label,
+                paths, height, width, self.device, self.image_cache_dir, self.memory_share, label,
                 key=self._keys.get(name, ""),
             )  # fmt: skip
         return self._images[name]

@@ -37,7 +37,9 @@ Label = tuple[int, int]
 """(person, camera) of one image."""
 
 
-def count(labels: Iterable[Label], junk: tuple[int, ...] = (), nobody: tuple[int, ...] = ()) -> Counts:
+def count(
+    labels: Iterable[Label], junk: tuple[int, ...] = (), nobody: tuple[int, ...] = ()
+) -> Counts:
     """Counts of images; ``junk`` people are left out, ``nobody`` are images, but no identities."""
     kept = [(pid, camera) for pid, camera in labels if pid not in junk]
     people = {pid for pid, _ in kept}.difference(nobody)
@@ -80,10 +82,11 @@ def stale_splits(path: Path) -> list[str]:
     try:
         first = json.loads(path.read_text(encoding="utf-8"))[0]["train"][0][0]
     except (ValueError, LookupError, TypeError, OSError) as error:
-        return [f"{path} can't be read ({type(error).__name__}); delete it, torchreid makes it anew"]
+        what = type(error).__name__
+        return [f"{path} can't be read ({what}); delete it, torchreid makes it anew"]
     if Path(first).exists():
         return []
-    return [f"{path} names images that are not there, e.g. {first}: the folder was moved; delete it"]
+    return [f"{path} is of a folder that was moved ({first} is not there); delete it"]
 
 
 def _market_like(inner: str, junk: tuple[int, ...], nobody: tuple[int, ...]) -> Reader:
@@ -158,7 +161,7 @@ def read_cuhk03(folder: Path) -> Content:
             split = loadmat(str(path))
             parts |= {f"{kind} {part}": _split_counts(split, part) for part in _PARTS}
             listed_files = {str(cell[0]) for cell in split["filelist"].ravel()}
-        except (OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
+        except Exception as error:  # scipy raises whatever a damaged file leads it to.
             problems.append(f"{path} can't be read ({error}); get it again")
             continue
         images = folder / f"images_{names[kind]}"

@@ -44,7 +44,7 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
 
 def _numpy_scalars() -> list[Any]:
     """What torchreid's checkpoints hold besides tensors: rank-1 as a numpy scalar."""
-    core = getattr(np, "_core", None) or np.core  # type: ignore[attr-defined]
+    core = getattr(np, "_core", None) or np.core
     kinds = [type(np.dtype(kind)) for kind in ("float32", "float64", "int64")]
     return [core.multiarray.scalar, np.dtype, *kinds]
 
@@ -130,9 +130,10 @@ def state_fingerprint(module: nn.Module) -> str:
 def _check_spec(path: str | Path, payload: Any, model: nn.Module) -> None:
     """Refuses another trunk or order of layers, which weights of the same shapes would not show."""
     theirs = payload.get("spec") if isinstance(payload, dict) else None
-    if not isinstance(theirs, dict) or not hasattr(model, "spec"):
+    spec = getattr(model, "spec", None)
+    if not isinstance(theirs, dict) or not callable(spec):
         return
-    mine = model.spec()
+    mine = spec()
     for key, setting in (("trunk", "embae.trunk"), ("order", "embae.head_order")):
         if theirs.get(key) != mine.get(key):
             raise ValueError(

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
@@ -252,6 +253,11 @@ class LoaderPhase(_EmbeddingPhase):
         super().__init__(engine, max_epoch)
         self.loader = engine.data.train_loader
         self.steps = len(self.loader)
+        if not self.steps:
+            raise ValueError(
+                "torchreid's loader gives no batch: there are fewer training images than "
+                f"train.batch_size {self.loader.batch_size}"
+            )
         self.batches: Iterator[Any] = iter(())
         self.position = 0
         self.paths: list[str] = []
@@ -260,6 +266,7 @@ class LoaderPhase(_EmbeddingPhase):
         number = int(seeded(self.engine.seed, "loader", epoch).initial_seed() % 2**31)
         torch.manual_seed(number)
         random.seed(number)
+        np.random.seed(number)
         if hasattr(self.loader.sampler, "set_epoch"):
             self.loader.sampler.set_epoch(epoch)
         self.batches, self.position = iter(self.loader), 0
@@ -267,14 +274,20 @@ class LoaderPhase(_EmbeddingPhase):
 
     def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         while self.position < step:
-            next(self.batches)
-            self.position += 1
-        data = next(self.batches)
-        self.position += 1
+            self._next()
+        data = self._next()
         self.paths = list(data.get("impath", []))
         device = self.engine.device
         images = data["img"].to(device, memory_format=torch.channels_last)
         return {"loss": self.eager.compute(images, data["pid"].to(device))}
+
+    def _next(self) -> Any:
+        self.position += 1
+        try:
+            return next(self.batches)
+        except StopIteration:  # torchreid's RandomIdentitySampler gives less than it promises
+            self.batches = iter(self.loader)
+            return next(self.batches)
 
     def describe(self, epoch: int, step: int) -> str:
         return f"The batch's images: {', '.join(self.paths)}"

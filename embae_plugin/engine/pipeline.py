@@ -76,6 +76,7 @@ def build_data(cfg: CfgNode) -> ReIDData:
     kwargs = imagedata_kwargs(cfg)
     targets = [t for t in kwargs["targets"] if t not in kwargs["sources"]]
     kwargs["load_train_targets"] = bool(targets)
+    bridge.set_random_seed(cfg.train.seed)  # samplers take their seed from torch when they are made
     with bridge.quiet():
         return ReIDData.from_datamanager(bridge.build_datamanager(**kwargs))
 

@@ -23,6 +23,7 @@ from embae_plugin.data.records import ImageRecords, ReIDData
 from embae_plugin.engine.embedding import ImageEmbeddingEngine
 from embae_plugin.engine.pipeline import build_model
 from embae_plugin.engine.reconstruction import PARTS, ReconstructionPhase
+from embae_plugin.engine.train_step import resolve_precision
 from embae_plugin.engine.transfer import VARIANTS
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import fuse_for_inference
@@ -38,7 +39,7 @@ class Speeds:
         train_step: of stage 1, for a batch.
         view: the trunk's features of one crop.
         head_step: of stages 2 and 3, for a batch of features.
-        pul_step: the same for a batch of PUL's.
+        pul_step: of PUL, for a batch; of the head alone where it learns no more.
     """
 
     train_step: float
@@ -86,16 +87,32 @@ def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
         phase.start()
         phase.start_epoch(0)
         train_step = _seconds(lambda: phase.step(0, 0), device, repeats)
-        crops = normalise(store.images(records, "noise").batch(torch.arange(len(people))),
-                          store.mean, store.std)  # fmt: skip
-    fused = fuse_for_inference(model.eval().trunk).to(device, memory_format=torch.channels_last)
+        crops = normalise(store.images(records, "noise").images.to(device), store.mean, store.std)
+    # More or fewer crops than a batch of stage 1 has.
+    pul_crops = crops[torch.arange(cfg.embae.pul.batch_size) % len(crops)]
+    fused = fuse_for_inference(model.eval().trunk).to(device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         views = _seconds(lambda: fused(crops), device, repeats)
-    heads = [
-        _seconds(_head_step(model, size, device), device, repeats)
-        for size in (cfg.embae.autoencoder.batch_size, cfg.embae.pul.batch_size)
-    ]
-    return Speeds(train_step, views / len(people), *heads)
+    head_step = _head_step(model, cfg.embae.autoencoder.batch_size, device)
+    pul_step = _trunk_step(model, pul_crops, resolve_precision(node.precision, device))
+    if cfg.embae.pul.heads_only:
+        pul_step = _head_step(model, cfg.embae.pul.batch_size, device)
+    return Speeds(
+        train_step, views / len(people),
+        *(_seconds(step, device, repeats) for step in (head_step, pul_step)),
+    )  # fmt: skip
+
+
+def _trunk_step(model: EmbAE, crops: torch.Tensor, bf16: bool) -> Callable[[], object]:
+    """Forward and backward through the trunk; the update is short beside them."""
+
+    def step() -> None:
+        model.requires_grad_(True).train()
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=bf16):
+            h = model.trunk(crops)
+        h.float().square().mean().backward()
+
+    return step
 
 
 def _head_step(model: EmbAE, size: int, device: torch.device) -> Callable[[], object]:
@@ -106,9 +123,14 @@ def _head_step(model: EmbAE, size: int, device: torch.device) -> Callable[[], ob
         "noise", model, features.to(device), torch.zeros(size, dtype=torch.long), PARTS, 1,
         lr=1e-3, final_lr=1e-3, batch_size=size, seed=0,
     )  # fmt: skip
-    phase.start()
-    phase.start_epoch(0)
-    return lambda: phase.step(0, 0)
+
+    def step() -> None:
+        if phase.optimizer is None:
+            phase.start()
+            phase.start_epoch(0)
+        phase.step(0, 0)
+
+    return step
 
 
 def estimated_seconds(cfg: CfgNode, images: dict[str, int], speeds: Speeds) -> float:
@@ -120,24 +142,27 @@ def estimated_seconds(cfg: CfgNode, images: dict[str, int], speeds: Speeds) -> f
     embae, batch = cfg.embae, cfg.train.batch_size
     source, target = images["source"], images["target"]
     views = _VIEWS[embae.test.tta] * (images["query"] + images["gallery"])
-    # PUL's share of images kept is not known beforehand: all of them, at most.
-    pul_epochs = embae.pul.rounds * embae.pul.max_epoch if "pul" in embae.variants else 0
-    pul_images = 0 if embae.pul.heads_only else pul_epochs * target
-    pul_heads = pul_epochs * target // embae.pul.batch_size if embae.pul.heads_only else 0
-    if list(embae.variants) == ["pul"] and embae.pul.base == "softmax":  # none of EmbAE's stages
-        pul_images += embae.pul.baseline_epoch * source
-        rounds = embae.pul.rounds * target
-        return float(pul_images * speeds.train_step / batch + (views + rounds) * speeds.view)
-    steps = max(1, source // batch) * cfg.train.max_epoch
+    training, own = 0.0, list(embae.variants) == ["pul"] and embae.pul.base == "softmax"
+    if "pul" in embae.variants:
+        # The share of images that PUL keeps is not known beforehand: all of them, at most.
+        seen = embae.pul.rounds * embae.pul.max_epoch * target
+        seen += embae.pul.baseline_epoch * source if embae.pul.base == "softmax" else 0
+        training += seen / embae.pul.batch_size * speeds.pul_step
+        views *= 2  # its trunk is another one in the end
+        views += 0 if embae.pul.heads_only else embae.pul.rounds * target
+    if own:  # none of EmbAE's stages
+        return float(training + views * speeds.view)
     views += 2 * (source + target)
-    chosen = [VARIANTS[name] for name in embae.variants if name in VARIANTS]
-    source_steps = max(1, source // embae.autoencoder.batch_size)
-    target_steps = max(1, target // embae.transfer.batch_size)
-    heads = len({v.encoders for v in chosen}) * embae.autoencoder.max_epoch * source_steps
-    for variant in chosen:
-        epochs = embae.transfer.max_epoch
-        epochs += embae.transfer.nuisance_epoch if variant.renewed else 0
-        heads += epochs * target_steps
-    training = (steps + pul_images / batch) * speeds.train_step
-    on_features = heads * speeds.head_step + pul_heads * speeds.pul_step
-    return float(training + views * speeds.view + on_features)
+    training += max(1, source // batch) * cfg.train.max_epoch * speeds.train_step
+    return float(training + views * speeds.view + _head_steps(cfg, images) * speeds.head_step)
+
+
+def _head_steps(cfg: CfgNode, images: dict[str, int]) -> int:
+    """Steps of stages 2 and 3 together."""
+    stage_2, stage_3 = cfg.embae.autoencoder, cfg.embae.transfer
+    chosen = [VARIANTS[name] for name in cfg.embae.variants if name in VARIANTS]
+    kinds = len({variant.encoders for variant in chosen})
+    epochs = stage_3.max_epoch * len(chosen)
+    epochs += stage_3.nuisance_epoch * sum(variant.renewed is not None for variant in chosen)
+    steps = kinds * stage_2.max_epoch * max(1, images["source"] // stage_2.batch_size)
+    return int(steps + epochs * max(1, images["target"] // stage_3.batch_size))

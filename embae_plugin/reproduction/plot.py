@@ -29,7 +29,7 @@ def plot_tables(path: str | Path, tables: Sequence[TableResult]) -> None:
         panels = strip.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
         for axes, column in zip(panels, table.columns, strict=True):
             _panel(axes, table, column)
-        marks = {}  # what any of the panels shows, once
+        marks: dict[str, Any] = {}  # what any of the panels shows, once
         for axes in panels:
             handles, labels = axes.get_legend_handles_labels()
             marks.update(zip(labels, handles, strict=True))

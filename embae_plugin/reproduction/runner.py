@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from embae_plugin.evaluation.report import Row
 from embae_plugin.reproduction.jobs import Job, Plan, variants_for
 from embae_plugin.reproduction.published import TABLES, table_rows
 from embae_plugin.reproduction.record import read_record, write_record
-from embae_plugin.reproduction.roles import PUL, is_pul
+from embae_plugin.reproduction.roles import is_pul
 from embae_plugin.reproduction.tables import TableResult, data_differences, fill
 
 logger = logging.getLogger(__name__)
@@ -94,13 +93,7 @@ def reproduce(
 
     Returns:
         ``Job.key`` to outcome.
-
-    Raises:
-        ImportError: PUL is wanted, and scikit-learn is not installed.
     """
-    if any(PUL in job.rows for job in plan.jobs) and importlib.util.find_spec("sklearn") is None:
-        raise ImportError("PUL, in tables 3 and 4, clusters with scikit-learn: pip install "
-                          "scikit-learn, or give --table 1 --table 2")  # fmt: skip
     outcomes = {job.key: Outcome() for job in plan.jobs}
     for number, job in enumerate(plan.jobs, start=1):
         outcome = outcomes[job.key]

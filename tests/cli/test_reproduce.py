@@ -17,12 +17,14 @@ from embae_plugin.reproduction import forecast, runner
 from embae_plugin.reproduction.estimate import Speeds
 from tests.reproduction.fakes import IMAGES, FakeTraining
 
-SMALL = """
-    data.height 32 data.width 16 train.batch_size 8 sampler.num_instances 2 train.max_epoch 1
-    embae.trunk mobilenetv1_x0_25 embae.z_id_dim 8 embae.hidden_dim 16 embae.autoencoder.max_epoch 1
-    embae.transfer.max_epoch 1 embae.transfer.nuisance_epoch 1 embae.pul.rounds 1
-    embae.pul.max_epoch 1 embae.pul.clusters 4 use_gpu False embae.embedding.precision float32
-""".split()
+SETTINGS = {
+    "data.height": 32, "data.width": 16, "train.batch_size": 8, "sampler.num_instances": 2,
+    "train.max_epoch": 1, "embae.trunk": "mobilenetv1_x0_25", "embae.z_id_dim": 8,
+    "embae.hidden_dim": 16, "embae.autoencoder.max_epoch": 1, "embae.transfer.max_epoch": 1,
+    "embae.transfer.nuisance_epoch": 1, "embae.pul.rounds": 1, "embae.pul.max_epoch": 1,
+    "embae.pul.clusters": 4, "use_gpu": False, "embae.embedding.precision": "float32",
+}  # fmt: skip
+SMALL = [str(part) for pair in SETTINGS.items() for part in pair]
 
 
 @pytest.fixture
@@ -126,7 +128,9 @@ def dry(tmp_path, capsys, *flags) -> str:
 
 
 def test_dry_run_says_what_would_run_and_trains_nothing(tmp_path, training, capsys):
-    printed = dry(tmp_path, capsys, "--seeds", "2", "--table", "1")
+    options = ["embae.autoencoder.max_epoch", "40", "embae.transfer.nuisance_epoch", "20"]
+    options += ["embae.transfer.max_epoch", "10"]
+    printed = dry(tmp_path, capsys, "--seeds", "2", "--table", "1", *options)
     assert training.calls == [] and not (tmp_path / "out").exists()
     assert printed.count("to run") == 2 and "a few timed steps" in printed
     # By hand: 400 epochs of 1 step; features of 2 (100 + 12,936 + 3,368 + 15,913) views; stage 2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from embae_plugin.reproduction.jobs import plan_jobs
@@ -49,10 +51,13 @@ def test_synthetic_runs_pul_on_the_embedding_and_draws_its_data_in_out(tmp_path)
 
 
 def test_tables_that_share_a_folder_must_agree(tmp_path):
-    preset = write_preset(tmp_path, """
+    preset = write_preset(
+        tmp_path,
+        """
 base: duke_to_market1501.yaml
 tables: {1: {}, 3: {settings: {train.max_epoch: 3}}}
-""")
+""",
+    )
     with pytest.raises(ValueError, match="tables 1 and 3 are both duke.*differ in train.max_epoch"):
         plan_jobs(preset, (1, 3), (1,), tmp_path)
     assert len(plan_jobs(preset, (3,), (1,), tmp_path).jobs) == 1
@@ -66,3 +71,12 @@ def test_refused(tmp_path):
         plan_jobs(preset, (1,), (1,), tmp_path, options=["train.batch_size", "73"])
     with pytest.raises(ValueError, match="need loss.name embae"):
         plan_jobs(preset, (1,), (1,), tmp_path, options=["loss.name", "softmax"])
+
+
+def test_scikit_learn_is_asked_for_before_hours_of_training(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name, *a: None if name == "sklearn" else find(name, *a))  # fmt: skip
+    with pytest.raises(ValueError, match="pip install scikit-learn"):
+        paper_plan(tmp_path)
+    assert len(paper_plan(tmp_path, tables=(1, 2), seeds=(1,)).jobs) == 2

@@ -31,7 +31,9 @@ def test_names_and_paths(tmp_path):
 
 
 def test_settings_of_table_over_common_over_base(tmp_path):
-    preset = write_preset(tmp_path, """
+    preset = write_preset(
+        tmp_path,
+        """
 base: viper_cuhk01_to_market1501.yaml
 seeds: [4, 9]
 settings: {train.max_epoch: 3, embae: {transfer: {max_epoch: 2}}}
@@ -39,7 +41,8 @@ pul: {embae.pul.rounds: 1}
 tables:
   1: {sources: [cuhk01], settings: {train: {max_epoch: 5}}}
   2: {target: synthetic_target}
-""")
+""",
+    )
     one, two = preset.config(1), preset.config(2)
     assert (one.train.max_epoch, two.train.max_epoch) == (5, 3)
     assert one.embae.transfer.max_epoch == two.embae.transfer.max_epoch == 2

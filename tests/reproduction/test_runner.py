@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 
@@ -153,15 +152,3 @@ def test_a_failing_run_stops_no_other(tmp_path, counted):
 def test_other_errors_are_raised(tmp_path, counted):
     with pytest.raises(ValueError, match="other settings"):
         reproduce(paper_plan(tmp_path), FakeTraining(ValueError("other settings"), 1), ignore)
-
-
-def test_scikit_learn_is_asked_for_before_hours_of_training(tmp_path, counted, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec",
-                        lambda name, *a: None if name == "sklearn" else find(name, *a))  # fmt: skip
-    training = FakeTraining()
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
-        reproduce(paper_plan(tmp_path), training, ignore)
-    assert training.calls == []
-    reproduce(paper_plan(tmp_path, tables=(1, 2)), training, ignore)
-    assert len(training.calls) == 4

@@ -22,7 +22,8 @@ _LUMA = (0.299, 0.587, 0.114)
 class Camera:
     """One camera.
 
-    scene: name of its background (see :data:`~embae_plugin.data.datasets.scenes.SCENES`).
+    scene: name of its background (see :data:`~embae_plugin.data.datasets.scenes.SCENES`);
+    clutter: contrast of that background, 0 (even) to 1.
     headings: directions, in degrees, that people walk in; spread: degrees around them.
     elevation: degrees that it looks down; perspective: top-heaviness of the near view.
     scale: a person's height as a share of the crop; misplaced: detector jitter, same unit;
@@ -37,6 +38,7 @@ class Camera:
     """
 
     scene: str
+    clutter: float = 1.0
     headings: tuple[float, ...] = (0.0, 180.0)
     spread: float = 25.0
     elevation: float = 8.0
@@ -107,7 +109,7 @@ def tone_curve(camera: Camera, exposure: float) -> list[int]:
 
 def _cloth_folds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Smooth multiplicative noise (H, W, 1) around 1: folds and uneven light on clothes."""
-    coarse = rng.normal(128, 17, (size[1] // 8, size[0] // 6)).clip(0, 255).astype(np.uint8)
+    coarse = rng.normal(128, 13, (size[1] // 8, size[0] // 6)).clip(0, 255).astype(np.uint8)
     smooth = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
     return (np.asarray(smooth, np.float32) / 128.0)[..., None]
 

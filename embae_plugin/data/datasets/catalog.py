@@ -76,28 +76,28 @@ _AUTUMN = Wardrobe(
 )  # fmt: skip
 
 _SOURCE_A = (
-    Camera("plaza", (0, 40), gains=(1.02, 1.0, 0.97), light=0.4),
-    Camera("plaza", (180, 140), gains=(0.97, 1.0, 1.03), gamma=1.08, light=-0.4, blur=0.6),
-    Camera("street", (90, 270), elevation=14, contrast=0.92, noise=5, scale=0.88),
-    Camera("park", (0, 180), gains=(1.0, 1.03, 0.95), gamma=0.94, blur=0.5, falloff=0.25),
+    Camera("plaza", clutter=0.35, headings=(0, 40), gains=(1.02, 1.0, 0.97), light=0.4),
+    Camera("plaza", clutter=0.35, headings=(180, 140), gains=(0.97, 1.0, 1.03), gamma=1.08, light=-0.4, blur=0.6),
+    Camera("street", clutter=0.35, headings=(90, 270), elevation=14, contrast=0.92, noise=5, scale=0.88),
+    Camera("park", clutter=0.35, headings=(0, 180), gains=(1.0, 1.03, 0.95), gamma=0.94, blur=0.5, falloff=0.25),
 )
 _SOURCE_B = (
-    Camera("corridor", (0, 20), stretch=1.0, elevation=18, gains=(1.05, 1.0, 0.90), gamma=1.05, noise=6),
-    Camera("yard", (180, 200), stretch=1.0, elevation=12, gains=(0.95, 1.0, 1.06), contrast=1.08, blur=0.6),
-    Camera("corridor", (90, 300), stretch=1.0, elevation=22, gains=(1.0, 1.04, 0.96), gamma=0.92, detail=0.75),
+    Camera("corridor", clutter=0.35, headings=(0, 20), stretch=1.0, elevation=18, gains=(1.05, 1.0, 0.90), gamma=1.05, noise=6),
+    Camera("yard", clutter=0.35, headings=(180, 200), stretch=1.0, elevation=12, gains=(0.95, 1.0, 1.06), contrast=1.08, blur=0.6),
+    Camera("corridor", clutter=0.35, headings=(90, 300), stretch=1.0, elevation=22, gains=(1.0, 1.04, 0.96), gamma=0.92, detail=0.75),
 )
 _TARGET = (
-    Camera("street", (0, 30), gains=(1.12, 1.0, 0.80), gamma=0.85, contrast=1.15, blur=0.5,
+    Camera("street", clutter=0.6, headings=(0, 30), gains=(1.12, 1.0, 0.80), gamma=0.85, contrast=1.15, blur=0.5,
            light=0.6, falloff=0.35, occluded=0.10),
-    Camera("shop", (180, 150), gains=(0.72, 0.92, 1.22), gamma=1.45, saturation=0.8, blur=0.7,
+    Camera("shop", clutter=0.6, headings=(180, 150), gains=(0.72, 0.92, 1.22), gamma=1.45, saturation=0.8, blur=0.7,
            noise=8, light=-0.6, falloff=0.3, crowded=0.15),
-    Camera("corridor", (90, 60), elevation=24, perspective=0.2, gains=(0.86, 1.14, 0.78),
+    Camera("corridor", clutter=0.6, headings=(90, 60), elevation=24, perspective=0.2, gains=(0.86, 1.14, 0.78),
            cast=0.12, contrast=0.7, offset=0.10, blur=0.8, noise=6, quality=70),
-    Camera("yard", (270, 225), elevation=16, gains=(1.22, 1.16, 1.1), gamma=0.72, saturation=0.65,
+    Camera("yard", clutter=0.6, headings=(270, 225), elevation=16, gains=(1.22, 1.16, 1.1), gamma=0.72, saturation=0.65,
            contrast=0.9, offset=0.14, blur=0.6, misplaced=0.035),
-    Camera("park", (0, 180), elevation=10, scale=0.84, gains=(1.05, 0.84, 1.12), cast=0.15,
+    Camera("park", clutter=0.6, headings=(0, 180), elevation=10, scale=0.84, gains=(1.05, 0.84, 1.12), cast=0.15,
            detail=0.5, blur=0.7, motion=3, noise=7, quality=60),
-    Camera("plaza", (120, 300), elevation=28, perspective=0.3, scale=0.98,
+    Camera("plaza", clutter=0.6, headings=(120, 300), elevation=28, perspective=0.3, scale=0.98,
            gains=(1.25, 0.88, 0.55), gamma=1.3, contrast=0.85, blur=0.6, noise=10,
            occluded=0.12, crowded=0.15),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from embae_plugin.data.datasets.catalog import SetSpec, find_spec
-from embae_plugin.data.datasets.shots import Shot, names, plan, scaled, take_roll
+from embae_plugin.data.datasets.shots import Shot, Studio, names, plan, scaled, take_roll
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _draw(
         directory.mkdir(parents=True, exist_ok=True)
     rolls = [jobs[k : k + _ROLL] for k in range(0, len(jobs), _ROLL)]
     workers = min(_default_workers() if workers is None else workers, len(rolls))
-    take = partial(take_roll, spec, seed)
+    take = partial(take_roll, Studio(spec, seed).prepare())
     bar = tqdm(total=len(jobs), desc=f"drawing {spec.name}", unit="img", disable=None)
     with bar:
         if workers == 1 or not _can_fork():

@@ -133,8 +133,12 @@ SCENES: dict[str, _Painter] = {
 }
 
 
-def paint_scene(kind: str, rng: np.random.Generator) -> Image.Image:
-    """A whole background of ``SCENE_SIZE``; raises ValueError for an unknown ``kind``."""
+def paint_scene(kind: str, rng: np.random.Generator, clutter: float = 1.0) -> Image.Image:
+    """A whole background of ``SCENE_SIZE``.
+
+    clutter: its contrast, from 0 (one colour) to 1.
+    Raises ValueError for an unknown ``kind``.
+    """
     if kind not in SCENES:
         raise ValueError(f"unknown scene {kind!r}, expected one of {', '.join(SCENES)}")
     image = Image.new("RGB", SCENE_SIZE)
@@ -143,7 +147,9 @@ def paint_scene(kind: str, rng: np.random.Generator) -> Image.Image:
     coarse = rng.normal(128, 22, (12, 32)).clip(0, 255).astype(np.uint8)
     patchy = Image.fromarray(coarse).resize(SCENE_SIZE, Image.Resampling.BICUBIC)
     pixels = np.asarray(image, np.float32) * (np.asarray(patchy, np.float32) / 128.0)[..., None]
-    pixels += rng.normal(0, 7, (SCENE_SIZE[1], SCENE_SIZE[0], 1))
+    mean = pixels.mean((0, 1))
+    pixels = mean + clutter * (pixels - mean)
+    pixels += clutter * rng.normal(0, 7, (SCENE_SIZE[1], SCENE_SIZE[0], 1))
     smooth = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     return smooth.filter(ImageFilter.GaussianBlur(0.8))
 

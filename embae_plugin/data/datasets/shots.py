@@ -92,8 +92,15 @@ class Studio:
         """The background of ``camera``."""
         if camera not in self._scenes:
             rng = np.random.default_rng([self.seed, self.spec.index, _SCENE, camera])
-            self._scenes[camera] = paint_scene(self.spec.cameras[camera].scene, rng)
+            settings = self.spec.cameras[camera]
+            self._scenes[camera] = paint_scene(settings.scene, rng, settings.clutter)
         return self._scenes[camera]
+
+    def prepare(self) -> Studio:
+        """Paints all scenes at once, so that copies of this studio need not; returns itself."""
+        for camera in range(len(self.spec.cameras)):
+            self.scene(camera)
+        return self
 
     def take(self, shot: Shot) -> Image.Image:
         """The picture of ``shot``, RGB, of the set's size."""
@@ -135,9 +142,8 @@ def save(image: Image.Image, path: Path, quality: int) -> None:
         image.save(path, "PNG", compress_level=1)
 
 
-def take_roll(spec: SetSpec, seed: int, roll: list[tuple[Shot, Path]]) -> int:
+def take_roll(studio: Studio, roll: list[tuple[Shot, Path]]) -> int:
     """Takes and saves some shots of a set; returns their number."""
-    studio = Studio(spec, seed)
     for shot, path in roll:
-        save(studio.take(shot), path, spec.cameras[shot.camera].quality)
+        save(studio.take(shot), path, studio.spec.cameras[shot.camera].quality)
     return len(roll)

@@ -7,13 +7,14 @@ import multiprocessing
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from embae_plugin.data.datasets import generation
 from embae_plugin.data.datasets.catalog import SPECS, find_spec
 from embae_plugin.data.datasets.generation import METADATA, generate, read_metadata
-from embae_plugin.data.datasets.shots import names, plan, scaled
+from embae_plugin.data.datasets.shots import Shot, Studio, names, plan, scaled
 
 TINY = 0.02
 
@@ -28,8 +29,14 @@ def test_the_same_bytes_whatever_the_number_of_workers(name, tmp_path, monkeypat
     one = contents(generate(name, tmp_path / "one", TINY, workers=1))
     two = contents(generate(name, tmp_path / "two", TINY, workers=2))
     assert one == two
-    other = contents(generate(name, tmp_path / "other", TINY, seed=1, workers=1))
-    assert one[sorted(one)[0]] != other.get(sorted(one)[0])
+
+
+def test_another_seed_is_another_set():
+    spec = SPECS["synthetic_source_b"]
+    studios = [Studio(spec, seed) for seed in (0, 0, 1)]
+    first, same, other = (np.asarray(s.take(Shot("train", 1, 1, 0, 0))) for s in studios)
+    assert np.array_equal(first, same) and not np.array_equal(first, other)
+    assert plan(spec, 0) != plan(spec, 1)
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))

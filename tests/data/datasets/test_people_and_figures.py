@@ -24,6 +24,7 @@ def person(**changes: object) -> Person:
         "carried": "nothing", "chest_print": None, "back_print": None, "pattern": "plain",
         "inner_color": None, "hat_color": None, "scarf_color": None, "hair": "short",
         "upper_color": (250, 250, 250), "carried_color": (255, 0, 0), "sleeve": 1.0, "hem": 0.46,
+        "shoes": (20, 20, 20),
     }  # fmt: skip
     return replace(plain, **{**defaults, **changes})  # type: ignore[arg-type]
 

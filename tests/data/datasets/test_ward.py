@@ -96,7 +96,7 @@ def test_other_files_are_counted(tmp_path, caplog):
     (folder / "000100000001.png").write_text("x")  # there is no camera 0
     with caplog.at_level(logging.WARNING):
         assert len(ward_items(folder)) == 72
-    assert "3 files ignored, e.g. 0001000100.png" in caplog.text
+    assert "3 files ignored, e.g. 000100000001.png" in caplog.text
 
 
 def test_nothing_there(tmp_path):
