@@ -18,7 +18,7 @@ class Sizes:
             matrices of queries × gallery in memory, so all of them would not fit.
         trunk: a name for ``build_trunk``.
         height, width: of the network's input.
-        train_steps: timed steps of stage 1.
+        train_steps: timed steps of stage 1; one before them is not.
         extract_images: images whose features are extracted.
         ae_steps, trunk_steps: timed steps of stages 2 and 3, with features cached and recomputed.
         target: images of the target in training, query and gallery (stage 3, end to end).
@@ -47,7 +47,7 @@ FULL = Sizes(
     extract_images=1200, ae_steps=40, trunk_steps=4, target=(12_936, 3368, 15_913),
 )  # fmt: skip
 QUICK = Sizes(
-    "quick", repeats=2, query=337, gallery=15913, dim=128, large_galleries=(100_000, 500_000),
-    stock_query=34, trunk="mobilenetv1", height=128, width=64, train_steps=2,
-    extract_images=300, ae_steps=20, trunk_steps=2, target=(600, 120, 600),
+    "quick", repeats=2, query=168, gallery=15913, dim=128, large_galleries=(100_000, 500_000),
+    stock_query=21, trunk="mobilenetv1", height=128, width=64, train_steps=2,
+    extract_images=300, ae_steps=10, trunk_steps=2, target=(500, 100, 500),
 )  # fmt: skip

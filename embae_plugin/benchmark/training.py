@@ -69,7 +69,7 @@ def ours_seconds(root: Path, sizes: Sizes, device: str, folder: Path, store: Fea
 def _rows(context: Context, device: str) -> list[Row]:
     sizes = context.sizes
     steps = sizes.train_steps * (GPU_STEPS if device == "cuda" else 1)
-    root = context.crops((steps + 2) * BATCH, 1, 1)
+    root = context.crops((steps + 1) * BATCH, 1, 1)
     store = FeatureStore(sizes.height, sizes.width, NORM, NORM, device)
     folder = context.folder / f"training-{device}"
     tasks = [
@@ -82,7 +82,7 @@ def _rows(context: Context, device: str) -> list[Row]:
     bf16 = resolve_precision("auto", store.device)
     operations = 3 * forward_operations(build_model(sizes), sizes.height, sizes.width)
     floor = 1 / context.rates_of(device).operations(operations, bf16)
-    size = f"{sizes.trunk}, batches of {BATCH}, {sizes.height} × {sizes.width}, {steps + 1} steps"
+    size = f"{sizes.trunk}, batches of {BATCH}, {sizes.height} × {sizes.width}, {steps} steps"
     name = f"torchreid {bridge.VERSION}, ImageTripletEngine"
     text = "3 × the operations of a forward pass"
     return [

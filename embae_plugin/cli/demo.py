@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         data = load_data(cfg)
         save_camera_sheet(out / "cameras.png", data)
         run_config(cfg)
-        logger.info("what the cameras see: %s; scores: %s; %.0f seconds in all", out / "cameras.png",
-                    out / "run" / "scores.png", time.monotonic() - started)  # fmt: skip
+        logger.info("what the cameras see: %s; scores: %s; %.0f seconds in all",
+                    out / "cameras.png", out / "run" / "scores.png",
+                    time.monotonic() - started)  # fmt: skip
     return 0

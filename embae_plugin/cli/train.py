@@ -88,8 +88,9 @@ def run_config(cfg: CfgNode) -> list[Row]:
 def report(cfg: CfgNode, rows: list[Row], work: Run) -> None:
     """Prints the table; writes results.json, scores.png, history.json and curves.png."""
     save_dir, target = Path(cfg.data.save_dir), cfg.data.targets[0]
+    seconds = {stage: round(value, 1) for stage, value in work.seconds.items()}
     write_results(save_dir / "results.json", target, rows, sources=list(cfg.data.sources),
-                  seed=cfg.train.seed, seconds={k: round(v, 1) for k, v in work.seconds.items()})  # fmt: skip
+                  seed=cfg.train.seed, seconds=seconds)  # fmt: skip
     plot_scores(save_dir / "scores.png", target, rows)
     if work.history:
         write_text(save_dir / "history.json", json.dumps(work.history, indent=1) + "\n")

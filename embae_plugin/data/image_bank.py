@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -110,8 +111,10 @@ def _decode_into(out: np.ndarray, paths: Sequence[str], label: str) -> None:
         raise CorruptImageError(failures)
 
 
-def _mapped(path: Path, shape: tuple[int, ...], mode: str) -> np.ndarray:
-    return np.memmap(path, dtype=np.uint8, mode=mode, shape=shape)  # type: ignore[call-overload, no-any-return]
+def _mapped(
+    path: Path, shape: tuple[int, ...], mode: Literal["r+", "c"]
+) -> np.memmap[Any, np.dtype[np.uint8]]:
+    return np.memmap(path, dtype=np.uint8, mode=mode, shape=shape)
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -160,12 +160,14 @@ class Loop:
         done = sum(phase.epochs * phase.steps for phase in self.phases[: self.phase])
         if self.phase < len(self.phases):
             done += self.epoch * self.phases[self.phase].steps + self.step
+        if self.phases and (self.phase, self.epoch, self.step) == (0, 0, 0):
+            self.phases[0].start()  # may decode images for long; Ctrl-C ends that at once
         with catch_signals() as stop, tqdm(
             total=total, initial=done, desc=self.stage, unit="step", disable=None
         ) as bar:
             while self.phase < len(self.phases):
                 phase = self.phases[self.phase]
-                if (self.epoch, self.step) == (0, 0):
+                if self.phase and (self.epoch, self.step) == (0, 0):
                     phase.start()
                 while self.epoch < phase.epochs:
                     self._run_epoch(phase, stop, bar)

@@ -44,7 +44,8 @@ def merge_lone_groups(groups: torch.Tensor, least: int = 2) -> torch.Tensor:
         "camera(s) %s have fewer than %d images; they share the encoder of camera %d, the one "
         "with the most", ", ".join(map(str, lone.tolist())), least, largest)  # fmt: skip
     merged = torch.where(torch.isin(groups, lone), largest, groups)
-    return torch.unique(merged, return_inverse=True)[1]
+    dense: torch.Tensor = torch.unique(merged, return_inverse=True)[1]
+    return dense
 
 
 @torch.inference_mode()

@@ -19,6 +19,8 @@ from embae_plugin.engine.checkpoint import load_weights, read_file
 
 logger = logging.getLogger(__name__)
 
+_RESUMED = {"state_dict", "optimizer", "scheduler", "epoch"}
+
 
 def run_stock(cfg: CfgNode) -> None:
     """What torchreid's ``scripts/main.py`` does with this configuration.
@@ -42,7 +44,7 @@ def run_stock(cfg: CfgNode) -> None:
         pretrained=cfg.model.pretrained, use_gpu=use_gpu,
     )  # fmt: skip
     if cfg.model.load_weights:
-        load_weights(model, cfg.model.load_weights)
+        load_matching(model, cfg.model.load_weights)
     model = torch.nn.DataParallel(model).cuda() if use_gpu else model
     optimizer = bridge.build_optimizer(model, **optimizer_kwargs(cfg))
     scheduler = bridge.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
@@ -64,12 +66,40 @@ def run_stock(cfg: CfgNode) -> None:
     engine.run(**settings)
 
 
+def load_matching(model: torch.nn.Module, path: str) -> None:
+    """Loads the weights whose names and shapes match, as torchreid does, and names the others.
+
+    A classifier for other people is left out so, and the rest of the network is kept.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_file`; also where nothing matches.
+    """
+    content = read_file(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+    own = model.state_dict()
+    fitting = {
+        key: value
+        for key, value in state.items()
+        if key in own and getattr(value, "shape", None) == own[key].shape
+    }
+    if not fitting:
+        raise ValueError(f"model.load_weights: nothing in {path} fits this model")
+    model.load_state_dict({**own, **fitting})
+    left = sorted({*state, *own} - set(fitting))
+    if left:
+        few = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
+        logger.warning(
+            "%s: %d weights loaded; not in both, or of another shape: %s", path, len(fitting), few
+        )
+
+
 def _resume(path: str, model: Any, optimizer: Any, scheduler: Any) -> int:
     """torchreid's ``resume_from_checkpoint``, which cannot read its own files on torch ≥ 2.6."""
     state = read_file(path)
-    if not isinstance(state, dict) or "epoch" not in state:
+    if not isinstance(state, dict) or not _RESUMED.issubset(state):
         raise ValueError(f"model.resume: {path} is not a torchreid checkpoint")
-    model.load_state_dict(state["state_dict"])
+    load_weights(getattr(model, "module", model), path)
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     logger.info("going on from %s after epoch %d", path, state["epoch"])

@@ -57,7 +57,7 @@ class EagerStep:
             _, z_id = self.model(batch)
         loss = self.loss(z_id, pids)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
 

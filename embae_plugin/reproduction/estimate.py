@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,10 +93,10 @@ def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
     fused = fuse_for_inference(model.eval().trunk).to(device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         views = _seconds(lambda: fused(crops), device, repeats)
-    head_step = _head_step(model, cfg.embae.autoencoder.batch_size, device)
+    head_step = _head_step(model, cfg.embae.autoencoder.batch_size, device, PARTS)
     pul_step = _trunk_step(model, pul_crops, resolve_precision(node.precision, device))
     if cfg.embae.pul.heads_only:
-        pul_step = _head_step(model, cfg.embae.pul.batch_size, device)
+        pul_step = _head_step(model, cfg.embae.pul.batch_size, device, ("f_emb",))
     return Speeds(
         train_step, views / len(people),
         *(_seconds(step, device, repeats) for step in (head_step, pul_step)),
@@ -115,12 +115,14 @@ def _trunk_step(model: EmbAE, crops: torch.Tensor, bf16: bool) -> Callable[[], o
     return step
 
 
-def _head_step(model: EmbAE, size: int, device: torch.device) -> Callable[[], object]:
+def _head_step(
+    model: EmbAE, size: int, device: torch.device, learn: Sequence[str]
+) -> Callable[[], object]:
     features = torch.randn(
         size, 1, model.trunk.feature_dim, generator=torch.Generator().manual_seed(0)
     )
     phase = ReconstructionPhase(
-        "noise", model, features.to(device), torch.zeros(size, dtype=torch.long), PARTS, 1,
+        "noise", model, features.to(device), torch.zeros(size, dtype=torch.long), learn, 1,
         lr=1e-3, final_lr=1e-3, batch_size=size, seed=0,
     )  # fmt: skip
 

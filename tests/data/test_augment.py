@@ -27,9 +27,7 @@ HEIGHT, WIDTH = 32, 16
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(
-        0, 256, (count, HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=generator
-    )
+    return torch.randint(0, 256, (count, HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=generator)
 
 
 def seed(number: int) -> torch.Generator:
@@ -39,7 +37,8 @@ def seed(number: int) -> torch.Generator:
 def test_normalise_is_torchvisions_bit_for_bit():
     every_value = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
     batch = torch.cat([images(3)[:, :16], every_value])
-    theirs = torch.stack([tvf.normalize(tvf.to_tensor(image.numpy()), MEAN, STD) for image in batch])
+    pictures = [tvf.to_tensor(image.numpy()) for image in batch]
+    theirs = torch.stack([tvf.normalize(picture, MEAN, STD) for picture in pictures])
     ours = normalise(batch, MEAN, STD)
     assert torch.equal(ours, theirs)
     assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == torch.float32
@@ -152,7 +151,7 @@ def test_without_transforms_nothing_is_random():
     assert not augment.coin(100, seed(1)).any()
 
 
-@pytest.mark.parametrize("names", [("random_flip",), ("random_crop",), ("random_erase",), ON_DEVICE])
+@pytest.mark.parametrize("names", [*((name,) for name in ON_DEVICE), ON_DEVICE])
 def test_the_generator_alone_decides(names):
     augment = Augmentation(names, MEAN, STD)
     batch = images(16)
@@ -174,7 +173,8 @@ def test_global_random_state_is_left_alone():
 
 
 def test_what_cannot_be_done_on_the_device_is_named():
-    assert unsupported_transforms(["Random_Flip", "color_jitter", "random_crop"]) == ["color_jitter"]
+    names = ["Random_Flip", "color_jitter", "random_crop"]
+    assert unsupported_transforms(names) == ["color_jitter"]
     with pytest.raises(ValueError, match=r"transforms color_jitter, random_patch cannot be done"):
         Augmentation(("random_flip", "color_jitter", "random_patch"), MEAN, STD)
 

@@ -205,6 +205,7 @@ def test_the_same_settings_are_the_same_run(tmp_path):
     check_identity("last.pth", load_checkpoint(tmp_path / "last.pth")["identity"], identity)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_torchs_advice_to_switch_the_protection_off_is_not_passed_on(tmp_path):
     path = tmp_path / "other.pth"
     path.write_bytes(pickle.dumps({"a": np.arange(3)}, protocol=5))
@@ -311,8 +312,10 @@ def test_a_failed_load_changes_nothing(tmp_path):
     assert same_weights(model, net(2))
 
 
-@pytest.mark.parametrize(("key", "value", "setting"), [("trunk", "mobilenetv1_x0_5", "embae.trunk"),
-                                                       ("order", "bn_relu", "embae.head_order")])
+@pytest.mark.parametrize(
+    ("key", "value", "setting"),
+    [("trunk", "mobilenetv1_x0_5", "embae.trunk"), ("order", "bn_relu", "embae.head_order")],
+)
 def test_a_model_of_the_same_shapes_that_computes_otherwise_is_refused(
     tmp_path, key, value, setting
 ):

@@ -83,7 +83,8 @@ def test_a_loader_that_gives_fewer_batches_than_it_promises_is_started_again(roo
 
 
 def test_fewer_images_than_a_batch_are_told(root, tmp_path):
-    with pytest.raises(ValueError, match=r"no batch: .*fewer training images than train\.batch_size 40"):
+    few = r"no batch: .*fewer training images than train\.batch_size 40"
+    with pytest.raises(ValueError, match=few):
         engine(root, "RandomSampler", batch_size=40).run(tmp_path, max_epoch=1)
 
 

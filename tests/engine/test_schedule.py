@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -19,7 +20,7 @@ def test_the_papers_schedule():
     assert paper(100) == pytest.approx(1e-4)
     assert paper(399) == pytest.approx(1e-7)
     rates = [paper(epoch) for epoch in range(100, 400)]
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
 
 
 def test_the_decay_is_by_one_factor_an_epoch():
@@ -58,8 +59,8 @@ def test_a_generator_depends_on_its_names_alone():
     first = draw(1, "batches", 3)
     torch.manual_seed(1)
     assert draw(1, "batches", 3) == first
-    others = [draw(2, "batches", 3), draw(1, "augment", 3), draw(1, "batches", 4), draw(1, "batches"),
-              draw("1", "batches", 3), draw(1, "batches", 3, 0)]  # fmt: skip
+    others = [draw(2, "batches", 3), draw(1, "augment", 3), draw(1, "batches", 4),
+              draw(1, "batches"), draw("1", "batches", 3), draw(1, "batches", 3, 0)]  # fmt: skip
     assert len({first, *others}) == 7
 
 

@@ -105,7 +105,7 @@ def test_the_first_step_of_new_moves_only_the_nuisance_encoder(data, store, tmp_
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_wrong_target_identities_change_no_bit(data, store, tmp_path, variant):
-    """The engines are given the labelled target's records; what they learn must not depend on them."""
+    """Even given the labelled target's records, what the engines learn does not depend on them."""
     results = []
     for name, pids in (("right", np.arange(63)), ("wrong", np.zeros(63, dtype=np.int64))):
         labelled = replace(data.target_train, pids=pids.astype(np.int64))

@@ -72,7 +72,9 @@ def plain_training(model, optimizer, records, bank, steps: int, flips: bool) -> 
     augment = Augmentation(("random_flip",), HALF, HALF)
     losses = []
     for number, (index, pids) in enumerate(batches(records, steps)):
-        coin = augment.coin(len(index), seeded("augment", number)) if flips else [False] * len(index)
+        coin = [False] * len(index)
+        if flips:
+            coin = augment.coin(len(index), seeded("augment", number))
         pictures = [tvf.to_tensor(bank.images[i].numpy()) for i in index]
         pictures = [
             tvf.hflip(p) if mirrored else p for p, mirrored in zip(pictures, coin, strict=True)

@@ -16,7 +16,9 @@ from embae_plugin.models.trunks import Trunk, build_trunk
 HEIGHT, WIDTH = 32, 16
 
 
-def write_crops(folder: Path, people: int, cameras: int, each: int, dsetid: int = 0) -> ImageRecords:
+def write_crops(
+    folder: Path, people: int, cameras: int, each: int, dsetid: int = 0
+) -> ImageRecords:
     """People differ by the colours of an upper and a lower half, cameras by a colour cast."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(people * 100 + cameras * 10 + dsetid)
