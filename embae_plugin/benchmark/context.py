@@ -10,12 +10,10 @@ import torch
 
 from embae_plugin.benchmark.crops import write_target
 from embae_plugin.benchmark.fresh import FreshProcess
-from embae_plugin.benchmark.machine import Rates, measure_rates
+from embae_plugin.benchmark.machine import DEVICES, Rates, measure_rates, present_devices
 from embae_plugin.benchmark.measure import Row, not_measured
 from embae_plugin.benchmark.sizes import Sizes
 from embae_plugin.engine.train_step import has_fast_bf16
-
-DEVICES = ("cpu", "cuda")
 
 
 @dataclass
@@ -40,8 +38,13 @@ class Context:
     def rates_of(self, device: str) -> Rates:
         """What the device does at its best; measured when first asked for."""
         if device not in self.rates:
-            self.rates[device] = measure_rates(device, has_fast_bf16(torch.device(device)))
+            self.measure_rates(device)
         return self.rates[device]
+
+    def measure_rates(self, device: str) -> None:
+        """Measures the device again and keeps the better of what was found so far."""
+        found = measure_rates(device, has_fast_bf16(torch.device(device)))
+        self.rates[device] = found.best(self.rates.get(device, found))
 
     def on_each_device(
         self, subject: str, what: str, work: Callable[[str], list[Row]]
@@ -49,7 +52,7 @@ class Context:
         """The rows of ``work(device)`` on each device, and one that says which isn't there."""
         rows: list[Row] = []
         for device in DEVICES:
-            if device == "cuda" and not torch.cuda.is_available():
+            if device not in present_devices():
                 rows.append(not_measured(subject, what, device, "no GPU on this machine"))
             else:
                 rows += work(device)

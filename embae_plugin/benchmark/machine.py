@@ -16,6 +16,7 @@ from embae_plugin import __version__
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.benchmark.measure import seconds
 
+DEVICES = ("cpu", "cuda")
 _SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices multiplied
 _COPIED = {"cpu": 2**26, "cuda": 2**29}  # float32 elements: more than fits in a core's cache
 
@@ -33,6 +34,14 @@ class Rates:
     flops: float
     flops_bf16: float
     bytes: float
+
+    def best(self, other: Rates) -> Rates:
+        """The higher of each."""
+        return Rates(
+            max(self.flops, other.flops),
+            max(self.flops_bf16, other.flops_bf16),
+            max(self.bytes, other.bytes),
+        )
 
     def operations(self, count: float, bf16: bool = False) -> float:
         """Seconds that so many operations take."""
@@ -52,7 +61,7 @@ def _matmul_flops(device: str, dtype: torch.dtype, runs: int) -> float:
     return 2 * side**3 / best
 
 
-def measure_rates(device: str, bf16: bool, runs: int = 7) -> Rates:
+def measure_rates(device: str, bf16: bool, runs: int = 4) -> Rates:
     """Measures a device; the best of ``runs``, because a floor is no average.
 
     Args:
@@ -78,6 +87,11 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def present_devices() -> tuple[str, ...]:
+    """Those of :data:`DEVICES` that this machine has."""
+    return DEVICES if torch.cuda.is_available() else DEVICES[:1]
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from embae_plugin.benchmark import adaptation, features, growth, ranking, stages, training
 from embae_plugin.benchmark.context import Context
 from embae_plugin.benchmark.fresh import FreshProcess
-from embae_plugin.benchmark.machine import describe, describe_rates
+from embae_plugin.benchmark.machine import describe, describe_rates, present_devices
 from embae_plugin.benchmark.measure import Row, not_measured
 from embae_plugin.benchmark.sizes import Sizes
 
@@ -60,6 +60,8 @@ def run_subjects(
         context = Context(sizes, repeats, Path(folder), stock, cython_dir)
         for name in names:
             logger.info("measuring %s", name)
+            for device in present_devices():
+                context.measure_rates(device)  # each time: something may have disturbed the last
             try:
                 rows += SUBJECTS[name](context)
             except MemoryError as error:  # hours of other measurements shall not be lost

@@ -26,7 +26,7 @@ is: less time, less memory, or more images a second. The floor is the least the 
 the work in: what the line under the table counts, over the rate that the same run measured for a
 matrix product or a copy (the best of several tries); the last column says how many times the floor
 ours takes. Nothing is below its floor except where a cache is faster than the memory it was taken
-for."""
+for, or where other work on the machine slowed the rate's measurement down."""
 
 
 def _number(value: float) -> str:

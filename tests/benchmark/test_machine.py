@@ -16,6 +16,10 @@ def test_rates_turn_counts_into_seconds() -> None:
     assert Rates(2e9, 0.0, 4e9).operations(1e9, bf16=True) == 0.5  # no bfloat16 in the hardware
 
 
+def test_the_best_of_two_measurements_is_the_higher_of_each() -> None:
+    assert Rates(1.0, 5.0, 3.0).best(Rates(2.0, 4.0, 1.0)) == Rates(2.0, 5.0, 3.0)
+
+
 def test_a_rate_is_the_work_over_the_best_of_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(machine._SIDE, "cpu", 10)
     monkeypatch.setitem(machine._COPIED, "cpu", 100)

@@ -86,20 +86,23 @@ _SOURCE_B = (
     Camera("yard", clutter=0.35, headings=(180, 200), stretch=1.0, elevation=12, gains=(0.95, 1.0, 1.06), contrast=1.08, blur=0.6),
     Camera("corridor", clutter=0.35, headings=(90, 300), stretch=1.0, elevation=22, gains=(1.0, 1.04, 0.96), gamma=0.92, detail=0.75),
 )
+# As strong as leaves a third of the accuracy: at three times this strength of cast and tone a
+# model trained on the sources ranks the target no better than chance.
 _TARGET = (
-    Camera("street", clutter=0.6, headings=(0, 30), gains=(1.12, 1.0, 0.80), gamma=0.85, contrast=1.15, blur=0.5,
-           light=0.6, falloff=0.35, occluded=0.10),
-    Camera("shop", clutter=0.6, headings=(180, 150), gains=(0.72, 0.92, 1.22), gamma=1.45, saturation=0.8, blur=0.7,
-           noise=8, light=-0.6, falloff=0.3, crowded=0.15),
-    Camera("corridor", clutter=0.6, headings=(90, 60), elevation=24, perspective=0.2, gains=(0.86, 1.14, 0.78),
-           cast=0.12, contrast=0.7, offset=0.10, blur=0.8, noise=6, quality=70),
-    Camera("yard", clutter=0.6, headings=(270, 225), elevation=16, gains=(1.22, 1.16, 1.1), gamma=0.72, saturation=0.65,
-           contrast=0.9, offset=0.14, blur=0.6, misplaced=0.035),
-    Camera("park", clutter=0.6, headings=(0, 180), elevation=10, scale=0.84, gains=(1.05, 0.84, 1.12), cast=0.15,
-           detail=0.5, blur=0.7, motion=3, noise=7, quality=60),
+    Camera("street", clutter=0.6, headings=(0, 30), gains=(1.04, 1.0, 0.94), contrast=1.04,
+           gamma=0.95, blur=0.43, light=0.6, falloff=0.21, occluded=0.1),
+    Camera("shop", clutter=0.6, headings=(180, 150), gains=(0.92, 0.98, 1.07), saturation=0.94,
+           gamma=1.14, blur=0.49, noise=5.2, light=-0.6, falloff=0.2, crowded=0.15),
+    Camera("corridor", clutter=0.6, headings=(90, 60), elevation=24, perspective=0.2,
+           gains=(0.96, 1.04, 0.93), cast=0.04, contrast=0.91, offset=0.03, blur=0.52, noise=4.6,
+           quality=70),
+    Camera("yard", clutter=0.6, headings=(270, 225), elevation=16, misplaced=0.035, gains=(1.07,
+           1.05, 1.03), saturation=0.9, contrast=0.97, gamma=0.92, offset=0.04, blur=0.46),
+    Camera("park", clutter=0.6, elevation=10, scale=0.84, gains=(1.02, 0.95, 1.04), cast=0.04,
+           blur=0.49, motion=1, detail=0.85, noise=4.9, quality=60),
     Camera("plaza", clutter=0.6, headings=(120, 300), elevation=28, perspective=0.3, scale=0.98,
-           gains=(1.25, 0.88, 0.55), gamma=1.3, contrast=0.85, blur=0.6, noise=10,
-           occluded=0.12, crowded=0.15),
+           gains=(1.07, 0.96, 0.86), contrast=0.95, gamma=1.09, blur=0.46, noise=5.8, occluded=0.12,
+           crowded=0.15),
 )  # fmt: skip
 
 SPECS: dict[str, SetSpec] = {
