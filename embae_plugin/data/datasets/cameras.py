@@ -104,7 +104,7 @@ def tone_curve(camera: Camera, exposure: float) -> list[int]:
     level = np.clip(np.arange(256) / 255.0 * exposure, 0.0, 1.0) ** camera.gamma
     level = 0.5 + camera.contrast * (level - 0.5)
     level = camera.offset + (1.0 - camera.offset) * np.clip(level, 0.0, 1.0)
-    return np.rint(255.0 * level).astype(int).tolist() * 3
+    return [int(value) for value in np.rint(255.0 * level)] * 3
 
 
 def _cloth_folds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -157,7 +157,7 @@ def _over(
     pixels = np.asarray(figure, np.float32)
     alpha = pixels[..., 3:] / 255.0
     cloth = np.minimum(pixels[..., :3] * _cloth_folds(size, rng), 255.0)
-    return below + alpha * (cloth - below)
+    return np.asarray(below + alpha * (cloth - below))
 
 
 def _optics(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:

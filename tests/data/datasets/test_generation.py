@@ -54,7 +54,7 @@ def test_the_plan_of_a_whole_set(name):
         cameras = Counter(p for p, _ in {(s.person, s.camera) for s in shots if s.subset == subset})
         assert min(cameras.values()) >= 2  # somebody seen once only could never be found again
     for s in shots:
-        low, high = spec.train_images[s.camera] if s.subset == "train" else spec.gallery_images
+        _, high = spec.train_images[s.camera] if s.subset == "train" else spec.gallery_images
         assert s.step < high + (s.subset != "train")
     per_camera = Counter(s.camera for s in shots if s.subset == "train")
     assert set(per_camera) == set(range(len(spec.cameras)))
@@ -83,7 +83,8 @@ def test_layouts_sizes_and_metadata(tmp_path):
     assert Image.open(image).size == (48, 128) and Image.open(image).mode == "RGB"
     metadata = json.loads((ward / METADATA).read_text())
     assert sum(metadata["counts"].values()) == len(list(ward.glob("*.png")))
-    assert (metadata["name"], metadata["seed"], metadata["scale"]) == ("synthetic_source_b", 0, TINY)
+    made = (metadata["name"], metadata["seed"], metadata["scale"])
+    assert made == ("synthetic_source_b", 0, TINY)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["synthetic_source_b", "synthetic_target"]
 
 
