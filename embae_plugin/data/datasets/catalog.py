@@ -89,8 +89,8 @@ _SOURCE_A = (
 _SOURCE_B = (
     Camera("corridor", clutter=0.35, headings=(0, 20), stretch=1.0, elevation=18,
            gains=(1.05, 1.0, 0.90), gamma=1.05, noise=6),
-    Camera("yard", clutter=0.35, headings=(180, 200), stretch=1.0, elevation=12, gains=(0.95, 1.0,
-           1.06), contrast=1.08, blur=0.6),
+    Camera("yard", clutter=0.35, headings=(180, 200), stretch=1.0, elevation=12,
+           gains=(0.95, 1.0, 1.06), contrast=1.08, blur=0.6),
     Camera("corridor", clutter=0.35, headings=(90, 300), stretch=1.0, elevation=22,
            gains=(1.0, 1.04, 0.96), gamma=0.92, detail=0.75),
 )
@@ -105,7 +105,8 @@ _TARGET = (
            gains=(0.96, 1.04, 0.93), cast=0.04, contrast=0.91, offset=0.03, blur=0.52, noise=4.6,
            quality=70),
     Camera("yard", clutter=0.6, headings=(270, 225), elevation=16, misplaced=0.035,
-           gains=(1.07, 1.05, 1.03), saturation=0.9, contrast=0.97, gamma=0.92, offset=0.04, blur=0.46),
+           gains=(1.07, 1.05, 1.03), saturation=0.9, contrast=0.97, gamma=0.92, offset=0.04,
+           blur=0.46),
     Camera("park", clutter=0.6, elevation=10, scale=0.84, gains=(1.02, 0.95, 1.04), cast=0.04,
            blur=0.49, motion=1, detail=0.85, noise=4.9, quality=60),
     Camera("plaza", clutter=0.6, headings=(120, 300), elevation=28, perspective=0.3, scale=0.98,
