@@ -38,7 +38,8 @@ def test_the_rows_are_those_of_the_paper(finished):
     for row in content["rows"]:
         assert row["queries"] == 12 and row["dropped_queries"] == row["dropped_queries_nd"] == 0
         for key in ("rank1", "rank1_nd", "mAP", "mAP_nd", "mAP_trapezoid", "mAP_nd_trapezoid"):
-            assert 0 < row[key] <= 1
+            # Rank-1 of a barely trained network may be 0; an average precision never is.
+            assert 0 <= row[key] <= 1 and (row[key] > 0 or key.startswith("rank"))
     assert set(content["seconds"]) >= {"embedding", "transfer-cam"}
     # these are six models: no two rank the gallery alike
     assert len({row["mAP"] for row in content["rows"]}) > 3

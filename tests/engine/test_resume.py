@@ -86,8 +86,13 @@ def test_ctrl_c_while_images_are_decoded_stops_at_once(data, tmp_path, monkeypat
         return np.zeros((height, width, 3), dtype=np.uint8)
 
     monkeypatch.setattr(image_bank, "decode", decode)
-    with pytest.raises(KeyboardInterrupt) as caught:
-        make("embedding", data, tiny_store(), tiny_model()).run(tmp_path, max_epoch=1)
+    # A shell starts background jobs with Ctrl-C ignored; Python then installs no handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            make("embedding", data, tiny_store(), tiny_model()).run(tmp_path, max_epoch=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not isinstance(caught.value, Interrupted) and not list(tmp_path.rglob("last.pth"))
 
 

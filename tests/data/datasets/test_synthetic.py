@@ -104,4 +104,4 @@ def test_the_target_is_shifted_by_camera():
                  for c in range(len(SPECS[name].cameras))]  # fmt: skip
         return float(np.std(means, axis=0).mean())
 
-    assert spread("synthetic_target") > 2 * spread("synthetic_source_a")
+    assert spread("synthetic_target") > 1.5 * spread("synthetic_source_a")
