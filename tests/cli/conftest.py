@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.cli.tiny_run import train
 from tests.zoo_files import write_market1501, write_viper
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Networks here are tiny: threads cost more than they save, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
 def root(tmp_path_factory) -> Path:
     """Crops that show their person's colour under much noise, so that scores lie in the middle."""
     root = tmp_path_factory.mktemp("reid-data")
@@ -26,8 +37,8 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def finished(root, tmp_path_factory) -> Path:
+@pytest.fixture(scope="package")
+def finished(root, tmp_path_factory, one_thread) -> Path:
     """The folder of a complete run with every variant of the paper."""
     save_dir = tmp_path_factory.mktemp("runs") / "one"
     assert train(root, save_dir) == 0

@@ -117,9 +117,7 @@ def _draw_lower(sketch: Sketch, person: Person, knees: tuple[float, float]) -> N
     sketch.tube(-0.25, skirt, person.lower_color)
 
 
-def draw_figure(
-    person: Person, pose: Pose, place: Placement, size: tuple[int, int]
-) -> Image.Image:
+def draw_figure(person: Person, pose: Pose, place: Placement, size: tuple[int, int]) -> Image.Image:
     """Draws ``person`` in ``pose``.
 
     size: (width, height) of the crop in pixels.
@@ -145,7 +143,5 @@ def draw_figure(
     )
     wide = scale * place.stretch
     for _, points, color in sorted(sketch.parts, key=lambda part: part[0]):
-        draw.polygon(
-            [(left + wide * x, bottom - scale * y) for x, y in points], fill=(*color, 255)
-        )
+        draw.polygon([(left + wide * x, bottom - scale * y) for x, y in points], fill=(*color, 255))
     return canvas.reduce(SUPERSAMPLE)

@@ -22,7 +22,7 @@ from embae_plugin.data.datasets.shots import Shot, Studio, names, plan, scaled, 
 logger = logging.getLogger(__name__)
 
 # To be raised whenever the pictures of some seed change, however slightly.
-VERSION = 1
+VERSION = 2
 METADATA = "generator.json"
 _ROLL = 100
 
@@ -124,9 +124,7 @@ def _publish(draft: Path, folder: Path, scale: float, seed: int) -> Path:
     return folder
 
 
-def _draw(
-    spec: SetSpec, seed: int, shots: list[Shot], draft: Path, workers: int | None
-) -> None:
+def _draw(spec: SetSpec, seed: int, shots: list[Shot], draft: Path, workers: int | None) -> None:
     """Takes all shots into ``draft``, rolls of them in parallel."""
     jobs = [(shot, draft / path) for shot, path in zip(shots, names(spec, shots), strict=True)]
     for directory in {path.parent for _, path in jobs}:
