@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from embae_plugin.atomic_file import replacing
+from embae_plugin.models.trunk_weights import numpy_scalar_types
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +42,6 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _numpy_scalars() -> list[Any]:
-    """What torchreid's checkpoints hold besides tensors: rank-1 as a numpy scalar."""
-    core = getattr(np, "_core", None) or np.core
-    kinds = [type(np.dtype(kind)) for kind in ("float32", "float64", "int64")]
-    return [core.multiarray.scalar, np.dtype, *kinds]
-
-
 def read_file(path: str | Path) -> Any:
     """``torch.load`` on the CPU with ``weights_only=True``, with errors a user can act on.
 
@@ -62,7 +55,7 @@ def read_file(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(numpy_scalar_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):

@@ -64,7 +64,7 @@ def _read_safetensors(path: Path) -> Any:
 def _read_torch(path: Path) -> Any:
     path.open("rb").close()  # a file that may not be read is not a damaged one
     try:
-        with torch.serialization.safe_globals(_numpy_scalar_types()):
+        with torch.serialization.safe_globals(numpy_scalar_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -78,7 +78,7 @@ def _read_torch(path: Path) -> Any:
         ) from error
 
 
-def _numpy_scalar_types() -> list[Any]:
+def numpy_scalar_types() -> list[Any]:
     """What torchreid's checkpoints hold beside tensors: a rank-1 as a numpy scalar."""
     core = getattr(np, "_core", None) or np.core
     kinds = [type(np.dtype(kind)) for kind in ("float32", "float64", "int64")]

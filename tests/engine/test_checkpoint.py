@@ -22,21 +22,7 @@ from embae_plugin.engine.checkpoint import (
     state_fingerprint,
 )
 from tests.engine.tiny import same_weights
-
-
-class Net(nn.Module):
-    """Two children and a buffer."""
-
-    def __init__(self, width: int = 3) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width))
-        self.head = nn.Linear(width, 2)
-
-
-def net(seed: int, width: int = 3) -> Net:
-    torch.manual_seed(seed)
-    return Net(width)
-
+from tests.engine.tiny_net import net
 
 # --- writing --------------------------------------------------------------------------------
 

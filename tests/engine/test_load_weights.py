@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from embae_plugin.engine.checkpoint import load_weights, save_checkpoint
 from tests.engine.tiny import same_weights, tiny_model
-
-
-class Net(nn.Module):
-    """Two children and a buffer."""
-
-    def __init__(self, width: int = 3) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width))
-        self.head = nn.Linear(width, 2)
-
-
-def net(seed: int, width: int = 3) -> Net:
-    torch.manual_seed(seed)
-    return Net(width)
+from tests.engine.tiny_net import net
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s},
