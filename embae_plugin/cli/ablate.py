@@ -26,7 +26,6 @@ from embae_plugin.engine.pipeline import Run
 from embae_plugin.evaluation.report import Row, write_text
 from embae_plugin.runtime import log_to
 
-HELP = "score a run's models with and without TTA and normalisation, by both AP rules"
 logger = logging.getLogger(__name__)
 
 _COLUMNS = {

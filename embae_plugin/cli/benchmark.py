@@ -24,7 +24,6 @@ from embae_plugin.benchmark.table import as_json, markdown, text
 from embae_plugin.evaluation.report import write_text
 from embae_plugin.runtime import log_to
 
-HELP = "measure speed and memory beside stock torchreid"
 logger = logging.getLogger(__name__)
 
 

@@ -23,7 +23,6 @@ from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.data.download import get_dataset
 from embae_plugin.runtime import log_to
 
-HELP = "check which data sets are complete, and fetch them"
 _HEX = {"md5": 32, "sha256": 64}
 
 

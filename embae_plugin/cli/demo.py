@@ -22,7 +22,6 @@ from embae_plugin.data.records import load_data
 from embae_plugin.evaluation.camera_sheet import save_camera_sheet
 from embae_plugin.runtime import log_to
 
-HELP = "run the whole method on the built-in synthetic cameras"
 logger = logging.getLogger(__name__)
 
 

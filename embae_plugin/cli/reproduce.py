@@ -32,7 +32,6 @@ from embae_plugin.reproduction.runner import Outcome, reproduce, table_results
 from embae_plugin.reproduction.tables import TableResult
 from embae_plugin.runtime import log_to
 
-HELP = "repeat the paper's tables, published numbers beside ours"
 logger = logging.getLogger(__name__)
 
 

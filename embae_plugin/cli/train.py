@@ -31,7 +31,6 @@ from embae_plugin.evaluation.report import (
 )
 from embae_plugin.runtime import log_to
 
-HELP = "train on labelled sources and adapt to an unlabelled target"
 logger = logging.getLogger(__name__)
 
 
