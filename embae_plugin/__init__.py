@@ -6,7 +6,11 @@ afterwards they are used by name like torchreid's own.
 
 from __future__ import annotations
 
+from embae_plugin.feature_extractor import FeatureExtractor
 from embae_plugin.registration import register
+from embae_plugin.reid import ReID
+
+__all__ = ["FeatureExtractor", "ReID", "__version__", "register"]
 
 __version__ = "0.1.0"
 

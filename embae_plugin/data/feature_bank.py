@@ -22,6 +22,7 @@ from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.image_bank import ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
+from embae_plugin.models.bundle import InputSpec
 from embae_plugin.models.trunks import Trunk, fuse_for_inference, trunk_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,10 @@ class FeatureStore:
         self._images: dict[tuple[object, ...], ImageBank] = {}
         self._keys: dict[tuple[object, ...], str] = {}
         self._features: dict[str, FeatureBank] = {}
+
+    def input_spec(self) -> InputSpec:
+        """What networks are given from here."""
+        return InputSpec.make(*self.size, self.mean, self.std)
 
     def images(self, records: ImageRecords, label: str, enlarged: bool = False) -> ImageBank:
         """The decoded images of ``records``; made at the first call."""

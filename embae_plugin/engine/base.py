@@ -141,7 +141,7 @@ class StageEngine(bridge.Engine):
             save_interval=save_interval,
             writer=self.writer,
             after_epoch=after_epoch,
-            extra={"spec": self.model.spec()},
+            extra={"spec": self.model.spec(), "input": self.store.input_spec().as_dict()},
         )
         history = Loop(self.stage, self.model, phases, options).run()
         self.model.eval()

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from embae_plugin.engine import checkpoint
 from embae_plugin.engine.checkpoint import (
     check_identity,
     load_checkpoint,
@@ -21,6 +20,7 @@ from embae_plugin.engine.checkpoint import (
     save_checkpoint,
     state_fingerprint,
 )
+from embae_plugin.models import checkpoint_file as checkpoint
 from tests.engine.tiny import same_weights
 from tests.engine.tiny_net import net
 

@@ -1,0 +1,119 @@
+"""Images of whatever kind a program holds, brought to a network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from embae_plugin.data.image_bank import CorruptImageError, decode
+from embae_plugin.models.bundle import InputSpec
+
+
+def as_items(images: Any) -> Sequence[Any]:
+    """One image or many as a sequence of single images."""
+    if isinstance(images, (str, Path, Image.Image)):
+        return [images]
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        if images.ndim not in (3, 4):
+            raise ValueError(
+                f"an image of shape {tuple(images.shape)}: arrays are (H, W, 3) or (N, H, W, 3), "
+                "tensors (3, H, W) or (N, 3, H, W)"
+            )
+        return [images] if images.ndim == 3 else list(images)
+    if not isinstance(images, Sequence):
+        images = list(images)
+    return cast(Sequence[Any], images)
+
+
+def _pixels(item: Any, height: int, width: int) -> NDArray[np.uint8]:
+    """One image that is no tensor batch as uint8 (height, width, 3)."""
+    if isinstance(item, (str, Path)):
+        return decode(str(item), height, width)
+    if isinstance(item, torch.Tensor):
+        values = _unit_range(item[None])[0].permute(1, 2, 0).mul(255).round().clamp(0, 255)
+        item = values.to(torch.uint8).cpu().numpy()
+    if isinstance(item, np.ndarray):
+        if item.ndim != 3 or item.shape[2] != 3 or item.dtype != np.uint8 or not item.size:
+            raise ValueError(
+                f"an array of {item.dtype} {item.shape}: an image is uint8 (H, W, 3), R, G, B"
+            )
+        item = Image.fromarray(np.ascontiguousarray(item))
+    if not isinstance(item, Image.Image):
+        raise ValueError(
+            f"a {type(item).__name__} is no image: give file names, PIL images, numpy arrays "
+            "(H, W, 3) or tensors (3, H, W)"
+        )
+    image = item.convert("RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def decoded(block: Sequence[Any], spec: InputSpec) -> NDArray[np.uint8]:
+    """uint8 (B, H, W, 3); files are decoded side by side."""
+    out = np.empty((len(block), spec.height, spec.width, 3), dtype=np.uint8)
+
+    def work(index: int) -> tuple[str, str] | None:
+        try:
+            out[index] = _pixels(block[index], spec.height, spec.width)
+        except ValueError as error:
+            if not isinstance(block[index], (str, Path)):
+                raise
+            return str(block[index]), str(error)
+        return None
+
+    if len(block) == 1:
+        failures = [work(0)]
+    else:
+        with ThreadPoolExecutor() as pool:
+            failures = list(pool.map(work, range(len(block))))
+    found = [failure for failure in failures if failure is not None]
+    if found:
+        raise CorruptImageError(found)
+    return out
+
+
+def _unit_range(batch: torch.Tensor) -> torch.Tensor:
+    """Tensor images (B, 3, H, W) as float in [0, 1]."""
+    if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
+        raise ValueError(f"a tensor of shape {tuple(batch.shape[1:])}: an image is (3, H, W)")
+    if batch.dtype == torch.uint8:
+        return batch.float().div(255)
+    if not batch.is_floating_point():
+        raise ValueError(f"a tensor of {batch.dtype}: an image is uint8, or float in [0, 1]")
+    low, high = (float(value) for value in batch.aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"a float tensor with values from {low:.3g} to {high:.3g}: images are in [0, 1] and "
+            "not normalised (uint8 is taken too)"
+        )
+    return batch.float()
+
+
+def _scaled(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """Tensor images of one size as float (B, 3, height, width) in [0, 1].
+
+    Antialiased bilinear like Pillow's, but not rounded to whole grey levels.
+    """
+    size, batch = (spec.height, spec.width), _unit_range(batch)
+    if batch.shape[2:] == size:
+        return batch
+    return F.interpolate(batch, size, mode="bilinear", antialias=True)
+
+
+def tensor_batch(images: Sequence[torch.Tensor], spec: InputSpec) -> torch.Tensor:
+    """Normalised float (B, 3, height, width) from single tensor images."""
+    if len({(image.shape, image.dtype) for image in images}) == 1:
+        pixels = _scaled(torch.stack(list(images)), spec)
+    else:
+        pixels = torch.cat([_scaled(image[None], spec) for image in images])
+    mean, std = pixels.new_tensor(spec.norm_mean), pixels.new_tensor(spec.norm_std)
+    return (pixels - mean[:, None, None]) / std[:, None, None]

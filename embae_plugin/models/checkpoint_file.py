@@ -1,0 +1,85 @@
+"""Checkpoint files: whole or absent, and holding nothing that could run code.
+
+A checkpoint holds plain values and tensors only, so that it loads with ``weights_only=True`` and
+a manipulated file cannot run code. It is written under a temporary name, flushed to the disk and
+renamed: a reader, or a restart after a crash, sees the old one or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embae_plugin.atomic_file import replacing
+from embae_plugin.models.trunk_weights import numpy_scalar_types
+
+FORMAT = "embae-checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Writes ``payload`` to ``path`` atomically (temporary name, fsync, rename)."""
+    path = Path(path)
+    try:
+        with replacing(path) as draft, draft.open("wb") as stream:
+            torch.save({"format": FORMAT, "version": VERSION, **payload}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(
+            f"cannot write the checkpoint {path}: {error}; the one before it, if any, is "
+            "untouched. Free some space, or name another folder with data.save_dir"
+        ) from error
+
+
+def read_file(path: str | Path) -> Any:
+    """``torch.load`` on the CPU with ``weights_only=True``, with errors a user can act on.
+
+    Torchreid's checkpoints load too (their numpy scalars are allowed by name).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a torch file, cut short, or holding objects that could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        with torch.serialization.safe_globals(numpy_scalar_types()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            raise ValueError(
+                f"{path} holds Python objects besides weights; it was not loaded, because such a "
+                "file can run any code"
+            ) from None
+        # torch's own message advises to switch its protection off
+        raise ValueError(f"{path} is damaged or no checkpoint; it was not loaded") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file leads torch.load to
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is cut short, damaged, or no checkpoint ({reason})") from None
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """An EmbAE checkpoint as saved by :func:`save_checkpoint`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_file`; also a file of another kind or of a
+            later version.
+    """
+    payload = read_file(path)
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise ValueError(f"{path} is not an EmbAE checkpoint")
+    if payload.get("version") != VERSION:
+        raise ValueError(
+            f"{path} was written in checkpoint version {payload.get('version')}; this release "
+            f"reads version {VERSION}. Use the release that wrote it"
+        )
+    return payload

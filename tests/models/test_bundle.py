@@ -1,0 +1,118 @@
+"""A checkpoint knows its model, its input and its cameras, or says what is missing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from embae_plugin.models import checkpoint_file
+from embae_plugin.models.bundle import Bundle, InputSpec, find_checkpoint, load_bundle, save_bundle
+from embae_plugin.models.checkpoint_file import load_checkpoint, save_checkpoint
+from embae_plugin.models.pooled import PooledReID
+from embae_plugin.models.trunks import build_trunk
+from tests.crops_world import INPUT, tiny_embae, write_checkpoint
+from tests.engine.tiny import same_weights
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    bundle = Bundle(tiny_embae(3), INPUT, ("gate", "Höf 2"), {"source": "x", "images": 3})
+    save_bundle(tmp_path / "adapted.pth", bundle)
+    for path in (tmp_path, tmp_path / "adapted.pth"):
+        back = load_bundle(path)
+        assert same_weights(back.model, bundle.model) and not back.model.training
+        assert (back.input, back.camera_names, back.about) == (
+            INPUT, ("gate", "Höf 2"), bundle.about,
+        )  # fmt: skip
+
+
+def test_a_pooled_model_comes_back_too(tmp_path):
+    model = PooledReID(build_trunk("mobilenetv1_x0_25"))
+    save_bundle(tmp_path / "a.pth", Bundle(model, INPUT))
+    assert same_weights(load_bundle(tmp_path / "a.pth").model, model)
+
+
+def test_adapted_goes_before_a_stage_in_one_folder(tmp_path):
+    write_checkpoint(tmp_path / "last.pth", seed=1)
+    assert find_checkpoint(tmp_path).name == "last.pth"
+    write_checkpoint(tmp_path / "adapted.pth", seed=2)
+    assert find_checkpoint(tmp_path).name == "adapted.pth"
+
+
+def test_a_folder_of_stages_wants_one_named(tmp_path):
+    for stage in ("embedding", "transfer-cam"):
+        write_checkpoint(tmp_path / stage / "last.pth")
+    with pytest.raises(ValueError, match=r"several stages.*embedding, .*transfer-cam"):
+        load_bundle(tmp_path)
+    load_bundle(tmp_path / "transfer-cam")
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth does not exist"):
+        load_bundle(tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match=r"neither adapted\.pth"):
+        load_bundle(tmp_path)
+
+
+def test_an_older_checkpoint_needs_its_size(tmp_path):
+    model = tiny_embae()
+    save_checkpoint(tmp_path / "last.pth", {"spec": model.spec(), "model": model.state_dict(),
+                                            "done": True, "stage": "embedding"})  # fmt: skip
+    with pytest.raises(ValueError, match=r"pass --height and --width"):
+        load_bundle(tmp_path)
+    with pytest.raises(ValueError, match=r"pass --height and --width"):
+        load_bundle(tmp_path, height=32)
+    bundle = load_bundle(tmp_path, 32, 16)
+    assert bundle.input == InputSpec(32, 16, model.trunk.norm_mean, model.trunk.norm_std)
+    assert bundle.about == {"stage": "embedding"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"done": False}, "not finished"),
+        ({"spec": None}, "holds no model"),
+        ({"model": {}}, "its weights are not those of its model"),
+    ],
+)
+def test_a_checkpoint_that_cannot_serve(tmp_path, change, message):
+    path = write_checkpoint(tmp_path / "a.pth")
+    save_checkpoint(path, {**load_checkpoint(path), **change})
+    with pytest.raises(ValueError, match=message):
+        load_bundle(path)
+
+
+def test_another_file(tmp_path):
+    torch.save({"state_dict": tiny_embae().state_dict()}, tmp_path / "torchreid.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ValueError, match="is not an EmbAE checkpoint"):
+        load_bundle(tmp_path / "torchreid.pth")
+    with pytest.raises(ValueError, match=r"text\.pth is"):
+        load_bundle(tmp_path / "text.pth")
+
+
+def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
+    path = write_checkpoint(tmp_path / "adapted.pth", seed=1)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_file.torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(path, seed=2)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["adapted.pth"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0, 16, [0.5] * 3, [0.5] * 3),
+        (32, 16, [0.5], [0.5] * 3),
+        (32, 16, [0.5] * 3, [0.0] * 3),
+    ],
+)
+def test_an_impossible_input(values):
+    with pytest.raises(ValueError, match="impossible|3 values each"):
+        InputSpec.make(*values)

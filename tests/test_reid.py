@@ -1,0 +1,192 @@
+"""``ReID.embed`` takes images of any kind and gives what the evaluation gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as T
+
+from embae_plugin import FeatureExtractor, ReID
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data.image_bank import CorruptImageError
+from embae_plugin.data.records import ImageRecords
+from embae_plugin.engine.scoring import embed_records
+from embae_plugin.models.bundle import InputSpec
+from tests.crops_world import HEIGHT, WIDTH, picture, write_checkpoint, write_crops
+from tests.engine.tiny import tiny_store
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reid")
+    paths = write_crops(root / "crops", people=2)
+    write_checkpoint(root / "adapted.pth", cameras=("gate", "yard"))
+    return ReID.load(root, device="cpu"), [str(path) for path in paths], root
+
+
+@pytest.mark.parametrize("tta", ["none", "flip"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_same_as_in_the_evaluation(world, tta, normalize):
+    reid, paths, _ = world
+    zeros = np.zeros(len(paths), dtype=np.int64)
+    records = ImageRecords(tuple(paths), zeros, zeros)
+    expected = embed_records(reid.model, tiny_store(), records, "t", tta, normalize)
+    got = reid.embed(paths, tta=tta, normalize=normalize, batch_size=3)
+    assert got.dtype == np.float32 and got.shape == (8, 8)
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-5, rtol=1e-4)
+    assert not np.allclose(got[0], got[-1], atol=1e-2)
+
+
+def test_every_kind_of_image(world):
+    reid, paths, _ = world
+    expected = reid.embed(paths)
+    images = [Image.open(path).convert("RGB") for path in paths]
+    arrays = [np.asarray(image) for image in images]
+    tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
+    for many in (
+        images, arrays, np.stack(arrays), tensors, torch.stack(tensors),
+        torch.stack(tensors).float() / 255, [tensor / 255 for tensor in tensors],
+        [paths[0], images[1], arrays[2], tensors[3], tensors[4] / 255, *paths[5:]],
+        (path for path in paths),
+    ):  # fmt: skip
+        np.testing.assert_allclose(reid.embed(many), expected, atol=1e-5)
+    for one in (paths[0], images[0], arrays[0], tensors[0], tensors[0] / 255):
+        np.testing.assert_allclose(reid.embed(one), expected[:1], atol=1e-5)
+    assert reid.embed([]).shape == (0, 8)
+    assert isinstance(reid.embed_tensor(paths), torch.Tensor)
+
+
+def test_sizes_are_brought_to_the_input(world):
+    reid, _, _ = world
+    large = picture(1, 0, 0, (48, 80))
+    tensor = torch.from_numpy(np.asarray(large).copy()).permute(2, 0, 1)
+    by_pillow = reid.embed([large, picture(1, 0, 0, (2, 2))])
+    assert by_pillow.shape == (2, 8)
+    np.testing.assert_allclose(reid.embed(tensor), by_pillow[:1], atol=0.01)  # less rounding
+    assert reid.embed([tensor, tensor[:, :40]]).shape == (2, 8)
+    grey = large.convert("L")
+    np.testing.assert_allclose(reid.embed(grey), reid.embed(grey.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((4, 4, 1), np.uint8), r"uint8 \(4, 4, 1\)"),
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\)"),
+        (torch.zeros(1, 4, 4), r"shape \(1, 4, 4\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "torch.int64"),
+        (torch.full((3, 4, 4), 200.0), r"from 200 to 200: images are in \[0, 1\]"),
+        (torch.full((3, 4, 4), float("nan")), "from nan to nan"),
+        ([object()], "object is no image"),
+    ],
+)
+def test_what_is_no_image(world, image, message):
+    with pytest.raises(ValueError, match=message):
+        world[0].embed(image)
+
+
+def test_files_that_cannot_be_read_are_all_named(world, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    with pytest.raises(CorruptImageError, match=r"2 image file\(s\)") as info:
+        world[0].embed([world[1][0], bad, tmp_path / "none.png"])
+    assert [path for path, _ in info.value.failures] == [str(bad), str(tmp_path / "none.png")]
+
+
+def test_cameras_are_names_numbers_or_unknown(world):
+    reid, paths, _ = world
+    assert reid.camera_numbers(["gate", 1, None, -1], 4).tolist() == [0, 1, -1, -1]
+    assert reid.camera_numbers("yard", 2).tolist() == [1, 1]
+    assert reid.camera_numbers(np.array([0, 1]), 2).tolist() == [0, 1]
+    assert reid.camera_numbers(None, 2) is None
+    with pytest.raises(ValueError, match=r"does not know camera 'street' \(known: gate, yard\)"):
+        reid.embed(paths[:1], cameras="street")
+    with pytest.raises(ValueError, match="does not know camera 2"):
+        reid.embed(paths[:1], cameras=[2])
+    with pytest.raises(ValueError, match="1 cameras for 2 images"):
+        reid.embed(paths[:2], cameras=["gate"])
+
+
+def test_cameras_reach_a_model_that_asks_for_them(world, monkeypatch):
+    reid, paths, _ = world
+    seen = []
+    plain = type(reid.model).forward
+
+    def forward(x, camids=None):
+        seen.append(None if camids is None else camids.tolist())
+        return plain(reid.model, x)
+
+    monkeypatch.setattr(reid.model, "forward", forward)
+    asking = ReID(type("B", (), {"model": reid.model, "input": reid.input, "about": {},
+                                 "camera_names": reid.camera_names})(), "cpu")  # fmt: skip
+    asking.embed(paths[:3], cameras=["yard", "gate", None], tta="none", batch_size=2)
+    asking.embed(paths[:1], tta="none")
+    assert seen == [[1, 0], [-1], None]
+
+
+def test_an_unknown_tta(world):
+    with pytest.raises(ValueError, match="tta 'ten': must be one of none, flip"):
+        world[0].embed(world[1], tta="ten")
+
+
+# --- torchreid's FeatureExtractor -----------------------------------------------------------
+
+
+def test_the_stand_in_gives_what_torchreid_s_gives(world):
+    """torchreid's own class around the same network is the oracle."""
+    reid, paths, root = world
+    spec: InputSpec = reid.input
+    mine = FeatureExtractor("osnet_x1_0", str(root), device="cpu", verbose=False)
+    theirs = bridge.FeatureExtractor.__new__(bridge.FeatureExtractor)
+    theirs.model, theirs.device, theirs.to_pil = reid.model, torch.device("cpu"), T.ToPILImage()
+    theirs.preprocess = T.Compose(
+        [T.Resize((HEIGHT, WIDTH)), T.ToTensor(), T.Normalize(spec.norm_mean, spec.norm_std)]
+    )
+    arrays = [np.asarray(picture(pid, 0, 0, (20, 50))) for pid in range(3)]
+    tensor = torch.randn(2, 3, HEIGHT, WIDTH)
+    for given in (paths, arrays, paths[0], arrays[0], tensor, tensor[0]):
+        got = mine(given)
+        assert isinstance(got, torch.Tensor)
+        torch.testing.assert_close(got, theirs(given), atol=1e-5, rtol=1e-4)
+
+
+def test_the_stand_in_s_settings(world):
+    _, paths, root = world
+    other = FeatureExtractor(
+        model_path=root / "adapted.pth", image_size=(24, 12), pixel_norm=False, device="cpu",
+        normalize=True, tta="flip",
+    )  # fmt: skip
+    assert other.reid.input == InputSpec(24, 12, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert torch.allclose(other(paths).norm(dim=1), torch.ones(8))
+    square = FeatureExtractor(model_path=root, image_size=24, device="cpu")
+    assert (square.reid.input.height, square.reid.input.width) == (24, 24)
+    if not torch.cuda.is_available():
+        assert FeatureExtractor(model_path=root).device.type == "cpu"
+
+
+def test_the_stand_in_hands_other_models_to_torchreid(monkeypatch, tmp_path):
+    calls = []
+
+    class Stock:
+        model = "theirs"
+
+        def __init__(self, *args, **kwargs):
+            calls.append((args, kwargs))
+
+        def __call__(self, given):
+            return ("theirs", given)
+
+    monkeypatch.setattr(bridge, "FeatureExtractor", Stock)
+    weights = tmp_path / "osnet.pth"
+    torch.save({"state_dict": {}}, weights)
+    extractor = FeatureExtractor("osnet_x1_0", str(weights), (128, 64), device="cpu")
+    assert extractor("a.jpg") == ("theirs", "a.jpg") and extractor.model == "theirs"
+    settings = {"pixel_norm": True, "device": "cpu", "verbose": True, "image_size": (128, 64)}
+    assert calls == [(("osnet_x1_0", str(weights)), settings)]
+    with pytest.raises(ValueError, match="model_path must name"):
+        FeatureExtractor()
+    with pytest.raises(ValueError, match="not an EmbAE checkpoint"):
+        FeatureExtractor(model_path=weights)
