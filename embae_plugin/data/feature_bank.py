@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
-from embae_plugin.data.image_bank import ImageBank, content_key
+from embae_plugin.data.image_bank import CorruptImageError, ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.models.bundle import InputSpec
 from embae_plugin.models.trunks import Trunk, fuse_for_inference, trunk_fingerprint
@@ -183,6 +183,32 @@ class FeatureStore:
                 key=self._keys.get(name, ""),
             )  # fmt: skip
         return self._images[name]
+
+    def try_images(
+        self, records: ImageRecords, label: str, least_side: int = 1
+    ) -> list[tuple[str, str]]:
+        """Decodes what can be decoded, for :meth:`images` of just those records.
+
+        Returns:
+            (path, reason) of each image that cannot be decoded or has a side of fewer than
+            ``least_side`` pixels.
+        """
+        settings = (*self.size, self.device, self.image_cache_dir, self.memory_share, label)
+        try:
+            bank = ImageBank(records.paths, *settings, least_side=least_side)
+        except CorruptImageError as error:
+            bad = {path for path, _ in error.failures}
+            good = [n for n, path in enumerate(records.paths) if path not in bad]
+            paths = tuple(records.paths[n] for n in good)
+            if not good:
+                return error.failures
+            # Decoded to a file they are decoded again: its name is a hash of what it holds.
+            pixels = None if error.pixels is None else error.pixels[torch.tensor(good)]
+            bank = ImageBank(paths, *settings, pixels=pixels)
+            self._images[(paths, *self.size)] = bank
+            return error.failures
+        self._images[(records.paths, *self.size)] = bank
+        return []
 
     def _name(self, records: ImageRecords, enlarged: bool) -> tuple[Any, ...]:
         return (records.paths, *(ten_crop_size(*self.size) if enlarged else self.size))

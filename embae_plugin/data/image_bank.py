@@ -30,10 +30,14 @@ _FORMAT = "embae-images-1"
 
 
 class CorruptImageError(ValueError):
-    """One or more image files cannot be decoded; ``failures`` lists (path, reason)."""
+    """One or more image files cannot be decoded; ``failures`` lists (path, reason).
+
+    ``pixels`` holds what was decoded before the error was raised, if that is kept in memory.
+    """
 
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
         self.failures = list(failures)
+        self.pixels: torch.Tensor | None = None
         shown = "\n".join(f"  {path}: {reason}" for path, reason in self.failures[:10])
         more = len(self.failures) - 10
         tail = f"\n  and {more} more" if more > 0 else ""
@@ -43,7 +47,7 @@ class CorruptImageError(ValueError):
         )
 
 
-def decode(path: str, height: int, width: int) -> np.ndarray:
+def decode(path: str, height: int, width: int, least_side: int = 1) -> np.ndarray:
     """One image file as uint8 (height, width, 3), RGB, resized bilinearly.
 
     The same pixels as torchreid's ``read_image`` followed by torchvision's ``Resize`` (both use
@@ -51,13 +55,16 @@ def decode(path: str, height: int, width: int) -> np.ndarray:
     not followed, transparency is dropped, and 16-bit grey is Pillow's reading of it.
 
     Raises:
-        ValueError: the file is missing, no image, truncated, or larger than Pillow's bomb limit.
+        ValueError: the file is missing, no image, truncated, larger than Pillow's bomb limit, or
+            has fewer than ``least_side`` pixels on a side.
     """
     try:
         with Image.open(path) as image:
             rgb = image.convert("RGB")
     except FileNotFoundError:
         raise ValueError("the file does not exist") from None
+    except PermissionError:
+        raise ValueError("no permission to read it") from None
     except UnidentifiedImageError:
         raise ValueError("not an image, or an empty file") from None
     except Image.DecompressionBombError as error:
@@ -66,6 +73,10 @@ def decode(path: str, height: int, width: int) -> np.ndarray:
         raise
     except Exception as error:  # each of Pillow's decoders has errors of its own
         raise ValueError(f"damaged: {error}") from None
+    if min(rgb.size) < least_side:
+        raise ValueError(
+            f"{rgb.size[0]} x {rgb.size[1]} pixels: fewer than {least_side} on a side"
+        )
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
@@ -92,13 +103,15 @@ def content_key(paths: Sequence[str], height: int, width: int) -> str:
     return total.hexdigest()
 
 
-def _decode_into(out: np.ndarray, paths: Sequence[str], label: str) -> None:
+def _decode_into(
+    out: np.ndarray, paths: Sequence[str], label: str, least_side: int = 1
+) -> None:
     """Fills ``out`` (N, H, W, 3) in parallel (Pillow decodes outside Python's lock)."""
     height, width = out.shape[1:3]
 
     def work(index: int) -> tuple[str, str] | None:
         try:
-            out[index] = decode(paths[index], height, width)
+            out[index] = decode(paths[index], height, width, least_side)
         except ValueError as error:
             return paths[index], str(error)
         return None
@@ -127,7 +140,12 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _decode_to_file(
-    folder: Path, key: str, paths: Sequence[str], shape: tuple[int, ...], label: str
+    folder: Path,
+    key: str,
+    paths: Sequence[str],
+    shape: tuple[int, ...],
+    label: str,
+    least_side: int = 1,
 ) -> np.ndarray:
     """The decoded images as a file in ``folder``; made once, mapped by every later run."""
     final = folder / f"images-{key}.bin"
@@ -139,7 +157,7 @@ def _decode_to_file(
                 # mapping is written.
                 _reserve(draft, size)
                 pixels = _mapped(draft, shape, "r+")
-                _decode_into(pixels, paths, label)
+                _decode_into(pixels, paths, label, least_side)
                 pixels.flush()
         except OSError as error:
             raise OSError(
@@ -165,6 +183,8 @@ class ImageBank:
         memory_share: the share of the free memory (GPU, then host) that the bank may take.
         label: what the progress bar calls them.
         key: the content's name, if it is known already; see :func:`content_key`.
+        least_side: an image with fewer pixels on a side counts as one that cannot be decoded.
+        pixels: the images themselves, uint8 (N, H, W, 3), if they are decoded already.
 
     Attributes:
         images: uint8 (N, H, W, 3).
@@ -185,6 +205,8 @@ class ImageBank:
         memory_share: float = 0.5,
         label: str = "images",
         key: str = "",
+        least_side: int = 1,
+        pixels: torch.Tensor | None = None,
     ) -> None:
         if not len(paths):
             raise ValueError(f"{label}: there are no images to read")
@@ -194,17 +216,24 @@ class ImageBank:
         shape = (len(paths), height, width, 3)
         size = int(np.prod(shape))
         fits = size <= memory_share * psutil.virtual_memory().available
-        if cache_dir or not fits:
+        if pixels is not None:
+            self.place = "memory"
+        elif cache_dir or not fits:
             folder = Path(cache_dir or tempfile.gettempdir())
             if not cache_dir:
                 logger.warning("%s: %.1f GB do not fit in memory; decoding to %s. embae.cache_dir "
                                "names another folder", label, size / 1e9, folder)  # fmt: skip
             self.place = "file"
-            pixels = torch.from_numpy(_decode_to_file(folder, self.key, paths, shape, label))
+            mapped = _decode_to_file(folder, self.key, paths, shape, label, least_side)
+            pixels = torch.from_numpy(mapped)
         else:
             self.place = "memory"
             pixels = torch.empty(shape, dtype=torch.uint8)
-            _decode_into(pixels.numpy(), paths, label)
+            try:
+                _decode_into(pixels.numpy(), paths, label, least_side)
+            except CorruptImageError as error:
+                error.pixels = pixels
+                raise
         self.images = self._settle(pixels, size, memory_share)
 
     def _settle(self, pixels: torch.Tensor, size: int, share: float) -> torch.Tensor:
