@@ -17,7 +17,10 @@ TORCHREID_FORGETS = [
 ]
 OPTIONAL = {
     "search": ["faiss-cpu"],
-    "export": ["onnx", "onnxruntime"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "report": ["scikit-learn>=1.3"],
+    "umap": ["umap-learn"],
+    "parquet": ["pyarrow"],
     "cluster": ["scikit-learn>=1.3"],
 }
 TEST = [
@@ -50,6 +53,7 @@ setup(
         "matplotlib>=3.7",
         "tqdm>=4.64",
         "psutil>=5.9",
+        "Jinja2>=3",
         *TORCHREID_FORGETS,
     ],
     extras_require={

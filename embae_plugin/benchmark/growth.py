@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.allocator import tune_allocator
 from embae_plugin.benchmark.context import Context
 from embae_plugin.benchmark.fresh import FreshProcess, peak_of
 from embae_plugin.benchmark.measure import Measured, Row, seconds
@@ -12,7 +13,6 @@ from embae_plugin.benchmark.ranking import FLOOR_TEXT, product_floor
 from embae_plugin.benchmark.retrieval import make_retrieval
 from embae_plugin.benchmark.stock_ranking import python_evaluator, rank_stock
 from embae_plugin.evaluation import evaluate_embeddings
-from embae_plugin.runtime import tune_allocator
 
 SUBJECT = "growth"
 # float32 distances, int64 argsort, int32 matches and the int64 ids they are compared from

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from embae_plugin import __version__
-from embae_plugin.runtime import tune_allocator
+from embae_plugin.allocator import tune_allocator
 
 VERBS = {
     "train": "train on labelled sources and adapt to an unlabelled target",
+    "adapt": "adapt a model to unlabelled crops of your own cameras",
+    "extract": "write the embeddings of a folder of crops to a file",
+    "search": "find the crops most similar to one or more queries",
+    "evaluate": "score embeddings, or a model on a data set, by both protocols",
     "demo": "run the whole method on the built-in synthetic cameras",
     "reproduce": "repeat the paper's tables, published numbers beside ours",
     "ablate": "score a run's models with and without TTA and normalisation, by both AP rules",
@@ -41,12 +47,33 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         if verb is not None and name != verb:
             verbs.add_parser(name, help=text)
             continue
-        module = importlib.import_module(f"embae_plugin.cli.{name}")
+        module = _verb_module(name)
         one = verbs.add_parser(name, help=text, description=module.__doc__,
                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
         module.add_arguments(one)
         one.set_defaults(run=module.run)
     return parser
+
+
+def process_name() -> str:
+    """``embae``, and which process this is where ``torchrun`` has started several."""
+    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return "embae" if count == "1" else f"embae (rank {rank} of {count})"
+
+
+def refuse_several_processes(verb: str) -> None:
+    """Every verb but ``train`` is one process; copies of it would write to the same files."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and verb != "train":
+        raise ValueError(f"{verb} runs in one process: start it without torchrun")
+
+
+def _verb_module(name: str) -> ModuleType:
+    """The verb's module; whatever a broken library raises becomes an ImportError."""
+    try:
+        return importlib.import_module(f"embae_plugin.cli.{name}")
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ImportError(f"`embae {name}` cannot start: {reason}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,16 +86,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         verb = next((word for word in words if not word.startswith("-")), "")
         arguments = build_parser(verb).parse_args(words)
+        refuse_several_processes(arguments.verb)
         tune_allocator()
         return int(arguments.run(arguments))
     except KeyboardInterrupt as error:
-        print(f"embae: {error or 'stopped'}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # the others are stopped together with it
+            print(f"embae: {error or 'stopped'}", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"embae: {error} (`embae doctor` checks the installation)", file=sys.stderr)
+        advice = "(`embae doctor` checks the installation)"
+        print(f"{process_name()}: {error} {advice}", file=sys.stderr)
         return 2
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"embae: {error}", file=sys.stderr)
+        print(f"{process_name()}: {error}", file=sys.stderr)
         return 2
 
 
