@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from embae_plugin.evaluation.counting import Counts, add_counts
-from embae_plugin.evaluation.distances import DistanceBlocks, block_shape
+from embae_plugin.evaluation.counting import Counts, Map, add_counts
+from embae_plugin.evaluation.distances import DistanceBlocks, block_shape, blocks_at_once
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import QueryScores, Scores, score_queries, summarise
 from embae_plugin.evaluation.protocols import Protocol
@@ -29,23 +30,56 @@ def score_blocks(
 ) -> dict[str, Scores]:
     """Return the scores of each protocol; see ``ranking.evaluate_embeddings``."""
     num_query, num_gallery = len(matching.q_order), len(matching.g_order)
-    rows, columns = block_shape(
-        num_query,
-        num_gallery,
-        matching.most_matches,
-        torch.finfo(distances.dtype).bits // 8,
-        block_bytes,
-    )
+    itemsize = torch.finfo(distances.dtype).bits // 8
+    most = matching.most_matches
+    rows, columns = block_shape(num_query, num_gallery, most, itemsize, block_bytes)
     # blocks of about equal height: kernels for one or two rows round differently
     rows = math.ceil(num_query / math.ceil(num_query / rows))
+    tops = range(0, num_query, rows)
+    at_once = min(len(tops), blocks_at_once((rows, columns), most, itemsize, block_bytes))
     parts: dict[str, list[QueryScores]] = {protocol.name: [] for protocol in protocols}
-    tops = tqdm(range(0, num_query, rows), "ranking", disable=None, leave=False, delay=2.0)
-    with ThreadPoolExecutor(torch.get_num_threads()) as executor:
-        for top in tops:
+    with _threads(distances.device, at_once) as (run_blocks, run_strips):
+
+        def work(top: int) -> dict[str, QueryScores]:
             block = _Block(distances, matching, top, min(top + rows, num_query), columns)
-            for name, scored in _score_block(block, protocols, executor).items():
+            return _score_block(block, protocols, run_strips)
+
+        done = run_blocks(work, tops)
+        for scores in tqdm(done, "ranking", len(tops), disable=None, leave=False, delay=2.0):
+            for name, scored in scores.items():
                 parts[name].append(scored)
     return {name: _summarise(name, scored, max_rank) for name, scored in parts.items()}
+
+
+@contextmanager
+def _threads(device: torch.device, at_once: int) -> Iterator[tuple[Map, Map]]:
+    """Two kinds of ``map``, over blocks and over the strips of a block, that share the cores.
+
+    Blocks are worked on side by side while memory lasts: most steps of a block are too small to
+    be divided. Cores that this leaves over help with the strips. A GPU has one queue, the
+    caller's, which other threads would leave.
+    """
+    threads = torch.get_num_threads()
+    workers = max(1, min(threads, at_once))
+    if device.type != "cpu" or threads == 1:
+        yield map, map
+        return
+    blocks = _pool(workers, threads // workers)
+    strips = _pool(threads, 1)
+    try:
+        yield (
+            blocks.map if workers > 1 else map,
+            strips.map if workers < threads else map,
+        )
+    finally:
+        for pool in (blocks, strips):  # an interrupt shall not wait for what hasn't begun
+            pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # the pools' have set it for threads begun from now on
+
+
+def _pool(workers: int, threads_each: int) -> ThreadPoolExecutor:
+    """Threads, started when needed, in which a torch operation uses so many threads itself."""
+    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads_each,))
 
 
 class _Block:
@@ -64,38 +98,39 @@ class _Block:
     def __len__(self) -> int:
         return self._bottom - self._top
 
-    def pieces(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def pieces(self) -> Iterator[tuple[int, Tensor, Tensor | slice]]:
         """Yield each piece's first column, its distances, and which pairs lie in it.
 
         Distances are made anew on each pass if there are several pieces: keeping them all would
         break the bound on memory, and the same product gives the same bits.
         """
+        if self._whole is not None:
+            yield 0, self._whole, slice(None)
+            return
         for left in range(0, self._columns, self._width):
-            piece = self._make(left) if self._whole is None else self._whole
             inside = (self.columns >= left) & (self.columns < left + self._width)
-            yield left, piece, inside.nonzero()[:, 0]
+            yield left, self._make(left), inside.nonzero()[:, 0]
 
     def _make(self, left: int) -> Tensor:
         right = min(left + self._width, self._columns)
         return self._distances.block(self._top, self._bottom, left, right)
 
 
-def _score_block(
-    block: _Block, protocols: list[Protocol], executor: Executor
-) -> dict[str, QueryScores]:
-    wanted = torch.ones_like(block.same_camera)
+def _score_block(block: _Block, protocols: list[Protocol], run: Map) -> dict[str, QueryScores]:
+    wanted: Tensor | slice = slice(None)
     if all(protocol.ignores_same_identity for protocol in protocols):
-        wanted = ~block.same_camera
-    slots, widths = _slots(block.rows[wanted], len(block))
+        wanted = (~block.same_camera).nonzero()[:, 0]
+    rows = block.rows[wanted]
+    slots, widths = _slots(rows, len(block))
     shape = (len(block), max(1, int(widths.max())))
 
     def padded(values: Tensor, fill: float | bool) -> Tensor:
         table = values.new_full(shape, fill)
-        table[block.rows[wanted], slots] = values[wanted]
+        table[rows, slots] = values[wanted]
         return table
 
     positives = padded(_pair_distances(block), torch.nan)
-    counts = _count_negatives(block, positives, executor)
+    counts = _count_negatives(block, positives, run)
     # NaN, the empty slot, sorts last; stable, so that ties are the same on every device
     order = positives.argsort(dim=1, stable=True)
     full = (~positives.isnan()).gather(1, order)
@@ -124,14 +159,14 @@ def _pair_distances(block: _Block) -> Tensor:
     return values
 
 
-def _count_negatives(block: _Block, positives: Tensor, executor: Executor) -> Counts:
+def _count_negatives(block: _Block, positives: Tensor, run: Map) -> Counts:
     """Count the negatives before each positive."""
     counts = Counts.zeros(positives)
     for left, piece, inside in block.pieces():
         # infinitely far, items of the query's identity are before no positive
         piece[block.rows[inside], block.columns[inside] - left] = torch.inf
         own = (block.own - left).clip(0, piece.shape[1])
-        add_counts(counts, piece, positives, own, executor)
+        add_counts(counts, piece, positives, own, run)
     return counts
 
 

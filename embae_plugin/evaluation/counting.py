@@ -9,9 +9,10 @@ each distance with each of them does.
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ SLICE_COLUMNS = 2**12
 STRIP_ROWS = 32  # on the CPU; one thread works on one strip, 512 KiB of float32 at a time
 
 Edges = npt.NDArray[np.int64]
+Map = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,7 @@ class Counts:
         return cls(others, torch.zeros_like(others))
 
 
-def add_counts(
-    counts: Counts, distances: Tensor, positives: Tensor, own: Edges, executor: Executor
-) -> None:
+def add_counts(counts: Counts, distances: Tensor, positives: Tensor, own: Edges, run: Map) -> None:
     """Count the distances that are no greater than each positive's, row by row.
 
     Args:
@@ -51,7 +51,7 @@ def add_counts(
         distances: ``(rows, columns)`` without NaN.
         positives: ``(rows, slots)``; the count of a NaN (an empty slot) means nothing.
         own: ``(rows, 2)`` first and last column (exclusive) of the row's own camera.
-        executor: its threads share the rows on the CPU.
+        run: ``map``, or that of a pool of threads, which then share the rows.
     """
     rows = len(own)
     height = STRIP_ROWS if distances.device.type == "cpu" else rows
@@ -62,9 +62,7 @@ def add_counts(
         strip = Counts(counts.others[top:bottom], counts.own[top:bottom])
         _add_strip(strip, distances[top:bottom], positives[top:bottom], own[top].tolist())
 
-    # other threads would leave the caller's CUDA stream; list() raises what a thread raised
-    run = executor.map if distances.device.type == "cpu" else map
-    list(run(work, cuts[:-1], cuts[1:]))
+    list(run(work, cuts[:-1], cuts[1:]))  # list() raises what a thread raised
 
 
 def _add_strip(counts: Counts, distances: Tensor, positives: Tensor, own: list[int]) -> None:

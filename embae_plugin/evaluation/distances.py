@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,10 +25,14 @@ class DistanceBlocks(Interface):
 
     dtype: torch.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the blocks are."""
+
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
         """Return finite distances that the caller may overwrite, equal bits for equal arguments.
 
-        It is valid until the next call.
+        They are valid until the same thread calls again.
         """
 
 
@@ -66,14 +71,20 @@ class EmbeddingDistances:
         self._query = torch.cat([query.mul_(-2), torch.ones_like(query[:, :1])], dim=1)
         norms = torch.einsum("nd,nd->n", gallery, gallery)
         self._gallery = torch.cat([gallery, norms[:, None]], dim=1)
-        self._buffer = query.new_empty(0)
+        self._buffers = threading.local()  # each thread's own
+
+    @property
+    def device(self) -> torch.device:
+        return self._query.device
 
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
         shape = (row_stop - row_start, stop - start)
         size = shape[0] * shape[1]
-        if len(self._buffer) < size:  # fresh memory for each block costs as much as the product
-            self._buffer = self._query.new_empty(size)
-        block = self._buffer[:size].view(shape)
+        buffer: Tensor | None = getattr(self._buffers, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            # fresh memory for each block costs as much as the product
+            buffer = self._buffers.buffer = self._query.new_empty(size)
+        block = buffer[:size].view(shape)
         return torch.mm(self._query[row_start:row_stop], self._gallery[start:stop].T, out=block)
 
 
@@ -85,6 +96,10 @@ class MatrixDistances:
     ) -> None:
         self.dtype = working_dtype(distmat)
         self._distmat, self._q_order, self._g_order = distmat, q_order, g_order
+
+    @property
+    def device(self) -> torch.device:
+        return self._q_order.device
 
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
         rows = take_rows(self._distmat, self._q_order[row_start:row_stop], self.dtype)
@@ -107,6 +122,14 @@ def block_shape(
     if rows * num_gallery > items:
         rows = min(rows, max(min(MIN_ROWS, items), items // num_gallery))
     return rows, min(num_gallery, items // rows)
+
+
+def blocks_at_once(
+    shape: tuple[int, int], most_matches: int, itemsize: int, block_bytes: int
+) -> int:
+    """Return how many blocks of :func:`block_shape` the bound leaves room for, at least one."""
+    rows, columns = shape
+    return max(1, block_bytes // (rows * max(columns * itemsize, MATCH_BYTES * most_matches)))
 
 
 @contextmanager

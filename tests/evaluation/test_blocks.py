@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from embae_plugin.evaluation.distances import (
     MAX_ROWS,
     EmbeddingDistances,
     block_shape,
+    blocks_at_once,
     full_precision,
 )
 from tests.evaluation.brute_force import Retrieval, brute_force
@@ -56,6 +59,55 @@ def test_a_block_is_bounded_in_both_dimensions(block_bytes, num_gallery, matches
     assert 1 <= rows <= MAX_ROWS and 1 <= columns <= num_gallery
     assert rows * columns * 4 <= block_bytes
     assert rows == 1 or rows * matches * 100 <= block_bytes
+
+
+@pytest.mark.parametrize("matches", [0, 17, 400_000])
+@pytest.mark.parametrize("num_gallery", [1, 15_913, 500_000])
+def test_blocks_worked_on_at_once_share_the_bound(num_gallery, matches):
+    shape = block_shape(3368, num_gallery, matches, 4, 2**27)
+    at_once = blocks_at_once(shape, matches, 4, 2**27)
+    assert at_once == 1 or at_once * shape[0] * shape[1] * 4 <= 2**27
+    assert at_once == 1 or at_once * shape[0] * matches * 100 <= 2**27
+
+
+@pytest.mark.parametrize("block_bytes", [10_000, 40_000, 10**6])  # 1, some, all blocks at once
+@pytest.mark.parametrize("source", ["embeddings", "matrix"])
+def test_the_number_of_threads_changes_nothing(monkeypatch, block_bytes, source):
+    data = Retrieval.random(3, queries=90, gallery=300, identities=20, cameras=4)
+    monkeypatch.setattr("embae_plugin.evaluation.distances.MAX_ROWS", 16)
+    monkeypatch.setattr("embae_plugin.evaluation.ranking.BLOCK_BYTES", block_bytes)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            if source == "matrix":
+                cmc, mean_ap = evaluate_rank(data.distmat, *data.ids)
+                found.append([*cmc, mean_ap])
+            else:
+                scores = evaluate_embeddings(*data.args, block_bytes=block_bytes)["nd"]
+                found.append([*scores.cmc, scores.mAP, scores.mAP_trapezoid])
+            assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(1) as new:
+                assert new.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch):
+    def block(self, *where):
+        raise MemoryError("no room for a block")
+
+    monkeypatch.setattr(EmbeddingDistances, "block", block)
+    data = Retrieval.random(1, queries=40, gallery=200, identities=30)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(MemoryError, match="no room for a block"):
+            evaluate_embeddings(*data.args, block_bytes=8000)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_large_gallery_is_read_in_one_piece_where_that_fits():
