@@ -5,6 +5,7 @@
 
 With loss.name embae it runs the stages of embae.stages and scores every variant of
 embae.variants on the target; given again, the same command goes on where it was stopped.
+Several GPUs: torchrun --nproc_per_node=N tools/train.py … with the same flags (docs/scaling.md).
 With loss.name softmax or triplet it runs torchreid's own engines.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from embae_plugin import distributed
 from embae_plugin.config import check_config, load_config
 from embae_plugin.engine.pipeline import Run
 from embae_plugin.engine.stock import run_stock
@@ -60,15 +62,28 @@ def config_of(arguments: argparse.Namespace) -> CfgNode:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the configuration."""
     cfg = config_of(arguments)
-    save_dir = Path(cfg.data.save_dir)
-    with log_to(save_dir / ("test.log" if cfg.test.evaluate else "train.log"), arguments.verbose):
-        run_config(cfg)
+    log_file = Path(cfg.data.save_dir) / ("test.log" if cfg.test.evaluate else "train.log")
+    with distributed.processes(cfg.use_gpu):
+        if distributed.rank():
+            with log_to(None, quiet=True):
+                run_config(cfg)
+        else:
+            with log_to(log_file, arguments.verbose):
+                run_config(cfg)
     return 0
 
 
 def run_config(cfg: CfgNode) -> list[Row]:
-    """Runs a checked configuration and leaves its results in ``data.save_dir``."""
+    """Runs a checked configuration; rank 0 leaves its results in ``data.save_dir``."""
     save_dir = Path(cfg.data.save_dir)
+    if distributed.size() > 1 and cfg.loss.name != "embae":
+        raise ValueError(
+            f"loss.name {cfg.loss.name} runs torchreid's own engine, in one process: start it "
+            "without torchrun"
+        )
+    if distributed.rank():
+        work = Run(cfg)
+        return work.evaluate() if cfg.test.evaluate else work.train()
     if not cfg.test.evaluate:
         write_text(save_dir / "config.yaml", cfg.dump())
     if cfg.loss.name != "embae":

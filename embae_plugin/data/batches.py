@@ -70,11 +70,13 @@ def identity_batches(
     steps: int,
     generator: torch.Generator,
     choose: str = "proportional",
+    ranks: int = 1,
 ) -> torch.Tensor:
     """P x K batches, each from one dataset (paper, section 3.3; Hermans et al., 2017).
 
     Each batch draws its dataset, then P different identities of it, then K images of each: K
-    different ones where the identity has that many, else with replacement.
+    different ones where the identity has that many, else with replacement. The batches that
+    several processes learn from in one step share no identity while their datasets have enough.
 
     Args:
         pids: (N,) identities.
@@ -84,19 +86,27 @@ def identity_batches(
         steps: number of batches.
         generator: on the CPU.
         choose: draw datasets in proportion to their images, or "uniform".
+        ranks: batches in a step, one for each process.
 
     Returns:
-        (steps, P * K) indices, the K images of an identity side by side.
+        (steps, ranks * P * K) indices, a batch after the other, the K images of an identity side
+        by side.
 
     Raises:
         ValueError: a dataset has fewer than P identities, or ``choose`` is unknown.
     """
     identities = Identities.of(torch.as_tensor(pids), torch.as_tensor(dsetids), P)
-    return draw_identity_batches(identities, P, K, steps, generator, choose)
+    return draw_identity_batches(identities, P, K, steps, generator, choose, ranks)
 
 
 def draw_identity_batches(
-    identities: Identities, P: int, K: int, steps: int, generator: torch.Generator, choose: str
+    identities: Identities,
+    P: int,
+    K: int,
+    steps: int,
+    generator: torch.Generator,
+    choose: str,
+    ranks: int = 1,
 ) -> torch.Tensor:
     """:func:`identity_batches` of identities that are indexed already."""
     if choose not in ("proportional", "uniform"):
@@ -104,16 +114,23 @@ def draw_identity_batches(
     share = identities.images.double()
     if choose == "uniform":
         share = torch.ones_like(share)
-    dataset = torch.multinomial(share, steps, replacement=True, generator=generator)
-    drawn = torch.empty(steps, P, dtype=torch.long)
+    dataset = torch.multinomial(share, steps * ranks, replacement=True, generator=generator)
+    drawn = torch.empty(steps, ranks, P, dtype=torch.long)
     for d in range(len(share)):
-        rows = (dataset == d).nonzero().flatten()
+        here = dataset.view(steps, ranks) == d
+        rows = here.any(dim=1).nonzero().flatten()
         first, last = identities.first[d], identities.first[d + 1]
         ticket = torch.rand(len(rows), last - first, generator=generator)
-        drawn[rows] = first + ticket.topk(P, dim=1).indices
+        wanted = min(last - first, P * int(here.sum(dim=1).amax()))
+        people = ticket.topk(wanted, dim=1).indices
+        # The n-th of a step's batches from one dataset takes the n-th P of its shuffled people.
+        row, batch = here[rows].nonzero(as_tuple=True)
+        turn = here[rows].cumsum(dim=1)[row, batch] - 1
+        place = (turn[:, None] * P + torch.arange(P)) % wanted
+        drawn[rows[row], batch] = first + people[row[:, None], place]
     member = _draw_members(identities.size[drawn.flatten()], K, generator)
     position = identities.start[drawn.flatten()][:, None] + member
-    return identities.order[position].view(steps, P * K)
+    return identities.order[position].view(steps, ranks * P * K)
 
 
 def _draw_members(count: torch.Tensor, K: int, generator: torch.Generator) -> torch.Tensor:

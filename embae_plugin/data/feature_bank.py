@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from embae_plugin import distributed
 from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.image_bank import CorruptImageError, ImageBank, content_key
@@ -26,6 +28,8 @@ from embae_plugin.models.bundle import InputSpec
 from embae_plugin.models.trunks import Trunk, fuse_for_inference, trunk_fingerprint
 
 logger = logging.getLogger(__name__)
+
+BLOCK, GPU_BLOCK = 64, 512  # images that go through the trunk together
 
 
 class View(NamedTuple):
@@ -78,7 +82,8 @@ def extract_features(
     size: tuple[int, int],
     mean: Sequence[float],
     std: Sequence[float],
-    batch_size: int = 64,
+    batch_size: int = BLOCK,
+    rows: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Trunk features of every image in every view.
 
@@ -90,6 +95,7 @@ def extract_features(
         mean, std: what images in [0, 1] are normalised by.
         batch_size: images at a time; 64 keeps activations of a 256 x 128 crop in the cache of
             an ordinary processor and is raised on a GPU.
+        rows: the first image and the one after the last, if not all N are wanted.
 
     Returns:
         (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
@@ -97,17 +103,18 @@ def extract_features(
     device = bank.device
     fused = fuse_for_inference(trunk).to(device).to(memory_format=torch.channels_last)
     if device.type == "cuda":
-        batch_size = max(batch_size, 512)
+        batch_size = max(batch_size, GPU_BLOCK)
+    start, stop = rows or (0, len(bank))
     out: torch.Tensor | None = None
     done = 0
-    with tqdm(total=len(bank), desc=f"features {bank.label}", unit="img", disable=None) as bar:
-        for images in bank.blocks(batch_size):
+    with tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar:
+        for images in bank.blocks(batch_size, start, stop):
             for number, view in enumerate(views):
                 window = images[:, view.top : view.top + size[0], view.left : view.left + size[1]]
                 window = window.flip(2) if view.mirrored else window
                 h = fused(normalise(window, mean, std)).float()
                 if out is None:
-                    out = torch.empty(len(bank), len(views), h.shape[1], device=device)
+                    out = torch.empty(stop - start, len(views), h.shape[1], device=device)
                 out[done : done + len(images), number] = h
             done += len(images)
             bar.update(len(images))
@@ -178,10 +185,12 @@ class FeatureStore:
         name = self._name(records, enlarged)
         if name not in self._images:
             paths, height, width = name
-            self._images[name] = ImageBank(
-                paths, height, width, self.device, self.image_cache_dir, self.memory_share, label,
-                key=self._keys.get(name, ""),
-            )  # fmt: skip
+            # With a cache folder, the first process decodes for all of them.
+            with distributed.rank_zero_first() if self.image_cache_dir else nullcontext():
+                self._images[name] = ImageBank(
+                    paths, height, width, self.device, self.image_cache_dir, self.memory_share,
+                    label, key=self._keys.get(name, ""),
+                )  # fmt: skip
         return self._images[name]
 
     def try_images(
@@ -205,10 +214,13 @@ class FeatureStore:
             # Decoded to a file they are decoded again: its name is a hash of what it holds.
             pixels = None if error.pixels is None else error.pixels[torch.tensor(good)]
             bank = ImageBank(paths, *settings, pixels=pixels)
-            self._images[(paths, *self.size)] = bank
+            self._images[self._key_of(paths)] = bank
             return error.failures
-        self._images[(records.paths, *self.size)] = bank
+        self._images[self._key_of(records.paths)] = bank
         return []
+
+    def _key_of(self, paths: Sequence[str]) -> tuple[Any, ...]:
+        return (tuple(paths), *self.size)
 
     def _name(self, records: ImageRecords, enlarged: bool) -> tuple[Any, ...]:
         return (records.paths, *(ten_crop_size(*self.size) if enlarged else self.size))
@@ -238,24 +250,49 @@ class FeatureStore:
         crops = tta == "ten_crop"
         views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
         if not keep:
-            bank = self.images(records, label, enlarged=crops)
-            once = extract_features(trunk, bank, views, self.size, self.mean, self.std)
-            return FeatureBank(once, "")
+            return FeatureBank(self._extract(trunk, records, label, views, crops), "")
         content = self._content(records, crops)
         name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(name.encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
             features = None if path is None else load_features(path, len(records), len(views))
-            if features is None:
-                bank = self.images(records, label, enlarged=crops)
-                features = extract_features(trunk, bank, views, self.size, self.mean, self.std)
+            found = distributed.all_ranks(features is not None)
+            if features is None or not found:
+                features = self._extract(trunk, records, label, views, crops)
                 # What inference mode made refuses to take part in training; a copy does not.
                 features = features.clone()
-                if path is not None:
+                if path is not None and distributed.rank() == 0:
                     save_array(path, features.cpu().numpy())
             self._features[key] = FeatureBank(features.to(self.device), key)
         return self._features[key]
+
+    def _extract(
+        self,
+        trunk: Trunk,
+        records: ImageRecords,
+        label: str,
+        views: Sequence[View],
+        enlarged: bool,
+    ) -> torch.Tensor:
+        """:func:`extract_features`, each rank working on its share of the images."""
+        block = GPU_BLOCK if self.device.type == "cuda" else BLOCK
+        parts = distributed.shards(len(records), block)
+        start, stop = parts[distributed.rank()]
+        if self._name(records, enlarged) in self._images or distributed.size() == 1:
+            bank = self.images(records, label, enlarged)
+        elif start < stop:  # decode no more than this share
+            mine, height, width = self._name(records.part(start, stop), enlarged)
+            bank = ImageBank(
+                mine, height, width, self.device, memory_share=self.memory_share, label=label
+            )
+            start, stop = 0, stop - start
+        if start == stop:
+            mine_h = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
+        else:
+            settings = (views, self.size, self.mean, self.std)
+            mine_h = extract_features(trunk, bank, *settings, rows=(start, stop))
+        return distributed.gather_rows(mine_h, parts)
 
     def release_images(self) -> None:
         """Forgets decoded images; features stay."""

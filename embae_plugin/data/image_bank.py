@@ -74,9 +74,7 @@ def decode(path: str, height: int, width: int, least_side: int = 1) -> np.ndarra
     except Exception as error:  # each of Pillow's decoders has errors of its own
         raise ValueError(f"damaged: {error}") from None
     if min(rgb.size) < least_side:
-        raise ValueError(
-            f"{rgb.size[0]} x {rgb.size[1]} pixels: fewer than {least_side} on a side"
-        )
+        raise ValueError(f"{rgb.size[0]} x {rgb.size[1]} pixels: fewer than {least_side} on a side")
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
@@ -103,9 +101,7 @@ def content_key(paths: Sequence[str], height: int, width: int) -> str:
     return total.hexdigest()
 
 
-def _decode_into(
-    out: np.ndarray, paths: Sequence[str], label: str, least_side: int = 1
-) -> None:
+def _decode_into(out: np.ndarray, paths: Sequence[str], label: str, least_side: int = 1) -> None:
     """Fills ``out`` (N, H, W, 3) in parallel (Pillow decodes outside Python's lock)."""
     height, width = out.shape[1:3]
 
@@ -261,7 +257,8 @@ class ImageBank:
         picked = self.images[index.to(self.images.device)]
         return picked.to(self.device, non_blocking=True)
 
-    def blocks(self, size: int) -> Iterator[torch.Tensor]:
-        """All images in order, ``size`` at a time, on the device."""
-        for start in range(0, len(self), size):
-            yield self.images[start : start + size].to(self.device, non_blocking=True)
+    def blocks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """The images ``start`` to ``stop`` − 1 in order, ``size`` at a time, on the device."""
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, size):
+            yield self.images[first : min(first + size, stop)].to(self.device, non_blocking=True)

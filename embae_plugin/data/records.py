@@ -7,6 +7,8 @@ learn from them even by mistake.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,6 +53,15 @@ class ImageRecords:
             dsetids=columns[:, 2].copy(),
         )
 
+    def part(self, start: int, stop: int) -> ImageRecords:
+        """The crops ``start`` to ``stop`` − 1."""
+        return ImageRecords(
+            paths=self.paths[start:stop],
+            camids=self.camids[start:stop],
+            dsetids=self.dsetids[start:stop],
+            pids=None if self.pids is None else self.pids[start:stop],
+        )
+
     def unlabelled(self) -> ImageRecords:
         """The same crops without identities."""
         return replace(self, pids=None)
@@ -65,6 +76,25 @@ class ImageRecords:
             raise ValueError("these images carry no identities; they cannot be listed as labelled")
         columns = (self.pids.tolist(), self.camids.tolist(), self.dsetids.tolist())
         return list(zip(self.paths, *columns, strict=True))
+
+    def fingerprint(self) -> str:
+        """A name for these crops: a hash over names, sizes in bytes and labels, in order.
+
+        Nothing is read. Names count from the folder that all have in common, so that a data set
+        may be moved; a file that is missing has its own mark.
+        """
+        folders = {os.path.dirname(path) for path in self.paths}
+        try:
+            folder = os.path.commonpath(folders)
+        except ValueError:  # none at all, or some absolute and some not
+            folder = ""
+        total = hashlib.blake2b(digest_size=8)
+        for path in self.paths:
+            name = path[len(folder) :].encode(errors="surrogateescape")
+            total.update(b"%s\0%d\0" % (name, _size(path)))
+        for column in (self.pids, self.camids, self.dsetids):
+            total.update(b"none" if column is None else column.astype(np.int64).tobytes())
+        return total.hexdigest()
 
     def groups(self, by: str) -> torch.Tensor:
         """Dense group numbers, 0 to G−1, in the order of (dataset, camera).
@@ -84,6 +114,13 @@ class ImageRecords:
             raise ValueError(f"groups by {by!r}: must be common, dataset or camera")
         _, numbers = np.unique(keys, axis=0, return_inverse=True)
         return torch.from_numpy(numbers.reshape(-1).astype(np.int64))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):  # gone, or no name that a file can have
+        return -1
 
 
 @dataclass

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from embae_plugin import distributed
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.feature_bank import FeatureStore
-from embae_plugin.data.records import ReIDData
+from embae_plugin.data.records import ImageRecords, ReIDData
 from embae_plugin.engine.checkpoint import state_fingerprint
-from embae_plugin.engine.loop import Loop, LoopOptions, Phase
+from embae_plugin.engine.loop import FILES, Loop, LoopOptions, Phase
 from embae_plugin.engine.scoring import score_model
 from embae_plugin.evaluation import Scores
 from embae_plugin.evaluation.report import SHOWN, score_row
@@ -81,9 +82,15 @@ class StageEngine(bridge.Engine):
         """The work of this stage, one :class:`Phase` for each optimiser."""
         raise NotImplementedError
 
+    def learns_from(self) -> ImageRecords | None:
+        """The images that this stage learns from."""
+        return self.data.source
+
     def identity(self) -> dict[str, Any]:
         """What two runs must share for one to go on from the other's checkpoint."""
+        records = self.learns_from()
         return {
+            **({} if records is None else {FILES: records.fingerprint()}),
             "seed": self.seed,
             "initial weights": state_fingerprint(self.model),
             **{f"model.{key}": value for key, value in self.model.spec().items()},
@@ -144,6 +151,7 @@ class StageEngine(bridge.Engine):
             extra={"spec": self.model.spec(), "input": self.store.input_spec().as_dict()},
         )
         history = Loop(self.stage, self.model, phases, options).run()
+        distributed.copy_from_rank_zero(self.model)
         self.model.eval()
         self.model.requires_grad_(True)
         return history

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from embae_plugin import distributed
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.augment import unsupported_transforms
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.embedding_phases import BankPhase, LoaderPhase
-from embae_plugin.engine.loop import Phase
+from embae_plugin.engine.loop import PROCESSES, Phase
 from embae_plugin.engine.schedule import exponential_lr
 from embae_plugin.engine.train_step import EagerStep, resolve_precision
 from embae_plugin.losses import BatchHardTripletLoss
@@ -46,7 +47,7 @@ class ImageEmbeddingEngine(StageEngine):
         scheduler: a torch scheduler stepped once an epoch; None for ``lr_at``.
         lr_at: epoch to learning rate; None for the paper's schedule with ``lr`` and ``final_lr``.
         soft_margin: softplus; False for a hinge with ``margin``.
-        batch_size, num_instances: P·K and K.
+        batch_size, num_instances: P·K and K; with several processes, of each.
         dataset_choice: ``proportional`` to a dataset's images, or ``uniform``.
         transforms: torchreid's names; None for what the datamanager was made with.
         precision: ``auto``, ``float32`` or ``bf16``.
@@ -102,6 +103,7 @@ class ImageEmbeddingEngine(StageEngine):
             **super().identity(),
             **({} if self.lr_at or self.scheduler else self.schedule),
             "images": len(self.data.source),
+            PROCESSES: distributed.size(),
             "batch_size": self.batch_size,
             "num_instances": self.num_instances,
             "dataset_choice": self.dataset_choice,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embae_plugin.data.augment import Augmentation
+from embae_plugin import distributed
+from embae_plugin.data.augment import ON_DEVICE, Augmentation, unsupported_transforms
 from embae_plugin.data.samplers import identity_batches
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.train_step import EagerStep, build_step, resolve_precision
@@ -70,7 +71,10 @@ class _EmbeddingPhase:
 
 
 class BankPhase(_EmbeddingPhase):
-    """P×K batches gathered from an image bank and augmented on the device."""
+    """P×K batches gathered from an image bank and augmented on the device.
+
+    With several processes, each takes its own batch out of one plan for all of them.
+    """
 
     def __init__(self, engine: ImageEmbeddingEngine, max_epoch: int) -> None:
         super().__init__(engine, max_epoch)
@@ -81,18 +85,20 @@ class BankPhase(_EmbeddingPhase):
             raise ValueError(f"batch size {engine.batch_size} is not divisible by "
                              f"K = {engine.num_instances} images of an identity")  # fmt: skip
         self.pids, self.dsetids = records.pids, records.dsetids
-        self.steps = max(1, len(records) // engine.batch_size)
+        self.steps = max(1, len(records) // (engine.batch_size * distributed.size()))
         self.augment = Augmentation(engine.transforms, engine.store.mean, engine.store.std)
         self._plan(0)  # refuses too few identities now, not after the images are decoded
         self.plan = torch.zeros(0)
 
     def _plan(self, epoch: int) -> torch.Tensor:
         engine = self.engine
+        first = distributed.rank() * engine.batch_size
+        mine = slice(first, first + engine.batch_size)
         return identity_batches(
             self.pids, self.dsetids, engine.batch_size // engine.num_instances,
             engine.num_instances, self.steps, seeded(engine.seed, "batches", epoch),
-            choose=engine.dataset_choice,
-        )  # fmt: skip
+            choose=engine.dataset_choice, ranks=distributed.size(),
+        )[:, mine]  # fmt: skip
 
     def start(self) -> None:
         super().start()
@@ -109,7 +115,9 @@ class BankPhase(_EmbeddingPhase):
 
     def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         index = self.plan[step]
-        generator = seeded(self.engine.seed, "augment", epoch, step)
+        rank = distributed.rank()
+        which = ("augment", epoch, step, rank) if rank else ("augment", epoch, step)
+        generator = seeded(self.engine.seed, *which)
         loss = self.do_step(self.bank, index, self.pids_t[index], self.augment, generator)
         return {"loss": loss}
 
@@ -127,6 +135,12 @@ class LoaderPhase(_EmbeddingPhase):
 
     def __init__(self, engine: ImageEmbeddingEngine, max_epoch: int) -> None:
         super().__init__(engine, max_epoch)
+        if distributed.size() > 1:
+            raise ValueError(
+                f"transforms {', '.join(unsupported_transforms(engine.transforms))} need "
+                "torchreid's loader, which feeds one process: start without torchrun, or use "
+                f"{', '.join(ON_DEVICE)} alone"
+            )
         self.loader = engine.data.train_loader
         self.steps = len(self.loader)
         if not self.steps:

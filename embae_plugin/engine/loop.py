@@ -22,9 +22,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from embae_plugin import distributed
 from embae_plugin.engine.checkpoint import check_identity, load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
+
+# Settings of a run, named so that a refusal to go on from it can be understood.
+FILES = "image files (names, sizes, labels)"
+PROCESSES = "processes (torchrun's --nproc_per_node × --nnodes)"
 
 
 class Phase(Protocol):
@@ -122,10 +127,21 @@ class Loop:
         }
 
     def save(self, done: bool = False) -> None:
-        """Writes the checkpoint, if one is kept."""
-        if self.options.checkpoint is not None:
+        """Writes the checkpoint, if one is kept; of several processes, the first does."""
+        if self.options.checkpoint is not None and distributed.rank() == 0:
             save_checkpoint(self.options.checkpoint, self._payload(done))
         self._saved_at = time.monotonic()
+
+    def _settings_of(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint's run was made with, as far as it matters for going on from it."""
+        then, now = dict(payload["identity"]), self.options.identity
+        if FILES in now:
+            then.setdefault(FILES, now[FILES])  # the first checkpoints only have their number
+        if PROCESSES in now:
+            then.setdefault(PROCESSES, 1)
+            if payload["done"]:  # what several processes have finished, one may go on from
+                then[PROCESSES] = now[PROCESSES]
+        return then
 
     def _resume(self) -> bool:
         """Takes up an earlier run's state; returns whether that run was complete."""
@@ -133,7 +149,7 @@ class Loop:
         if path is None or not path.is_file():
             return False
         payload = load_checkpoint(path)
-        check_identity(path, payload["identity"], self.options.identity)
+        check_identity(path, self._settings_of(payload), self.options.identity)
         self.model.load_state_dict(payload["model"])
         self.history, self._sums = payload["history"], payload["sums"]
         self.phase, self.epoch, self.step = payload["position"]
@@ -153,8 +169,28 @@ class Loop:
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, once the step is finished and saved.
             FloatingPointError: the loss is no longer finite; the last checkpoint is good.
+            PeerLost: another process of the run has ended; the last checkpoint is good.
         """
-        if self._resume():
+        try:
+            return self._run()
+        except distributed.PeerLost as error:
+            raise distributed.PeerLost(f"{error}.{self._kept()}") from error
+
+    def _kept(self) -> str:
+        where = self.options.checkpoint
+        if where is None:
+            return ""
+        if not where.is_file():
+            return f" {where} was not yet there: the same command begins this stage again."
+        return f" The last good state is {where}; the same command goes on from there."
+
+    def _run(self) -> list[dict[str, Any]]:
+        done_before = self._resume()
+        start = [done_before, self.phase, self.epoch, self.step]
+        distributed.check_same(f"{self.stage}: done, phase, epoch, step at the start", start)
+        for key, value in self.options.identity.items():
+            distributed.check_same(f"{self.stage}: {key}", value)
+        if done_before:
             return self.history
         total = sum(phase.epochs * phase.steps for phase in self.phases)
         done = sum(phase.epochs * phase.steps for phase in self.phases[: self.phase])
@@ -162,9 +198,10 @@ class Loop:
             done += self.epoch * self.phases[self.phase].steps + self.step
         if self.phases and (self.phase, self.epoch, self.step) == (0, 0, 0):
             self.phases[0].start()  # may decode images for long; Ctrl-C ends that at once
-        with catch_signals() as stop, tqdm(
-            total=total, initial=done, desc=self.stage, unit="step", disable=None
-        ) as bar:
+        with (
+            catch_signals() as stop,
+            tqdm(total=total, initial=done, desc=self.stage, unit="step", disable=None) as bar,
+        ):
             while self.phase < len(self.phases):
                 phase = self.phases[self.phase]
                 if self.phase and (self.epoch, self.step) == (0, 0):
@@ -185,11 +222,13 @@ class Loop:
                 sums[name] = sums.get(name, 0.0) + value
             self.step += 1
             bar.update()
-            if stop.is_set() or self.step % 50 == 0:
+            stopping = distributed.any_rank(stop.is_set())
+            if stopping or self.step % 50 == 0:
                 self._check_finite(phase, sums)
-            if stop.is_set():
+            if stopping:
                 self._sums = {name: float(value) for name, value in sums.items()}
                 self.save()
+                distributed.barrier()  # the first that ends ends the others
                 where = self.options.checkpoint
                 kept = f"; the state is in {where}: the same command goes on from there"
                 raise Interrupted(f"{self.stage} stopped{kept if where else ''}")
@@ -218,10 +257,8 @@ class Loop:
     def _check_finite(self, phase: Phase, sums: Mapping[str, Any]) -> None:
         for name, value in sums.items():
             if not math.isfinite(float(value)):
-                where = self.options.checkpoint
-                kept = f" The last good state is {where}." if where and where.is_file() else ""
                 raise FloatingPointError(
                     f"{self.stage}: {name} is {float(value)} in phase {phase.name}, epoch "
-                    f"{self.epoch + 1}, at or before step {self.step}.{kept} A smaller learning "
-                    f"rate often mends it. {phase.describe(self.epoch, self.step - 1)}"
+                    f"{self.epoch + 1}, at or before step {self.step}.{self._kept()} A smaller "
+                    f"learning rate often mends it. {phase.describe(self.epoch, self.step - 1)}"
                 )

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from yacs.config import CfgNode
 
+from embae_plugin import distributed
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.config import imagedata_kwargs, lr_scheduler_kwargs, optimizer_kwargs
 from embae_plugin.data.augment import unsupported_transforms
@@ -94,7 +95,9 @@ class Run:
         self.save_dir = Path(cfg.data.save_dir)
         self.use_gpu = bool(cfg.use_gpu) and torch.cuda.is_available()
         device = "cuda" if self.use_gpu else "cpu"
-        self.data = build_data(cfg)
+        with distributed.rank_zero_first():  # which may draw or unpack a data set
+            self.data = build_data(cfg)
+        alone = distributed.size() == 1
         self.store = FeatureStore(
             cfg.data.height,
             cfg.data.width,
@@ -102,10 +105,11 @@ class Run:
             cfg.data.norm_std,
             device,
             cache_dir=cfg.embae.cache_dir or self.save_dir / "features",
-            image_cache_dir=cfg.embae.cache_dir,
+            image_cache_dir=cfg.embae.cache_dir or ("" if alone else self.save_dir / "images"),
             memory_share=cfg.embae.image_memory_share,
         )
-        self.model = self.new_model().to(device)
+        with distributed.rank_zero_first():  # which may fetch weights
+            self.model = self.new_model().to(device)
         self._warn_of_normalisation()
         self.seconds: dict[str, float] = {}
         self.history: dict[str, list[dict[str, Any]]] = {}

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.softmax import ImageIdentificationEngine, SoftmaxPhase
@@ -157,6 +158,10 @@ class ImagePULEngine(ImageIdentificationEngine):
         self.threshold, self.near_any_seed, self.restart = threshold, near_any_seed, restart
         self.monitor_pids = None if monitor_pids is None else np.asarray(monitor_pids)
         self.initial: dict[str, torch.Tensor] = {}
+
+    def learns_from(self) -> ImageRecords | None:
+        """See :meth:`StageEngine.learns_from`."""
+        return self.target
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from embae_plugin import distributed
 from embae_plugin.data.augment import Augmentation, flip, normalise_with
 from embae_plugin.data.image_bank import ImageBank
 
@@ -52,14 +53,15 @@ class EagerStep:
         self.model, self.loss, self.optimizer, self.bf16 = model, loss, optimizer, bf16
 
     def compute(self, batch: torch.Tensor, pids: torch.Tensor) -> torch.Tensor:
-        """Forward, loss, backward and update; returns the detached loss."""
+        """Forward, loss, backward and update; returns the detached loss, the ranks' mean."""
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.bf16):
             _, z_id = self.model(batch)
         loss = self.loss(z_id, pids)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        mean = distributed.average(self.model, loss.detach())
         self.optimizer.step()
-        return loss.detach()
+        return mean
 
     def __call__(
         self,
@@ -161,6 +163,8 @@ def build_step(
         obstacles.append(f"transforms {', '.join(augment.transforms)} are not just random_flip")
     if not all(group.get("capturable") for group in eager.optimizer.param_groups):
         obstacles.append("the optimiser is not capturable Adam")
+    if distributed.size() > 1:
+        obstacles.append("several processes train together")
     if mode == "graph" and obstacles:
         raise ValueError(f"embae.embedding.step graph cannot be used: {'; '.join(obstacles)}")
     if mode == "eager" or obstacles:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_groups
@@ -86,6 +87,10 @@ class ImageTransferEngine(StageEngine):
         self.nuisance_epoch = nuisance_epoch
         self.lr, self.nuisance_lr, self.final_lr = lr, nuisance_lr, final_lr
         self.batch_size = batch_size
+
+    def learns_from(self) -> ImageRecords | None:
+        """See :meth:`StageEngine.learns_from`."""
+        return self.data.target_train
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""

@@ -1,0 +1,252 @@
+"""One run in several processes, started by ``torchrun``: one rank for each GPU or set of cores.
+
+Every rank follows the same program. Stage 1 averages gradients (:func:`average`), features and
+rankings are computed in shards (:func:`shards`, :func:`gather_rows`), and everything else, which
+takes seconds, is computed alike by all, after which rank 0's weights are everybody's
+(:func:`copy_from_rank_zero`). Only rank 0 writes files. Without ``torchrun``, and outside of
+:func:`processes`, there is one rank and every function here does nothing, so that no caller asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=1)  # a rank may wait this long for another, say for decoding
+
+_rank, _size = 0, 1
+
+
+class PeerLost(ConnectionError):
+    """Another process of this run has ended or does not answer."""
+
+
+def rank() -> int:
+    """This process's number; 0 where there is only one."""
+    return _rank
+
+
+def size() -> int:
+    """How many processes work on this run."""
+    return _size
+
+
+def started_with() -> tuple[int, int]:
+    """(rank, number of processes) as ``torchrun`` set them for this process; (0, 1) without.
+
+    Raises:
+        ValueError: RANK or WORLD_SIZE is not a number, or the rank is none of the world's.
+    """
+    try:
+        number, count = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    except ValueError:
+        raise ValueError("RANK and WORLD_SIZE must be numbers, as torchrun sets them") from None
+    if not 0 <= number < count:
+        raise ValueError(f"RANK {number} with WORLD_SIZE {count}: must be within 0 to {count - 1}")
+    return number, count
+
+
+class _NoTerminal:
+    """A stream that denies being a terminal, so that only rank 0 draws progress bars."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def isatty(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def processes(use_gpu: bool = True) -> Iterator[None]:
+    """Joins the processes that ``torchrun`` started, for the length of the block.
+
+    With GPUs, each rank takes the one that LOCAL_RANK names and gradients travel by NCCL; what
+    lies in host memory, and everything without GPUs, travels by gloo.
+
+    Raises:
+        ValueError: there are fewer GPUs than ranks on this machine.
+        PeerLost: the others cannot be reached.
+    """
+    global _rank, _size
+    number, count = started_with()
+    if count == 1:
+        yield
+        return
+    backend = "gloo"
+    if use_gpu and torch.cuda.is_available():
+        local, gpus = int(os.environ.get("LOCAL_RANK", number)), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(
+                f"this machine has {gpus} GPU(s), too few for rank {local} on it: start no more "
+                "processes than GPUs (torchrun --nproc_per_node), or set use_gpu False"
+            )
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    with _noticing_loss():
+        dist.init_process_group(backend, timeout=PATIENCE)
+    _rank, _size = number, count
+    terminal = sys.stderr
+    if _rank:
+        sys.stderr = _NoTerminal(terminal)
+    logger.info("%d processes, this is rank %d", count, number)
+    try:
+        yield
+    finally:
+        sys.stderr, _rank, _size = terminal, 0, 1
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _noticing_loss() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PeerLost(
+            "another process of this run has ended or cannot be reached, and this one stops with "
+            f"it; if that one left a message, it says why ({reason[:160]})"
+        ) from error
+
+
+def barrier() -> None:
+    """Waits until every rank has come here."""
+    any_rank(False)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether any rank's flag is set; the same answer everywhere."""
+    if _size == 1:
+        return flag
+    value = torch.tensor([int(flag)])  # on the CPU: costs no GPU synchronisation
+    with _noticing_loss():
+        dist.all_reduce(value)
+    return bool(value.item())
+
+
+def all_ranks(flag: bool) -> bool:
+    """Whether every rank's flag is set; the same answer everywhere."""
+    return not any_rank(not flag)
+
+
+@contextmanager
+def rank_zero_first() -> Iterator[None]:
+    """Rank 0 runs the block, then all others: for work whose result is left on the disk."""
+    if _rank:
+        barrier()
+    yield
+    if _size > 1 and not _rank:
+        barrier()
+
+
+def check_same(what: str, value: object) -> None:
+    """Compares a value's ``repr`` over the ranks; waits for all of them.
+
+    Raises:
+        ValueError: another rank has another value; says which.
+    """
+    if _size == 1:
+        return
+    values: list[Any] = [None] * _size
+    with _noticing_loss():
+        dist.all_gather_object(values, repr(value))
+    other = next((k for k, text in enumerate(values) if text != values[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{what}: {values[0]} in rank 0, {values[other]} in rank {other}. All processes need "
+            "one command line, one data.save_dir and the same files, on every machine"
+        )
+
+
+def _running_statistics(model: nn.Module) -> list[torch.Tensor]:
+    """The floating-point buffers of the modules that the last backward pass went through."""
+    return [
+        buffer
+        for module in model.modules()
+        if any(p.grad is not None for p in module.parameters(recurse=False))
+        for buffer in module.buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+
+
+@torch.no_grad()
+def average(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    """Averages gradients, batch norm's running statistics and the loss over the ranks.
+
+    One all-reduce of a single buffer. Every rank normalises by the statistics of its own batch;
+    with the running ones averaged as well, all ranks hold the same bits after every step.
+
+    Args:
+        model: after the backward pass; the same parameters have gradients in every rank.
+        loss: a scalar.
+
+    Returns:
+        the mean loss.
+    """
+    if _size == 1:
+        return loss
+    shared = [p.grad for p in model.parameters() if p.grad is not None]
+    shared += _running_statistics(model)
+    flat = torch.cat([loss.reshape(1), *(tensor.reshape(-1) for tensor in shared)])
+    with _noticing_loss():
+        dist.all_reduce(flat)
+    flat /= _size
+    parts = torch.split(flat[1:], [tensor.numel() for tensor in shared])
+    for tensor, part in zip(shared, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+    return flat[0]
+
+
+def shards(count: int, block: int = 1) -> list[tuple[int, int]]:
+    """(first, last + 1) of each rank's rows of ``count``, in whole blocks of ``block`` rows.
+
+    Whole blocks, so that a row is computed in the same company, to the same bits, whatever the
+    number of ranks.
+    """
+    blocks = -(-count // block)
+    edges = [min(count, blocks * k // _size * block) for k in range(_size + 1)]
+    return list(pairwise(edges))
+
+
+def gather_rows(mine: torch.Tensor, parts: list[tuple[int, int]]) -> torch.Tensor:
+    """All ranks' rows, in order, in every rank.
+
+    Args:
+        mine: this rank's rows, (stop − start, …); the shape of a row is the same in all ranks.
+        parts: of :func:`shards`.
+    """
+    if _size == 1:
+        return mine
+    whole = mine.new_empty(parts[-1][1], *mine.shape[1:])
+    start, stop = parts[_rank]
+    whole[start:stop] = mine
+    with _noticing_loss():
+        for source, (first, last) in enumerate(parts):
+            if last > first:
+                dist.broadcast(whole[first:last], source)
+    return whole
+
+
+def copy_from_rank_zero(model: nn.Module) -> None:
+    """Gives every rank the weights of rank 0."""
+    if _size == 1:
+        return
+    with torch.no_grad(), _noticing_loss():
+        for value in model.state_dict().values():
+            sent = value.contiguous()
+            dist.broadcast(sent, 0)
+            value.copy_(sent)
