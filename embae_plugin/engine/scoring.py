@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from embae_plugin import distributed
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.evaluation import Scores, evaluate_embeddings
@@ -49,30 +47,12 @@ def score_model(
     if query.pids is None or gallery.pids is None:
         raise ValueError("query and gallery need identities to be scored against")
     model.eval()
-    q_emb = embed_records(model, store, query, "query", tta, normalize, keep)
-    g_emb = embed_records(model, store, gallery, "gallery", tta, normalize, keep)
-    share = slice(*distributed.shards(len(query))[distributed.rank()])
-    shared = distributed.size() > 1 and len(query) >= distributed.size()
-    share = share if shared else slice(None)
-    scores = evaluate_embeddings(
-        q_emb[share],
-        g_emb,
-        query.pids[share],
+    return evaluate_embeddings(
+        embed_records(model, store, query, "query", tta, normalize, keep),
+        embed_records(model, store, gallery, "gallery", tta, normalize, keep),
+        query.pids,
         gallery.pids,
-        query.camids[share],
+        query.camids,
         gallery.camids,
         protocols=tuple(protocols),
     )
-    return {name: merge_scores(part) for name, part in scores.items()} if shared else scores
-
-
-def merge_scores(mine: Scores) -> Scores:
-    """The scores of all queries, from those of each rank's share of them."""
-    count = mine.queries
-    sums = np.concatenate([mine.cmc, [mine.mAP, mine.mAP_trapezoid]]) * max(count, 1)
-    row = np.append(np.where(count, sums, 0.0), [count, mine.dropped_queries])
-    ones = [(rank, rank + 1) for rank in range(distributed.size())]
-    total = distributed.gather_rows(torch.from_numpy(row)[None], ones).sum(dim=0).numpy()
-    queries = int(total[-2])
-    means = total[:-2] / queries if queries else np.full(len(total) - 2, np.nan)
-    return Scores(means[:-2], float(means[-2]), float(means[-1]), queries, int(total[-1]))

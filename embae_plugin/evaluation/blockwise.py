@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from embae_plugin import distributed
 from embae_plugin.evaluation.counting import Counts, Map, add_counts
 from embae_plugin.evaluation.distances import DistanceBlocks, block_shape, blocks_at_once
 from embae_plugin.evaluation.matching import Matching
@@ -28,27 +29,35 @@ def score_blocks(
     max_rank: int,
     block_bytes: int,
 ) -> dict[str, Scores]:
-    """Return the scores of each protocol; see ``ranking.evaluate_embeddings``."""
+    """Return the scores of each protocol; see ``ranking.evaluate_embeddings``.
+
+    Several processes take a share of the queries each, and all return the scores of all.
+    """
     num_query, num_gallery = len(matching.q_order), len(matching.g_order)
     itemsize = torch.finfo(distances.dtype).bits // 8
     most = matching.most_matches
     rows, columns = block_shape(num_query, num_gallery, most, itemsize, block_bytes)
     # blocks of about equal height: kernels for one or two rows round differently
-    rows = math.ceil(num_query / math.ceil(num_query / rows))
-    tops = range(0, num_query, rows)
+    rows = math.ceil(num_query / max(math.ceil(num_query / rows), distributed.size()))
+    shares = distributed.shards(num_query, rows)
+    start, stop = shares[distributed.rank()]
+    tops = range(start, stop, rows)
     at_once = min(len(tops), blocks_at_once((rows, columns), most, itemsize, block_bytes))
     parts: dict[str, list[QueryScores]] = {protocol.name: [] for protocol in protocols}
     with _threads(distances.device, at_once) as (run_blocks, run_strips):
 
         def work(top: int) -> dict[str, QueryScores]:
-            block = _Block(distances, matching, top, min(top + rows, num_query), columns)
+            block = _Block(distances, matching, top, min(top + rows, stop), columns)
             return _score_block(block, protocols, run_strips)
 
         done = run_blocks(work, tops)
         for scores in tqdm(done, "ranking", len(tops), disable=None, leave=False, delay=2.0):
             for name, scored in scores.items():
                 parts[name].append(scored)
-    return {name: _summarise(name, scored, max_rank) for name, scored in parts.items()}
+    return {
+        name: _summarise(name, _gather(scored, shares, distances.device), max_rank)
+        for name, scored in parts.items()
+    }
 
 
 @contextmanager
@@ -170,15 +179,19 @@ def _count_negatives(block: _Block, positives: Tensor, run: Map) -> Counts:
     return counts
 
 
-def _summarise(protocol: str, parts: list[QueryScores], max_rank: int) -> Scores:
-    scores = summarise(
-        QueryScores(
-            precision=torch.cat([part.precision for part in parts]),
-            precision_trapezoid=torch.cat([part.precision_trapezoid for part in parts]),
-            first_rank=torch.cat([part.first_rank for part in parts]),
-        ),
-        max_rank,
-    )
+def _gather(
+    parts: list[QueryScores], shares: list[tuple[int, int]], device: torch.device
+) -> QueryScores:
+    """The results of this process's blocks, and of those of all others, as one."""
+    rows = [
+        torch.stack([part.precision, part.precision_trapezoid, part.first_rank], dim=1)
+        for part in parts
+    ] or [torch.empty(0, 3, dtype=torch.float64, device=device)]
+    return QueryScores(*distributed.gather_rows(torch.cat(rows), shares).unbind(dim=1))
+
+
+def _summarise(protocol: str, queries: QueryScores, max_rank: int) -> Scores:
+    scores = summarise(queries, max_rank)
     if scores.queries == 0:
         logger.warning(
             "protocol %s: none of the %d queries has a positive that isn't ignored, so there are "
