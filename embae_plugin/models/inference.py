@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from embae_plugin.models.activated_conv import ACTIVATIONS, ActivatedConv, can_activate
+
 if TYPE_CHECKING:
     from embae_plugin.models.trunks import Trunk
 
@@ -36,11 +38,11 @@ def trunk_fingerprint(trunk: Trunk) -> str:
 
 
 def fuse_for_inference(trunk: Trunk) -> nn.Module:
-    """An eval-mode, channels_last copy with each batch norm folded into its convolution.
+    """An eval-mode, channels_last copy with batch norms and ReLUs folded into the convolutions.
 
-    (B, 3, H, W) to the same (B, trunk.feature_dim), up to rounding. Which batch norm follows
-    which convolution is observed on an image, so any network will do; where folding changes the
-    features, the plain copy is returned.
+    (B, 3, H, W) to the same (B, trunk.feature_dim), up to rounding. Which layer follows which
+    convolution is observed on an image, so any network will do; where folding changes the
+    features, it is left out. Run it without gradients: with them a ReLU is a layer again.
     """
     plain = copy.deepcopy(trunk).eval().requires_grad_(False)
     plain = plain.to(memory_format=torch.channels_last)
@@ -49,23 +51,51 @@ def fuse_for_inference(trunk: Trunk) -> nn.Module:
     image = torch.randn(1, 3, 256, 128, generator=generator).to(weight.device, weight.dtype)
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):
-        pairs, expected = _conv_bn_pairs(plain, image)
-    folded = copy.deepcopy(plain)
-    for conv_name, bn_name in pairs:
-        _fold(folded, conv_name, bn_name)
-    with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):
-        error = float((folded(image) - expected).abs().max() / expected.abs().max().clamp(1e-12))
+        expected = plain(image)
+        folded = _keep_if_equal("batch norm", plain, _fold_norms(plain, image), image, expected)
+        activated = _fold_activations(folded, image)
+        return _keep_if_equal("activations", folded, activated, image, expected)
+
+
+def _keep_if_equal(
+    what: str, before: nn.Module, after: nn.Module, image: torch.Tensor, expected: torch.Tensor
+) -> nn.Module:
+    """``after`` if it makes the expected features, else ``before``."""
+    try:
+        error = float((after(image) - expected).abs().max() / expected.abs().max().clamp(1e-12))
+    except RuntimeError as reason:  # the fused operation is not part of torch's public interface
+        logger.info("folding %s is left out: %s", what, reason)
+        return before
     if not error <= _TOLERANCE:
-        logger.info(
-            "trunk %s: folding batch norm changes features by %.1g, left out", trunk.name, error
-        )
-        return plain
-    logger.debug("trunk %s: %d batch norms folded, error %.1g", trunk.name, len(pairs), error)
+        logger.info("folding %s changes features by %.1g and is left out", what, error)
+        return before
+    return after
+
+
+def _fold_norms(plain: nn.Module, image: torch.Tensor) -> nn.Module:
+    """A copy in which convolutions include the batch norms that take just their output."""
+    folded = copy.deepcopy(plain)
+    for conv_name, bn_name in _pairs(plain, image, (_BatchNorm,)):
+        _fold(folded, conv_name, bn_name)
     return folded.to(memory_format=torch.channels_last)
 
 
-def _conv_bn_pairs(net: nn.Module, image: torch.Tensor) -> tuple[list[tuple[str, str]], Any]:
-    """Names of convolutions and of the batch norms that take just their output; ``net(image)``."""
+def _fold_activations(folded: nn.Module, image: torch.Tensor) -> nn.Module:
+    """A copy, of the same weights, in which convolutions apply the ReLUs behind them."""
+    shared = {id(value): value for value in folded.parameters()}
+    activated = copy.deepcopy(folded, shared)
+    for conv_name, relu_name in _pairs(folded, image, ACTIVATIONS):
+        conv, relu = activated.get_submodule(conv_name), activated.get_submodule(relu_name)
+        if can_activate(conv):
+            activated.set_submodule(conv_name, ActivatedConv(cast(nn.Conv2d, conv), relu))
+            activated.set_submodule(relu_name, nn.Identity())
+    return activated
+
+
+def _pairs(
+    net: nn.Module, image: torch.Tensor, kinds: tuple[type[nn.Module], ...]
+) -> list[tuple[str, str]]:
+    """Names of convolutions and of the layers of these kinds that take just their output."""
     made_by: dict[int, str] = {}
     kept: list[torch.Tensor] = []  # alive, so that no two outputs share an id
     calls: dict[str, int] = {}
@@ -85,16 +115,15 @@ def _conv_bn_pairs(net: nn.Module, image: torch.Tensor) -> tuple[list[tuple[str,
     handles = [
         module.register_forward_hook(watch(name))
         for name, module in net.named_modules()
-        if isinstance(module, (nn.Conv2d, _BatchNorm))
+        if isinstance(module, (nn.Conv2d, kinds))
     ]
     try:
-        features = net(image)
+        net(image)
     finally:
         for handle in handles:
             handle.remove()
     convs = [conv for conv, _ in pairs]
-    once = [(c, b) for c, b in pairs if calls[c] == calls[b] == convs.count(c) == 1]
-    return once, features
+    return [(c, b) for c, b in pairs if calls[c] == calls[b] == convs.count(c) == 1]
 
 
 def _fold(net: nn.Module, conv_name: str, bn_name: str) -> None:
