@@ -37,7 +37,6 @@ OPTIONAL = {  # name on PyPI -> what to import, what it is for
     "scikit-learn": ("sklearn", "the map of embeddings in a report, and clustering"),
     "faiss-cpu": ("faiss", "search in large galleries"),
     "onnx": ("onnx", "export to ONNX"),
-    "onnxscript": ("onnxscript", "export to ONNX"),
     "onnxruntime": ("onnxruntime", "checks of an exported ONNX model"),
     "pyarrow": ("pyarrow", "Parquet files"),
     "umap-learn": ("umap", "UMAP maps in a report"),

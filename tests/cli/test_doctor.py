@@ -12,7 +12,7 @@ from embae_plugin.cli.main import VERBS, main
 from embae_plugin.doctor import packages
 
 ROOT = Path(__file__).parents[2]
-QUICK = dict.fromkeys(("umap", "onnxscript", "sklearn"), "")  # their imports take seconds
+QUICK = dict.fromkeys(("umap", "sklearn"), "")  # their imports take seconds
 
 
 def command(broken: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,8 @@
+"""A model as one file that needs neither this package nor, as ONNX, torch."""
+
+from __future__ import annotations
+
+from embae_plugin.export.formats import FORMATS, export_model
+from embae_plugin.export.graph import ImagesToEmbeddings, describe
+
+__all__ = ["FORMATS", "ImagesToEmbeddings", "describe", "export_model"]

@@ -1,0 +1,82 @@
+"""Whether an exported file computes what the model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from embae_plugin.data.single_images import decoded
+from embae_plugin.export.formats import Runner
+from embae_plugin.export.graph import ImagesToEmbeddings
+from embae_plugin.models.bundle import InputSpec
+
+TOLERANCE = 1e-4
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def find_images(places: Sequence[str], limit: int) -> list[Path]:
+    """At most ``limit`` image files out of files and folders, evenly spread, in sorted order.
+
+    Raises:
+        FileNotFoundError: a place is not there, or holds no image.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        if not place.exists():
+            raise FileNotFoundError(f"--check {place} does not exist")
+        inside = [place] if place.is_file() else sorted(
+            one for one in place.rglob("*") if one.suffix.lower() in SUFFIXES
+        )  # fmt: skip
+        if not inside:
+            raise FileNotFoundError(f"--check {place} holds no image ({', '.join(SUFFIXES)})")
+        found += inside
+    if len(found) <= limit:
+        return found
+    return [found[round(n)] for n in np.linspace(0, len(found) - 1, limit)]
+
+
+def unit_images(paths: Sequence[Path], spec: InputSpec) -> NDArray[np.float32]:
+    """Files as (N, 3, H, W) float32 in [0, 1], as an exported model takes them.
+
+    Raises:
+        CorruptImageError: lists the files that cannot be decoded.
+    """
+    pixels = decoded([str(path) for path in paths], spec)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+
+
+@torch.inference_mode()
+def largest_difference(
+    graph: ImagesToEmbeddings, run: Runner, images: NDArray[np.float32], cameras: int = 0
+) -> float:
+    """The largest absolute difference over all values of all embeddings.
+
+    Batches of 1, 2, 3, … images are compared, so that a batch size left fixed by mistake shows;
+    for a model of several cameras, each image is of another one, an unseen one among them.
+
+    Raises:
+        ValueError: embeddings of another shape, or that are no numbers.
+    """
+    worst, start, size = 0.0, 0, 1
+    camera = np.arange(len(images), dtype=np.int64) % (cameras + 1) - 1
+    with tqdm(total=len(images), desc="checking", unit="img", disable=None, leave=False) as bar:
+        while start < len(images):
+            rows = slice(start, start + size)
+            batch, of = images[rows], camera[rows]
+            rest = (torch.from_numpy(of),) if graph.cameras else ()
+            expected = graph(torch.from_numpy(batch), *rest).numpy()
+            given = run(batch, of)
+            if given.shape != expected.shape or not np.isfinite(given).all():
+                raise ValueError(
+                    f"the exported file gives {given.shape} values for {len(batch)} images, some "
+                    f"of them perhaps not finite; the model gives {expected.shape}"
+                )
+            worst = max(worst, float(np.abs(given - expected).max()))
+            bar.update(len(batch))
+            start, size = start + size, min(size + 1, 16)
+    return worst

@@ -1,0 +1,177 @@
+"""ONNX and TorchScript files of a model, checked before they take their place."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embae_plugin.atomic_file import replacing
+from embae_plugin.export.graph import ImagesToEmbeddings, describe
+from embae_plugin.models.bundle import Bundle
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+Runner = Callable[[Floats, NDArray[np.int64]], Floats]
+"""(B, 3, H, W) images in [0, 1] and (B,) cameras, which may be ignored, to embeddings (B, d)."""
+
+EXTRA_FILE = "embae.json"  # in a TorchScript file
+OPSET = 17
+
+
+def optional(name: str) -> Any:
+    """An optional package.
+
+    Raises:
+        ImportError: it is not installed; says how to.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"this needs {name}, which is not installed: pip install onnx onnxruntime "
+            "(or pip install 'embae_plugin[export]')"
+        ) from error
+
+
+@contextmanager
+def _quiet_tracing() -> Any:
+    """Without the tracer's remarks on Python values, which are constants of a fixed input size."""
+    with warnings.catch_warnings():
+        for category in (torch.jit.TracerWarning, DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+def example(graph: ImagesToEmbeddings, height: int, width: int) -> tuple[torch.Tensor, ...]:
+    """Inputs to trace with: two images, and cameras where the graph takes them."""
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    return (images, torch.tensor([0, -1])) if graph.cameras else (images,)
+
+
+def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> None:
+    """An ONNX file whose ``metadata_props`` hold ``about``, each value as JSON.
+
+    Raises:
+        ImportError: onnx is not installed.
+        ValueError: the network has an operation that ONNX lacks.
+    """
+    onnx = optional("onnx")
+    inputs = example(graph, about["height"], about["width"])
+    names = ["images", "camera"][: len(inputs)]
+    axes = {name: {0: "batch"} for name in (*names, "embeddings")}
+    try:
+        with _quiet_tracing(), torch.no_grad():
+            # The newer exporter of torch takes minutes where this one takes seconds.
+            torch.onnx.export(graph, inputs, str(path), input_names=names,
+                              output_names=["embeddings"], dynamic_axes=axes, dynamo=False,
+                              opset_version=OPSET)  # fmt: skip
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ValueError(
+            f"the trunk {about['trunk']} has no ONNX form: {error}. Try --format torchscript"
+        ) from error
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {key: _text(value) for key, value in about.items()})
+    model.doc_string = "person crops to Re-ID embeddings"
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def write_torchscript(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> None:
+    """A TorchScript file that holds ``about`` as JSON in the extra file ``embae.json``."""
+    inputs = example(graph, about["height"], about["width"])
+    with _quiet_tracing(), torch.no_grad():
+        traced = torch.jit.trace(graph, inputs, check_trace=False)
+        traced.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_onnx(path: Path) -> Runner:
+    """Runs an ONNX file with onnxruntime.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    ort = optional("onnxruntime")
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    takes_camera = any(one.name == "camera" for one in session.get_inputs())
+
+    def run(images: Floats, camera: NDArray[np.int64]) -> Floats:
+        feed = {"images": images, **({"camera": camera} if takes_camera else {})}
+        [embeddings] = session.run(["embeddings"], feed)
+        return np.asarray(embeddings, dtype=np.float32)
+
+    return run
+
+
+def run_torchscript(path: Path) -> Runner:
+    """Runs a TorchScript file."""
+    with _quiet_tracing():
+        extra = {EXTRA_FILE: ""}
+        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+    takes_camera = bool(json.loads(extra[EXTRA_FILE])["camera_names"])
+
+    @torch.inference_mode()
+    def run(images: Floats, camera: NDArray[np.int64]) -> Floats:
+        rest = (torch.from_numpy(camera),) if takes_camera else ()
+        return np.asarray(module(torch.from_numpy(images), *rest).numpy(), dtype=np.float32)
+
+    return run
+
+
+FORMATS: dict[str, tuple[Callable[[Path, ImagesToEmbeddings, dict[str, Any]], None],
+                         Callable[[Path], Runner]]] = {
+    "onnx": (write_onnx, run_onnx),
+    "torchscript": (write_torchscript, run_torchscript),
+}  # fmt: skip
+
+
+def export_model(
+    bundle: Bundle,
+    path: str | Path,
+    form: str,
+    normalize: bool = True,
+    flip: bool = False,
+    check: Callable[[Runner], None] | None = None,
+) -> dict[str, Any]:
+    """Writes a model in a form that other programs run.
+
+    Args:
+        bundle: the model.
+        path: of the file; it appears only when it is complete and checked.
+        form: a name in :data:`FORMATS`.
+        normalize: scale embeddings to length 1.
+        flip: average with the mirror image's embedding, in twice the time.
+        check: called with the exported file's runner; raises if it is not as it should be.
+
+    Returns:
+        what the file says of itself.
+
+    Raises:
+        ValueError: an unknown form, a network that cannot be exported, or what ``check`` raises.
+        ImportError: an optional package is not installed.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"export format {form!r}: must be one of {', '.join(FORMATS)}")
+    write, load = FORMATS[form]
+    about = describe(bundle, normalize, flip)
+    graph = ImagesToEmbeddings(bundle, normalize, flip)
+    with replacing(path) as draft:
+        write(draft, graph, about)
+        if check is not None:
+            check(load(draft))
+    logger.info("%s: %s, %s", path, form, ", ".join(f"{k} {v}" for k, v in about.items()))
+    return about

@@ -1,0 +1,112 @@
+"""Plots as inline SVG that take the page's colours, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embae_plugin.report_page.projection import Points
+
+INK = "#010203"  # stands for the page's text colour
+BEFORE, AFTER = "#d9822b", "#3f8fd2"
+COLOURS = (
+    "#3f8fd2", "#d9822b", "#2f9e70", "#d1556b", "#9a76d8", "#a39128", "#c463b2", "#4fa3b5",
+    "#a9744a", "#7d9a3a",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+SYMBOLS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★", "◀", "▶")
+GREY = "#8a8f98"
+
+_STYLE = {
+    "svg.fonttype": "none", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.facecolor": "none", "legend.frameon": False,
+    "grid.color": INK, "grid.alpha": 0.15, "text.parse_math": False,
+}  # fmt: skip
+
+
+def style(index: int) -> tuple[str, str, str]:
+    """Colour, matplotlib marker and the same marker as a character, of the i-th group."""
+    return COLOURS[index % len(COLOURS)], MARKERS[(index // len(COLOURS) + index) % 10], SYMBOLS[
+        (index // len(COLOURS) + index) % 10
+    ]  # fmt: skip
+
+
+def _drawn(name: str, draw: Any, size: tuple[float, float] = (4.2, 3.1)) -> str:
+    """What ``draw(axes)`` draws, as SVG whose ids begin with ``name``."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True,
+                       metadata={"Date": None, "Creator": None})  # fmt: skip
+    return _inline(out.getvalue(), name)
+
+
+def _inline(svg: str, name: str) -> str:
+    """Without its prologue, fixed size and metadata; ids apart from those of other plots."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    return svg.replace(INK, "currentColor").strip()
+
+
+def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> str:
+    """Cumulative match characteristics."""
+
+    def draw(axes: Any) -> None:
+        ranks = np.arange(1, len(before) + 1)
+        axes.plot(ranks, before, color=BEFORE, linestyle="--", marker="s", ms=3, label="before")
+        axes.plot(ranks, after, color=AFTER, marker="o", ms=3, label="after")
+        axes.set(xlabel="rank", ylabel="share of queries matched", ylim=(0, 1.02))
+        axes.grid(True)
+        axes.legend(loc="lower right")
+
+    return _drawn(name, draw)
+
+
+def histogram_figure(
+    name: str, groups: Sequence[tuple[str, NDArray[Any]]], limits: tuple[float, float]
+) -> str:
+    """Densities of distances; the first group filled, the second hatched."""
+
+    def draw(axes: Any) -> None:
+        looks = ({"alpha": 0.55}, {"alpha": 0.45, "hatch": "///"})
+        for (label, values), look, colour in zip(groups, looks, (COLOURS[2], COLOURS[3]),
+                                                 strict=False):  # fmt: skip
+            axes.hist(values, bins=50, range=limits, density=True, histtype="stepfilled",
+                      color=colour, edgecolor=colour, label=label, **look)  # fmt: skip
+        axes.set(xlabel="distance", ylabel="density", xlim=limits, yticks=[])
+        axes.legend(loc="upper left")
+
+    return _drawn(name, draw, (4.2, 2.6))
+
+
+def scatter_figure(name: str, points: Points, groups: NDArray[np.int64], count: int) -> str:
+    """Points of ``count`` groups in their styles; group −1 small and grey, underneath."""
+
+    def draw(axes: Any) -> None:
+        rest = groups < 0
+        axes.scatter(*points[rest].T, s=6, c=GREY, alpha=0.35, linewidths=0)
+        for group in range(count):
+            colour, marker, _ = style(group)
+            axes.scatter(*points[groups == group].T, s=13, c=colour, marker=marker, alpha=0.8,
+                         linewidths=0)  # fmt: skip
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_aspect("equal", adjustable="datalim")
+
+    return _drawn(name, draw, (4.2, 3.6))

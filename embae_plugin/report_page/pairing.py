@@ -1,0 +1,158 @@
+"""The same crops embedded twice, before and after adaptation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embae_plugin.data.embedding_files import EmbeddingTable, read_embeddings
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+UNKNOWN = -1
+_NOBODY = ("", "-1")  # no identity was given; a detection that is no person (Market-1501)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """N crops with two embeddings each.
+
+    Attributes:
+        paths: N file names.
+        cameras: (N,) numbers into ``camera_names``.
+        camera_names: each once, sorted.
+        pids: (N,) numbers into ``pid_names``, −1 for an unknown identity.
+        pid_names: each once, sorted.
+        before, after: (N, d) embeddings; d may differ.
+        query, gallery: (Q,) and (G,) rows of the labelled crops that are compared.
+        leave_one_out: whether each labelled crop is a query against all others.
+        root: where ``paths`` count from.
+        about: what the two files say of themselves.
+    """
+
+    paths: tuple[str, ...]
+    cameras: Ints
+    camera_names: tuple[str, ...]
+    pids: Ints
+    pid_names: tuple[str, ...]
+    before: Floats
+    after: Floats
+    query: Ints
+    gallery: Ints
+    leave_one_out: bool = True
+    root: str = ""
+    about: tuple[dict[str, Any], dict[str, Any]] = field(default=({}, {}))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is anything to score."""
+        return bool(len(self.query) and len(self.gallery))
+
+
+def read_pair(
+    before: str | Path,
+    after: str | Path,
+    query: str | Path = "",
+    gallery: str | Path = "",
+    images_root: str | Path = "",
+) -> Pair:
+    """Two files of ``embae extract`` or ``embae adapt``, row by row of the same crops.
+
+    Args:
+        before, after: the files; the order of their rows may differ.
+        query, gallery: text files with one path of the crops on each line; both or neither.
+            Without them every labelled crop is a query against all the others.
+        images_root: what paths count from; the files' own root by default.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: the files are not of the same crops, or disagree on a camera or an identity.
+    """
+    tables = read_embeddings(before), read_embeddings(after)
+    old, new = tables
+    order = _matching_rows(old, new, before, after)
+    _check_same("cameras", old.cameras, new.cameras[order], old.paths)
+    pids = _identities(old, new, order)
+    camera_names, cameras = np.unique(old.cameras.astype(str), return_inverse=True)
+    known = ~np.isin(pids, _NOBODY)
+    codes = np.full(len(pids), UNKNOWN, dtype=np.int64)
+    pid_names, codes[known] = np.unique(pids[known], return_inverse=True)
+    rows = np.flatnonzero(known).astype(np.int64)
+    if bool(query) != bool(gallery):
+        raise ValueError("--query and --gallery belong together: name both files, or neither")
+    chosen = (rows, rows)
+    if query:
+        chosen = (_listed(query, old, codes), _listed(gallery, old, codes))
+    for name, table in ((before, old), (after, new)):
+        if not np.isfinite(table.embeddings).all():
+            raise ValueError(f"{name} holds embeddings that are not finite numbers")
+    return Pair(
+        tuple(map(str, old.paths)), cameras.reshape(-1).astype(np.int64),
+        tuple(map(str, camera_names)), codes, tuple(map(str, pid_names)),
+        old.embeddings, np.ascontiguousarray(new.embeddings[order]), *chosen, not query,
+        str(images_root or old.about.get("root") or new.about.get("root") or ""),
+        (old.about, new.about),
+    )  # fmt: skip
+
+
+def _matching_rows(
+    old: EmbeddingTable, new: EmbeddingTable, before: str | Path, after: str | Path
+) -> Ints:
+    """For each row of ``old``, the row of ``new`` with the same path."""
+    for name, table in ((before, old), (after, new)):
+        if not len(table):
+            raise ValueError(f"{name} holds no embeddings")
+        if len(np.unique(table.paths)) != len(table):
+            raise ValueError(f"{name} holds a path twice")
+    place = {path: row for row, path in enumerate(new.paths.tolist())}
+    absent = [path for path in old.paths.tolist() if path not in place]
+    if absent or len(old) != len(new):
+        example = f", for example {absent[0]} is only in the first" if absent else ""
+        raise ValueError(
+            f"{before} ({len(old)} crops) and {after} ({len(new)}) are not of the same "
+            f"crops{example}; extract both from one folder"
+        )
+    return np.array([place[path] for path in old.paths.tolist()], dtype=np.int64)
+
+
+def _check_same(what: str, ours: NDArray[Any], theirs: NDArray[Any], paths: NDArray[Any]) -> None:
+    differ = np.flatnonzero(ours.astype(str) != theirs.astype(str))
+    if len(differ):
+        row = differ[0]
+        raise ValueError(
+            f"the two files name other {what} for {len(differ)} crops, for example {paths[row]}: "
+            f"{ours[row]} and {theirs[row]}"
+        )
+
+
+def _identities(old: EmbeddingTable, new: EmbeddingTable, order: Ints) -> NDArray[np.str_]:
+    """Identities as text, from whichever file has them."""
+    ours = None if old.pids is None else old.pids.astype(str)
+    theirs = None if new.pids is None else new.pids.astype(str)[order]
+    if ours is not None and theirs is not None:
+        _check_same("identities", ours, theirs, old.paths)
+    found = ours if ours is not None else theirs
+    return np.full(len(old), "", dtype="<U1") if found is None else found
+
+
+def _listed(path: str | Path, table: EmbeddingTable, codes: Ints) -> Ints:
+    """The labelled rows that a list of paths names."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"the list {path} does not exist; one path of a crop on each line")
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    place = {name: row for row, name in enumerate(table.paths.tolist())}
+    unknown = [line for line in lines if line and line not in place]
+    if unknown:
+        raise ValueError(f"{path}: {len(unknown)} paths are not embedded, such as {unknown[0]}")
+    rows = np.array([place[line] for line in lines if line], dtype=np.int64)
+    nobody = int((codes[rows] == UNKNOWN).sum()) if len(rows) else 0
+    if nobody or not len(rows):
+        raise ValueError(f"{path}: {nobody} of its {len(rows)} crops have no identity to score by")
+    return rows

@@ -1,0 +1,112 @@
+"""What an exported file holds, takes and gives."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from embae_plugin.export import FORMATS, export_model, formats
+from embae_plugin.export.comparison import unit_images
+from embae_plugin.reid import ReID
+
+ENDINGS = {"onnx": "onnx", "torchscript": "pt"}
+
+
+@pytest.fixture(scope="module", params=sorted(FORMATS))
+def exported(request, bundle, tmp_path_factory):
+    if request.param == "onnx":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("out") / f"model.{ENDINGS[request.param]}"
+    about = export_model(bundle, path, request.param)
+    return request.param, path, about
+
+
+def by_hand(bundle, images: np.ndarray) -> np.ndarray:
+    mean = np.array(bundle.input.norm_mean, np.float32)[:, None, None]
+    std = np.array(bundle.input.norm_std, np.float32)[:, None, None]
+    with torch.inference_mode():
+        z = bundle.model(torch.from_numpy((images - mean) / std))
+    return F.normalize(z, dim=1).numpy()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_any_batch_size_gives_the_model_s_embeddings(exported, bundle, batch):
+    form, path, _ = exported
+    images = np.random.default_rng(batch).random((batch, 3, 64, 32), dtype=np.float32)
+    given = FORMATS[form][1](path)(images, np.full(batch, -1))
+    np.testing.assert_allclose(given, by_hand(bundle, images), atol=2e-5)
+    np.testing.assert_allclose(np.linalg.norm(given, axis=1), 1, atol=1e-5)
+
+
+def test_crops_embed_as_with_the_library(exported, bundle, crops):
+    form, path, _ = exported
+    files = sorted(crops.rglob("*.png"))
+    given = FORMATS[form][1](path)(unit_images(files, bundle.input), np.full(len(files), -1))
+    expected = ReID(bundle, "cpu").embed([str(file) for file in files], tta="none")
+    np.testing.assert_allclose(given, expected, atol=2e-5)
+
+
+def test_the_file_says_what_it_takes(exported):
+    form, path, about = exported
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        texts = session.get_modelmeta().custom_metadata_map
+        said = {k: json.loads(v) if k not in ("input", "trunk", "embae_version") else v
+                for k, v in texts.items()}  # fmt: skip
+        assert session.get_inputs()[0].shape == ["batch", 3, 64, 32]
+        assert [one.name for one in session.get_inputs()] == ["images"]
+    else:
+        extra = {formats.EXTRA_FILE: ""}
+        torch.jit.load(str(path), _extra_files=extra)
+        said = json.loads(extra[formats.EXTRA_FILE])
+    assert said == about
+    assert (said["height"], said["width"], said["embedding_dim"]) == (64, 32, 16)
+    assert said["mean"] == [0.4, 0.5, 0.6] and said["std"] == [0.2, 0.25, 0.3]
+    assert said["trunk"] == "mobilenetv1_x0_25" and said["normalized"] is True
+    assert said["camera_names"] == [] and said["flip_averaged"] is False
+
+
+def test_lengths_and_mirror_images_as_asked(bundle, tmp_path):
+    path = tmp_path / "m.pt"
+    about = export_model(bundle, path, "torchscript", normalize=False, flip=True)
+    images = torch.rand(3, 3, 64, 32, generator=torch.Generator().manual_seed(1))
+    given = torch.jit.load(str(path))(images)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (bundle.input.norm_mean,
+                                                         bundle.input.norm_std))  # fmt: skip
+    with torch.inference_mode():
+        x = (images - mean) / std
+        expected = (bundle.model(x) + bundle.model(x.flip(3))) / 2
+    torch.testing.assert_close(given, expected, atol=2e-5, rtol=1e-4)
+    assert about["flip_averaged"] is True and about["normalized"] is False
+
+
+def test_a_check_that_fails_leaves_the_old_file(bundle, tmp_path):
+    path = tmp_path / "m.pt"
+    path.write_bytes(b"the old one")
+
+    def refuse(run):
+        raise ValueError("not the same")
+
+    with pytest.raises(ValueError, match="not the same"):
+        export_model(bundle, path, "torchscript", check=refuse)
+    assert path.read_bytes() == b"the old one" and list(tmp_path.iterdir()) == [path]
+
+
+def test_mistakes(bundle, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="'tflite': must be one of onnx, torchscript"):
+        export_model(bundle, tmp_path / "m", "tflite")
+
+    def absent(name):
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(formats.importlib, "import_module", absent)
+    with pytest.raises(ImportError, match="needs onnx, .* pip install onnx onnxruntime"):
+        export_model(bundle, tmp_path / "m.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []
