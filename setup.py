@@ -17,7 +17,7 @@ TORCHREID_FORGETS = [
 ]
 OPTIONAL = {
     "search": ["faiss-cpu"],
-    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "export": ["onnx", "onnxruntime"],
     "report": ["scikit-learn>=1.3"],
     "umap": ["umap-learn"],
     "parquet": ["pyarrow"],
@@ -39,7 +39,11 @@ setup(
     # configs/ lies at the top of the repository and inside the installed package.
     packages=[*find_packages(include=["embae_plugin", "embae_plugin.*"]), "embae_plugin.configs"],
     package_dir={"embae_plugin": "embae_plugin", "embae_plugin.configs": "configs"},
-    package_data={"embae_plugin": ["py.typed", "*.pyi"], "embae_plugin.configs": ["*.yaml"]},
+    package_data={
+        "embae_plugin": ["py.typed", "*.pyi"],
+        "embae_plugin.configs": ["*.yaml"],
+        "embae_plugin.report_page": ["templates/*"],
+    },
     install_requires=[
         "torchreid>=0.2.5",
         "torch>=2.4",

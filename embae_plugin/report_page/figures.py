@@ -72,8 +72,9 @@ def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> str:
         axes.plot(ranks, before, color=BEFORE, linestyle="--", marker="s", ms=3, label="before")
         axes.plot(ranks, after, color=AFTER, marker="o", ms=3, label="after")
         axes.set(xlabel="rank", ylabel="share of queries matched", ylim=(0, 1.02))
+        axes.set_xticks([1, *range(5, len(before) + 1, 5)])
         axes.grid(True)
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right" if min(before[-1], after[-1]) > 0.4 else "upper left")
 
     return _drawn(name, draw)
 
@@ -90,6 +91,7 @@ def histogram_figure(
             axes.hist(values, bins=50, range=limits, density=True, histtype="stepfilled",
                       color=colour, edgecolor=colour, label=label, **look)  # fmt: skip
         axes.set(xlabel="distance", ylabel="density", xlim=limits, yticks=[])
+        axes.margins(y=0.3)  # room for the legend
         axes.legend(loc="upper left")
 
     return _drawn(name, draw, (4.2, 2.6))
