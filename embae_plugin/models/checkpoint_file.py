@@ -60,6 +60,8 @@ def read_file(path: str | Path) -> Any:
             ) from None
         # torch's own message advises to switch its protection off
         raise ValueError(f"{path} is damaged or no checkpoint; it was not loaded") from None
+    except PermissionError:
+        raise PermissionError(f"no permission to read the checkpoint {path}") from None
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged file leads torch.load to

@@ -1,0 +1,56 @@
+"""Adapts a model to your own cameras, from crops that nobody has labelled.
+
+  embae adapt --images crops --checkpoint source.pth --out adapted
+  embae adapt --images crops --camera-regex '_c(?P<camera>\\d+)' --checkpoint … --out …
+  embae adapt --csv crops.csv --checkpoint … --out …
+
+crops/ holds one folder for each camera, unless --camera-regex or --csv tells the cameras. Sizes
+and formats (jpg, png, bmp, webp) may be mixed. Leaves in --out: adapted.pth, summary.txt and
+summary.json (what changed), before.npz and after.npz (the crops' embeddings), skipped.txt (crops
+that cannot be used, if any). Stopped at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from embae_plugin.cli.crop_arguments import add_checkpoint_arguments, add_crop_arguments, crops_of
+from embae_plugin.config import load_config
+from embae_plugin.engine.adaptation_summary import summary_text
+from embae_plugin.engine.crop_adaptation import CropAdaptation
+from embae_plugin.reid import pick_device
+from embae_plugin.runtime import log_to
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    add_crop_arguments(parser)
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--out", required=True, help="folder of the results")
+    parser.add_argument("--force", action="store_true", help="replace earlier results in --out")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+    parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    cfg = load_config("", arguments.opts)
+    cfg.train.seed = arguments.seed
+    with log_to(None, arguments.verbose):
+        work = CropAdaptation(
+            arguments.checkpoint, crops_of(arguments), arguments.out, cfg, arguments.max_bad,
+            arguments.min_side, arguments.force, pick_device(arguments.device),
+            arguments.height, arguments.width,
+        )  # fmt: skip
+    out = Path(arguments.out)
+    with log_to(out / "adapt.log", arguments.verbose):
+        content = work.run()
+        logger.info("done\n\n%s\n", summary_text(content))
+        logger.info("written to %s: adapted.pth, summary.txt, summary.json, before.npz, after.npz",
+                    out)  # fmt: skip
+    return 0

@@ -1,0 +1,48 @@
+"""Flags of every command that reads crops and a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+
+from embae_plugin.data.camera_rules import list_crops
+from embae_plugin.data.crops import Crops
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The model."""
+    parser.add_argument("--checkpoint", required=required, default="",
+                        help="a checkpoint file, the folder of embae adapt, or the folder of a "
+                             "stage of embae train")  # fmt: skip
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
+                        help="default: a GPU if there is one")  # fmt: skip
+    parser.add_argument("--height", type=int, default=0,
+                        help="of the input, for a checkpoint that does not say")  # fmt: skip
+    parser.add_argument("--width", type=int, default=0, help="of the input, likewise")
+
+
+def add_crop_arguments(parser: argparse.ArgumentParser) -> None:
+    """The crops and how their cameras are told."""
+    parser.add_argument("--images", default="", metavar="DIR",
+                        help="folder of crops, one folder in it for each camera")  # fmt: skip
+    parser.add_argument("--camera-regex", default="", metavar="REGEX",
+                        help="tells the camera from a crop's path below DIR instead, by its group "
+                             "'camera', e.g. '_c(?P<camera>\\d+)'")  # fmt: skip
+    parser.add_argument("--csv", default="", metavar="FILE",
+                        help="a table path,camid[,pid] of crops instead; paths relative to it, or "
+                             "to --images")  # fmt: skip
+    parser.add_argument("--max-bad", type=float, default=0.1, metavar="SHARE",
+                        help="stop if more than this share of the images cannot be used "
+                             "(default: 0.1); fewer are left out and listed")  # fmt: skip
+    parser.add_argument("--min-side", type=int, default=8, metavar="PIXELS",
+                        help="a smaller image cannot be used (default: 8)")  # fmt: skip
+
+
+def crops_of(arguments: argparse.Namespace) -> Crops:
+    """The crops that the flags of :func:`add_crop_arguments` name.
+
+    Raises:
+        ValueError, OSError: see :func:`list_crops`; also an impossible ``--max-bad``.
+    """
+    if not 0 <= arguments.max_bad <= 1:
+        raise ValueError(f"--max-bad {arguments.max_bad}: a share, from 0 to 1")
+    return list_crops(arguments.images, arguments.csv, arguments.camera_regex)

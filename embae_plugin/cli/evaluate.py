@@ -1,0 +1,117 @@
+"""Scores embeddings, or a model on a data set, by both protocols.
+
+  embae evaluate --query query.npz --gallery gallery.npz
+  embae evaluate --query labelled.npz
+  embae evaluate --checkpoint log/…/transfer-cam --config-file … --root reid-data
+
+Files are of `embae extract` with identities (--csv with a column pid). Without --gallery each
+labelled crop of the query file is a query among the others. Crops without identity are left out.
+With a configuration, the query and gallery of its target are embedded and scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+
+import numpy as np
+import torch
+
+from embae_plugin.cli.crop_arguments import add_checkpoint_arguments
+from embae_plugin.config import check_config, load_config
+from embae_plugin.data.embedding_files import EmbeddingTable, read_embeddings
+from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.data.records import load_data
+from embae_plugin.engine.scoring import score_model
+from embae_plugin.evaluation import Scores, evaluate_embeddings
+from embae_plugin.evaluation.report import dropped_note, score_row, score_table, write_text
+from embae_plugin.models.bundle import load_bundle
+from embae_plugin.reid import pick_device
+from embae_plugin.runtime import log_to
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("--query", default="", help="a file of embae extract with identities")
+    parser.add_argument("--gallery", default="", help="likewise; without it, the query file's own")
+    add_checkpoint_arguments(parser, required=False)
+    parser.add_argument("--config-file", default="", help="instead: whose target is scored")
+    parser.add_argument("--root", default="", help="folder with the data sets")
+    parser.add_argument("--json", default="", metavar="FILE", help="write the scores as JSON")
+    parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    if bool(arguments.query) == bool(arguments.config_file or arguments.root):
+        raise ValueError("give either --query (and --gallery), or --config-file, --root and "
+                         "--checkpoint")  # fmt: skip
+    with log_to(None, arguments.verbose):
+        if arguments.query:
+            scores, name = _score_files(arguments), arguments.query
+        else:
+            scores, name = _score_data(arguments), arguments.checkpoint
+        row = score_row(name, scores)
+        if arguments.json:
+            write_text(arguments.json, json.dumps(row, indent=1, allow_nan=False) + "\n")
+        print(score_table([row]))
+        note = dropped_note([row])
+        if note:
+            print(f"\n{note}")
+    return 0
+
+
+def _labelled(path: str) -> EmbeddingTable:
+    """The crops of a file whose identity is known."""
+    table = read_embeddings(path)
+    known = np.zeros(len(table), bool) if table.pids is None else table.pids != ""
+    if table.pids is None or not known.any():
+        raise ValueError(
+            f"{path} holds no identities: list the crops with --csv, in columns path,camid,pid, "
+            "when you embed them with embae extract"
+        )
+    if not known.all():
+        logger.info("%s: %d crops without identity are left out", path, int((~known).sum()))
+    return EmbeddingTable(table.paths[known], table.cameras[known], table.embeddings[known],
+                          table.pids[known], table.about)  # fmt: skip
+
+
+def _score_files(arguments: argparse.Namespace) -> dict[str, Scores]:
+    query = _labelled(arguments.query)
+    gallery = _labelled(arguments.gallery) if arguments.gallery else query
+    models = {query.about.get("model"), gallery.about.get("model")}
+    if len(models) > 1:
+        raise ValueError(f"{arguments.query} and {arguments.gallery} come from different models: "
+                         "embed both with one")  # fmt: skip
+    names = [table.pids for table in (query, gallery) if table.pids is not None]
+    pids = np.unique(np.concatenate(names), return_inverse=True)[1]
+    numbers = pids.reshape(-1).astype(np.int64)
+    return evaluate_embeddings(
+        query.embeddings, gallery.embeddings, numbers[: len(query)], numbers[len(query) :],
+        query.cameras, gallery.cameras,
+    )  # fmt: skip
+
+
+def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
+    if not arguments.checkpoint:
+        raise ValueError("--checkpoint is needed: which model to score")
+    cfg = load_config(arguments.config_file, arguments.opts)
+    if arguments.root:
+        cfg.data.root = arguments.root
+    check_config(cfg)
+    bundle = load_bundle(arguments.checkpoint, arguments.height, arguments.width)
+    data = load_data(cfg)
+    if data.query is None or data.gallery is None:
+        raise ValueError("the configuration names no target (data.targets) to score on")
+    device, spec = pick_device(arguments.device), bundle.input
+    store = FeatureStore(
+        spec.height, spec.width, spec.norm_mean, spec.norm_std, torch.device(device),
+        cfg.embae.cache_dir, cfg.embae.cache_dir, cfg.embae.image_memory_share,
+    )  # fmt: skip
+    normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
+    return score_model(bundle.model.to(device), store, data.query, data.gallery,
+                       cfg.embae.test.tta, normalize)  # fmt: skip

@@ -1,0 +1,210 @@
+"""Three rules that tell which camera took a crop.
+
+They are the folder directly below the root (``gate/2024/x.jpg`` is of camera ``gate``), a regular
+expression on the file's path, or a column of a table.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from embae_plugin.data.crops import Crops, natural_order
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_OTHER_IMAGES = (".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".jfif", ".mp4", ".avi")
+# Names in which well-known data sets say the camera.
+_USUAL = (r"_c(?P<camera>\d+)", r"(?i)cam(?:era)?[-_]?(?P<camera>\w+?)[-_./]")
+
+
+def find_images(root: str | Path) -> list[str]:
+    """Paths of all images below ``root``, relative to it, in natural order.
+
+    Links are followed, each folder once, so that loops end. Hidden files and folders are passed
+    over; so is what is no image (``Thumbs.db``), and image formats that are not read are warned of.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        PermissionError: a folder may not be read.
+        ValueError: there are no images in it.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"the folder of images {root} does not exist")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file: give the folder that holds the images")
+    found: list[str] = []
+    unread: Counter[str] = Counter()
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in seen:
+            logger.debug("%s was visited under another name", folder)
+            subfolders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        hidden = ("__MACOSX", "@eaDir")  # what macOS and Synology leave in folders
+        subfolders[:] = sorted(n for n in subfolders if n[0] != "." and n not in hidden)
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in SUFFIXES:
+                found.append(os.path.relpath(os.path.join(folder, name), root))
+            elif suffix in _OTHER_IMAGES:
+                unread[suffix] += 1
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
+    if unread:
+        logger.warning("%s: passed over, not being of a format that is read: %s", root, kinds)
+    if not found:
+        raise ValueError(
+            f"there are no images in {root}: looked for {', '.join(SUFFIXES)} in it and below"
+            + (f", and found only {kinds}" if unread else "")
+        )
+    return sorted(found, key=natural_order)
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise PermissionError(f"no permission to read the folder {error.filename}") from None
+    raise error
+
+
+def crops_by_folder(root: str | Path) -> Crops:
+    """Crops whose camera is the folder directly below ``root``.
+
+    Raises:
+        ValueError: images lie in ``root`` itself, where nothing tells their camera.
+    """
+    names = find_images(root)
+    loose = [name for name in names if os.path.dirname(name) == ""]
+    if loose:
+        where = "all" if len(loose) == len(names) else f"{len(loose)} of {len(names)}"
+        raise ValueError(
+            f"{where} images lie directly in {root} (such as {loose[0]}), where no folder tells "
+            "their camera. Put each camera's images in a folder of its own "
+            f"({Path(root).name}/gate/…, {Path(root).name}/yard/…), or tell the camera from the "
+            f"name with --camera-regex{_suggestion(loose)}, or list them with --csv"
+        )
+    return Crops(Path(root), tuple(names), tuple(name.split(os.sep, 1)[0] for name in names))
+
+
+def _suggestion(names: Sequence[str]) -> str:
+    """A regular expression of well-known data sets that fits all names, as an advice."""
+    for pattern in _USUAL:
+        found = [re.search(pattern, name) for name in names]
+        if all(found) and len({match["camera"] for match in found if match}) > 1:
+            return f" '{pattern}' (which fits all of these)"
+    return " 'c(?P<camera>\\d+)'"
+
+
+def crops_by_regex(root: str | Path, pattern: str) -> Crops:
+    r"""Crops whose camera is the group ``camera`` of a regular expression on their path.
+
+    Args:
+        root: the folder of images.
+        pattern: searched for anywhere in the path below ``root`` (``/`` between folders), for
+            example ``_c(?P<camera>\d+)``. What it does not fit is left out and listed.
+
+    Raises:
+        ValueError: no regular expression, no group ``camera``, or it fits no image.
+    """
+    try:
+        rule = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--camera-regex {pattern!r} is no regular expression: {error}") from None
+    if "camera" not in rule.groupindex:
+        raise ValueError(
+            f"--camera-regex {pattern!r} has no group named camera: write (?P<camera>…) around "
+            "what tells the camera, as in '_c(?P<camera>\\d+)'"
+        )
+    names = find_images(root)
+    found = [rule.search(name.replace(os.sep, "/")) for name in names]
+    cameras = [match["camera"] if match else None for match in found]
+    kept = [(name, cam) for name, cam in zip(names, cameras, strict=True) if cam]
+    if not kept:
+        shown = "".join(f"\n  {name}" for name in names[:3])
+        raise ValueError(
+            f"--camera-regex {pattern!r} fits none of the {len(names)} images in {root}, "
+            f"such as{shown}"
+        )
+    missed = [
+        (str(Path(root) / name), "--camera-regex tells no camera")
+        for name, cam in zip(names, cameras, strict=True)
+        if not cam
+    ]
+    return Crops(
+        Path(root), tuple(name for name, _ in kept), tuple(cam for _, cam in kept), None, missed
+    )
+
+
+def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
+    """Crops listed in a table with a header: ``path,camid`` and, if known, ``pid``.
+
+    Args:
+        table: a UTF-8 file of comma-separated values. Identities may be any text; an empty one
+            is unknown. They are for scoring alone.
+        root: what paths are relative to; by default the table's folder.
+
+    Raises:
+        FileNotFoundError: no such table.
+        ValueError: a column is missing, a line is incomplete, or a path is listed twice.
+    """
+    table = Path(table)
+    if not table.is_file():
+        raise FileNotFoundError(f"the table {table} does not exist")
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} is not UTF-8 text: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"{table}: {error}") from None
+    for column in ("path", "camid"):
+        if column not in columns:
+            raise ValueError(
+                f"{table} has no column {column}: its first line must be path,camid or "
+                f"path,camid,pid, and is {','.join(columns) or 'empty'}"
+            )
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        path = (row["path"] or "").strip()
+        if not path or not (row["camid"] or "").strip():
+            raise ValueError(f"{table}, line {line}: path or camid is empty")
+        if path in lines:
+            raise ValueError(f"{table}, line {line}: {path} is on line {lines[path]} already")
+        lines[path] = line
+    if not rows:
+        raise ValueError(f"{table} lists no images")
+    pids = tuple((row.get("pid") or "").strip() for _, row in rows)
+    return Crops(
+        Path(root) if root else table.parent,
+        tuple(lines),
+        tuple(row["camid"].strip() for _, row in rows),
+        pids if any(pids) else None,
+    )
+
+
+def list_crops(images: str | Path = "", table: str | Path = "", camera_regex: str = "") -> Crops:
+    """Crops by whichever rule is given; see the three functions above.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: see there; also no images, or two rules.
+    """
+    if table and camera_regex:
+        raise ValueError("give --csv or --camera-regex, not both: the table tells the cameras")
+    if table:
+        return crops_by_csv(table, images)
+    if not images:
+        raise ValueError("name the folder of images with --images, or a table with --csv")
+    return crops_by_regex(images, camera_regex) if camera_regex else crops_by_folder(images)

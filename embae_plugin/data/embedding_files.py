@@ -1,0 +1,216 @@
+"""Embeddings in a file, with the crops they are of: .npz, or .parquet for other programs.
+
+An .npz holds ``path`` (N,), ``camid`` (N,) camera names, ``embedding`` (N, d) float32, where
+identities are known ``pid`` (N,) text ("" for unknown), and ``about``, JSON text. A .parquet
+holds the same as columns, ``about`` in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embae_plugin.atomic_file import replacing
+
+Floats = NDArray[np.float32]
+Texts = NDArray[np.str_]
+SUFFIXES = (".npz", ".parquet")
+
+
+@dataclass
+class EmbeddingTable:
+    """N embeddings.
+
+    Attributes:
+        paths: (N,) of the images, relative to ``about["root"]`` or absolute.
+        cameras: (N,) names.
+        embeddings: (N, d) float32.
+        pids: (N,) text, "" where unknown; None if no identity is known.
+        about: plain values: ``model`` (a fingerprint of the weights), ``root``, ``normalized``, …
+    """
+
+    paths: Texts
+    cameras: Texts
+    embeddings: Floats
+    pids: Texts | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def file(self, row: int, root: str = "") -> Path:
+        """Where the image of a row lies."""
+        return Path(root or str(self.about.get("root", ""))) / str(self.paths[row])
+
+
+def texts(values: Sequence[str]) -> Texts:
+    """Text as an array that needs no pickle."""
+    return np.asarray(values, dtype=np.str_) if len(values) else np.zeros(0, dtype="<U1")
+
+
+def parquet() -> Any:
+    """pyarrow's parquet module.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise ImportError(
+            "parquet files need pyarrow: pip install pyarrow (or write an .npz)"
+        ) from None
+
+
+def check_suffix(path: str | Path) -> str:
+    """The ending of an embedding file; refuses others, and .parquet without pyarrow.
+
+    Raises:
+        ValueError, ImportError: see there.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: embeddings are kept in files ending in {' or '.join(SUFFIXES)}")
+    if suffix == ".parquet":
+        parquet()
+    return suffix
+
+
+def write_embeddings(path: str | Path, parts: EmbeddingTable | Iterable[EmbeddingTable]) -> int:
+    """Writes a table, or many one after the other, atomically; returns the number of rows.
+
+    Embeddings pass through memory one part at a time. All parts have the first one's ``about``,
+    width, and either identities or none.
+    """
+    parts = [parts] if isinstance(parts, EmbeddingTable) else parts
+    write = _write_parquet if check_suffix(path) == ".parquet" else _write_npz
+    with replacing(path) as draft:
+        return write(draft, parts)
+
+
+def _write_npz(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
+    """A zip archive as numpy's; embeddings go to a raw file first, since N is known last."""
+    paths: list[Texts] = []
+    cameras: list[Texts] = []
+    pids: list[Texts] = []
+    about: dict[str, Any] = {}
+    width = rows = 0
+    raw = draft.with_name(f"{draft.name}.raw")
+    try:
+        with raw.open("wb") as stream:
+            for part in parts:
+                about, width = part.about, part.embeddings.shape[1]
+                stream.write(np.ascontiguousarray(part.embeddings, dtype="<f4").data)
+                paths.append(part.paths)
+                cameras.append(part.cameras)
+                if part.pids is not None:
+                    pids.append(part.pids)
+                rows += len(part)
+        columns = {"path": _joined(paths), "camid": _joined(cameras)}
+        if pids:
+            columns["pid"] = _joined(pids)
+        columns["about"] = np.asarray(json.dumps(about))
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, column in columns.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, column, allow_pickle=False)
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+            with archive.open("embedding.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, shape)
+                with raw.open("rb") as stream:
+                    shutil.copyfileobj(stream, member, 1 << 24)
+    finally:
+        raw.unlink(missing_ok=True)
+    return rows
+
+
+def _joined(parts: list[Texts]) -> Texts:
+    return np.concatenate(parts) if parts else texts([])
+
+
+def _write_parquet(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
+    pq, pa = parquet(), importlib.import_module("pyarrow")
+    writer, rows = None, 0
+    try:
+        for part in parts:
+            flat = pa.array(np.ascontiguousarray(part.embeddings, dtype=np.float32).reshape(-1))
+            columns = {
+                "path": pa.array(part.paths.tolist(), pa.string()),
+                "camid": pa.array(part.cameras.tolist(), pa.string()),
+                "embedding": pa.FixedSizeListArray.from_arrays(flat, part.embeddings.shape[1]),
+            }
+            if part.pids is not None:
+                columns["pid"] = pa.array(part.pids.tolist(), pa.string())
+            table = pa.table(columns).replace_schema_metadata({"about": json.dumps(part.about)})
+            if writer is None:
+                writer = pq.ParquetWriter(draft, table.schema)
+            writer.write_table(table)
+            rows += len(part)
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+def read_embeddings(path: str | Path) -> EmbeddingTable:
+    """The table in a file of :func:`write_embeddings`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, or damaged.
+        ImportError: a .parquet, and pyarrow is not installed.
+    """
+    path = Path(path)
+    suffix = check_suffix(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the embeddings {path} do not exist: embae extract writes them")
+    try:
+        columns = _read_parquet(path) if suffix == ".parquet" else _read_npz(path)
+        table = EmbeddingTable(
+            columns["path"], columns["camid"], columns["embedding"], columns.get("pid"),
+            json.loads(str(columns["about"])) if "about" in columns else {},
+        )  # fmt: skip
+        table.embeddings = np.require(table.embeddings, np.float32, ["C", "W"])
+    except KeyError as error:
+        raise ValueError(
+            f"{path} has no {error}: it is no file of embae extract, which holds path, camid and "
+            "embedding"
+        ) from None
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged archive leads its reader to
+        raise ValueError(f"{path} is damaged or no file of embae extract ({error})") from None
+    count = len(table.embeddings)
+    lengths = {len(table.paths), len(table.cameras), count}
+    if table.embeddings.ndim != 2 or len(lengths) != 1:
+        raise ValueError(f"{path} is damaged: its columns are of different lengths")
+    return table
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    table = parquet().read_table(path)
+    columns: dict[str, Any] = {
+        name: texts([value or "" for value in table[name].to_pylist()])
+        for name in ("path", "camid", "pid")
+        if name in table.column_names
+    }
+    nested = table["embedding"].combine_chunks()
+    columns["embedding"] = nested.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+    metadata = table.schema.metadata or {}
+    if b"about" in metadata:
+        columns["about"] = metadata[b"about"].decode()
+    return columns

@@ -1,0 +1,172 @@
+"""Finds the crops most similar to queries: `embae search`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embae_plugin.data.camera_rules import crops_by_folder, find_images
+from embae_plugin.data.embedding_files import (
+    SUFFIXES,
+    EmbeddingTable,
+    read_embeddings,
+    texts,
+)
+from embae_plugin.engine.checkpoint import state_fingerprint
+from embae_plugin.evaluation.search import nearest, unit_length
+from embae_plugin.models.bundle import load_bundle
+from embae_plugin.reid import ReID
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One found crop: gallery row, its file, its name and camera there, cosine similarity."""
+
+    row: int
+    file: Path
+    path: str
+    camera: str
+    pid: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query crop with its hits, best first; ``camera`` is "" where it is not known."""
+
+    file: Path
+    path: str
+    camera: str
+    hits: tuple[Hit, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        hits = [
+            {"rank": n, "path": hit.path, "file": str(hit.file), "camid": hit.camera,
+             **({"pid": hit.pid} if hit.pid else {}), "similarity": round(hit.similarity, 6)}
+            for n, hit in enumerate(self.hits, 1)
+        ]  # fmt: skip
+        return {"query": self.path, "camid": self.camera, "hits": hits}
+
+
+def load_queries(
+    query: str | Path,
+    checkpoint: str | Path,
+    camera: str,
+    gallery: EmbeddingTable,
+    device: str,
+    size: tuple[int, int] = (0, 0),
+) -> EmbeddingTable:
+    """The queries' embeddings: read from a file of `embae extract`, or computed.
+
+    Args:
+        query: an image, a folder of images, or an embedding file.
+        checkpoint: the model, for images.
+        camera: the camera of query images, "" if not known; in a folder that holds a folder for
+            each camera, those are taken.
+        gallery: what will be searched; it must come from the same model.
+        device, size: of :class:`ReID` and its input.
+
+    Raises:
+        ValueError, FileNotFoundError: no such query, no checkpoint, or another model's gallery.
+    """
+    query = Path(query)
+    if query.suffix.lower() in SUFFIXES:
+        table = read_embeddings(query)
+        _check_model(table.about.get("model"), gallery, query)
+        return table
+    if not query.exists():
+        raise FileNotFoundError(f"the query {query} does not exist")
+    if not checkpoint:
+        raise ValueError("--checkpoint is needed to embed query images: the gallery's model")
+    reid = ReID(load_bundle(checkpoint, *size), device)
+    _check_model(state_fingerprint(reid.model), gallery, checkpoint)
+    root, names = (query, find_images(query)) if query.is_dir() else (query.parent, [query.name])
+    cameras = [camera] * len(names)
+    if not camera and query.is_dir() and all(Path(name).parent != Path() for name in names):
+        cameras = list(crops_by_folder(query).cameras)
+    known = [name if name in reid.camera_names else None for name in cameras]
+    z = reid.embed([root / name for name in names], cameras=known)
+    about = {"root": str(root.resolve())}
+    return EmbeddingTable(texts(names), texts(cameras), z, None, about)
+
+
+def _check_model(name: Any, gallery: EmbeddingTable, source: str | Path) -> None:
+    theirs = gallery.about.get("model")
+    if name and theirs and name != theirs:
+        raise ValueError(
+            f"{source} and the gallery come from different models, whose embeddings cannot be "
+            "compared: embed both with one (embae extract)"
+        )
+
+
+def search(
+    query: EmbeddingTable,
+    gallery: EmbeddingTable,
+    top: int = 10,
+    other_cameras_only: bool = False,
+    index: str = "flat",
+    root: str = "",
+) -> list[Answer]:
+    """The most similar gallery crops of each query, the query's own file excepted.
+
+    Args:
+        other_cameras_only: leave out crops of the query's own camera.
+        index: see :func:`nearest`.
+        root: where the gallery's images lie, if not where they were embedded.
+
+    Raises:
+        ValueError: embeddings of different width, no gallery, or a query of unknown camera
+            where other cameras are asked for.
+    """
+    if top < 1:
+        raise ValueError(f"--top {top}: at least 1")
+    if not len(query) or not len(gallery):
+        raise ValueError("there is nothing to search: query or gallery is empty")
+    if query.embeddings.shape[1] != gallery.embeddings.shape[1]:
+        raise ValueError(
+            f"the queries have {query.embeddings.shape[1]} dimensions and the gallery "
+            f"{gallery.embeddings.shape[1]}: embed both with one model"
+        )
+    if other_cameras_only and not all(query.cameras):
+        raise ValueError(
+            "--other-cameras-only needs the query's camera: name it with --query-camera, or put "
+            "queries in a folder for each camera"
+        )
+    z, g = unit_length(query.embeddings), unit_length(gallery.embeddings)
+    # One more than asked for, since a query may find itself.
+    rows = np.full((len(z), min(top + 1, len(g))), -1, dtype=np.int64)
+    similarity = np.zeros(rows.shape, dtype=np.float32)
+    for camera in sorted(set(query.cameras.tolist())) if other_cameras_only else [None]:
+        mine = slice(None) if camera is None else np.flatnonzero(query.cameras == camera)
+        hidden = None if camera is None else gallery.cameras == camera
+        found, values = nearest(z[mine], g, top + 1, hidden, index)
+        rows[mine, : found.shape[1]], similarity[mine, : found.shape[1]] = found, values
+    return [_answer(query, n, gallery, rows[n], similarity[n], top, root) for n in range(len(z))]
+
+
+def _answer(
+    query: EmbeddingTable,
+    number: int,
+    gallery: EmbeddingTable,
+    rows: Any,
+    similarity: Any,
+    top: int,
+    root: str,
+) -> Answer:
+    itself = query.file(number).absolute()
+    hits = []
+    for row, value in zip(rows.tolist(), similarity.tolist(), strict=True):
+        if row < 0 or gallery.file(row).absolute() == itself:
+            continue
+        pid = "" if gallery.pids is None else str(gallery.pids[row])
+        hits.append(Hit(row, gallery.file(row, root), str(gallery.paths[row]),
+                        str(gallery.cameras[row]), pid, value))  # fmt: skip
+    camera = str(query.cameras[number])
+    return Answer(query.file(number), str(query.paths[number]), camera, tuple(hits[:top]))

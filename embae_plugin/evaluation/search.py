@@ -1,0 +1,99 @@
+"""The nearest gallery embeddings of a query: exact, or through faiss where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+INDEXES = ("flat", "ivf")
+_BLOCK_BYTES = 2**27
+_LEAST_IVF = 2000  # gallery images, below which lists would hold next to nothing
+_CELLS_READ = 0.1  # share of an inverted file's lists that a query looks into
+
+
+def faiss_or_none() -> Any:
+    """The faiss module, or None with a word on how to get it."""
+    try:
+        return importlib.import_module("faiss")
+    except ImportError:
+        logger.info("faiss is not installed, so the gallery is compared image by image (exact; "
+                    "pip install faiss-cpu makes large galleries faster)")  # fmt: skip
+        return None
+
+
+def unit_length(embeddings: Floats) -> Floats:
+    """Rows scaled to length 1; a row of zeros stays."""
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.ascontiguousarray(embeddings / np.maximum(length, 1e-12), dtype=np.float32)
+
+
+def nearest(
+    query: Floats,
+    gallery: Floats,
+    top: int,
+    hidden: NDArray[np.bool_] | None = None,
+    index: str = "flat",
+) -> tuple[Ints, Floats]:
+    """The ``top`` gallery rows most similar to each query.
+
+    Args:
+        query: (Q, d), gallery: (N, d), both of length 1.
+        top: how many; fewer come where the gallery has fewer.
+        hidden: (N,) gallery rows that are not to be found.
+        index: ``flat`` compares with every row; ``ivf`` (faiss) only with the tenth of it that
+            lies in the query's neighbourhood, so that some may be missed.
+
+    Returns:
+        rows (Q, top) of the gallery, −1 where nothing more was found, and their cosine
+        similarities, in falling order.
+    """
+    rows = np.arange(len(gallery)) if hidden is None else np.flatnonzero(~hidden)
+    top = min(top, len(rows))
+    if not top or not len(query):
+        return np.zeros((len(query), 0), np.int64), np.zeros((len(query), 0), np.float32)
+    pool = gallery if hidden is None else np.ascontiguousarray(gallery[rows])
+    faiss = faiss_or_none()
+    if faiss is None:
+        if index != "flat":
+            logger.warning("--index %s needs faiss; comparing exactly instead", index)
+        similarity, found = _product(query, pool, top)
+    else:
+        similarity, found = _index(faiss, pool, index).search(query, top)
+    return np.where(found < 0, -1, rows[found]), similarity
+
+
+def _product(query: Floats, gallery: Floats, top: int) -> tuple[Floats, Ints]:
+    z, values, rows = torch.from_numpy(gallery), [], []
+    step = max(1, _BLOCK_BYTES // (4 * len(gallery)))
+    for start in range(0, len(query), step):
+        best = (torch.from_numpy(query[start : start + step]) @ z.T).topk(top, dim=1)
+        values.append(best.values)
+        rows.append(best.indices)
+    return torch.cat(values).numpy(), torch.cat(rows).numpy()
+
+
+def _index(faiss: Any, gallery: Floats, kind: str) -> Any:
+    width = gallery.shape[1]
+    flat = faiss.IndexFlatIP(width)
+    if kind == "ivf" and len(gallery) < _LEAST_IVF:
+        logger.info("%d gallery images are too few for --index ivf; comparing exactly",
+                    len(gallery))  # fmt: skip
+    if kind != "ivf" or len(gallery) < _LEAST_IVF:
+        flat.add(gallery)
+        return flat
+    cells = int(4 * np.sqrt(len(gallery)))
+    cells = min(cells, len(gallery) // 39)  # faiss wants 39 images for each to train on
+    inverted = faiss.IndexIVFFlat(flat, width, cells, faiss.METRIC_INNER_PRODUCT)
+    inverted.train(gallery)
+    inverted.add(gallery)
+    inverted.nprobe = max(1, round(_CELLS_READ * cells))
+    return inverted
