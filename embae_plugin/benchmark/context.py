@@ -53,7 +53,8 @@ class Context:
         rows: list[Row] = []
         for device in DEVICES:
             if device not in present_devices():
-                rows.append(not_measured(subject, what, device, "no GPU on this machine"))
+                why = f"no GPU on this machine; on one, `embae benchmark --only {subject}` does it"
+                rows.append(not_measured(subject, what, device, why))
             else:
                 rows += work(device)
         return rows

@@ -15,6 +15,7 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 Task = Callable[[], float]
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Row:
 
 def not_measured(subject: str, what: str, device: str, why: str) -> Row:
     """A row that says that there is a gap, and why."""
-    return Row(subject, what, device, note=f"not measured: {why}")
+    return Row(subject, what, device, note=f"{NOT_MEASURED}: {why}")
 
 
 def synchronise(device: str | torch.device) -> None:

@@ -47,7 +47,7 @@ FULL = Sizes(
     extract_images=1200, ae_steps=40, trunk_steps=4, target=(12_936, 3368, 15_913),
 )  # fmt: skip
 QUICK = Sizes(
-    "quick", repeats=2, query=168, gallery=15913, dim=128, large_galleries=(100_000, 500_000),
-    stock_query=21, trunk="mobilenetv1", height=128, width=64, train_steps=2,
-    extract_images=300, ae_steps=10, trunk_steps=2, target=(500, 100, 500),
+    "quick", repeats=2, query=128, gallery=15913, dim=128, large_galleries=(20_000, 100_000),
+    stock_query=16, trunk="mobilenetv1", height=128, width=64, train_steps=2,
+    extract_images=200, ae_steps=8, trunk_steps=1, target=(500, 100, 500),
 )  # fmt: skip

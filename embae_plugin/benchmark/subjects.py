@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -56,17 +57,21 @@ def run_subjects(
     """
     facts = describe()
     rows: list[Row] = []
+    took: list[str] = []
     with tempfile.TemporaryDirectory(prefix="embae-benchmark-") as folder, FreshProcess() as stock:
         context = Context(sizes, repeats, Path(folder), stock, cython_dir)
         for name in names:
             logger.info("measuring %s", name)
+            started = time.monotonic()
             for device in present_devices():
                 context.measure_rates(device)  # each time: something may have disturbed the last
             try:
                 rows += SUBJECTS[name](context)
             except MemoryError as error:  # hours of other measurements shall not be lost
                 rows.append(not_measured(name, name, "cpu", str(error)))
+            took.append(f"{name} {time.monotonic() - started:,.0f} s")
         for device, rates in context.rates.items():
             facts[f"{device} at its best"] = describe_rates(rates)
+    facts["of that"] = ", ".join(took)
     facts["sizes"] = f"{sizes.name}, {repeats} repeats"
     return rows, facts

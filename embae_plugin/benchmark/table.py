@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from embae_plugin.benchmark.measure import Measured, Row
+from embae_plugin.benchmark.measure import NOT_MEASURED, Measured, Row
 
 HEADERS = ("work", "on", "against", "ours", "ratio", "floor", "× floor")
 TITLES = {
@@ -27,6 +27,10 @@ the work in: what the line under the table counts, over the rate that the same r
 matrix product or a copy (the best of several tries); the last column says how many times the floor
 ours takes. Nothing is below its floor except where a cache is faster than the memory it was taken
 for, or where other work on the machine slowed the rate's measurement down."""
+
+_OVERVIEW = """\
+The ratio is to torchreid, or to what the subject's own table below names; – on a GPU means that
+this machine has none."""
 
 
 def _number(value: float) -> str:
@@ -103,10 +107,22 @@ def text(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     return "\n\n".join([*parts, lines])
 
 
+def overview(rows: Sequence[Row], style: str) -> str:
+    """One table of everything that was measured or left out, without the remarks."""
+    body = [
+        [TITLES.get(row.subject, row.subject), *cells[:2], *cells[3:5], cells[6]]
+        for row, cells in zip(rows, _body(rows, [""] * len(rows)), strict=True)
+        if row.ours is not None or row.note.startswith(NOT_MEASURED)
+    ]
+    headers = ("subject", "work", "on", "ours", "ratio", "× floor")
+    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
+
+
 def markdown(rows: Sequence[Row], facts: Mapping[str, str], command: str) -> str:
     """Everything, as a page."""
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     parts = ["# Benchmarks", f"Made by `{command}`.", lines, _EXPLANATION]
+    parts += ["## Everything in one table", _OVERVIEW, overview(rows, "github")]
     for subject, own in _by_subject(rows).items():
         parts += [f"## {TITLES.get(subject, subject)}", subject_table(own, "github")]
     return "\n\n".join(parts) + "\n"

@@ -21,6 +21,8 @@ from embae_plugin.evaluation.protocols import Protocol
 
 logger = logging.getLogger(__name__)
 
+MIN_SHARED_ROWS = 64  # few queries are divided into blocks for several threads down to this
+
 
 def score_blocks(
     distances: DistanceBlocks,
@@ -37,6 +39,7 @@ def score_blocks(
     itemsize = torch.finfo(distances.dtype).bits // 8
     most = matching.most_matches
     rows, columns = block_shape(num_query, num_gallery, most, itemsize, block_bytes)
+    rows = min(rows, max(MIN_SHARED_ROWS, math.ceil(num_query / 8)))
     # blocks of about equal height: kernels for one or two rows round differently
     rows = math.ceil(num_query / max(math.ceil(num_query / rows), distributed.size()))
     shares = distributed.shards(num_query, rows)

@@ -60,6 +60,16 @@ def test_a_page_has_the_command_the_machine_and_every_subject() -> None:
     assert "Ranking at Market size" in screen and screen.endswith("processor: two cores")
 
 
+def test_the_page_begins_with_one_table_of_all_rows() -> None:
+    page = markdown(ROWS, {}, "embae benchmark")
+    table = page.split("## Everything in one table")[1].split("##")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| R") or "| S" in line]
+    assert len(lines) == len(ROWS)
+    cells = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert cells == ["Ranking at Market size", "all queries", "cpu", "0.5 s", "140 ×", "2"]
+    assert lines[2].count("–") == 3  # the gap
+
+
 def test_the_json_holds_every_repeat() -> None:
     content = json.loads(as_json(ROWS, {"date": "today"}, "embae benchmark"))
     assert content["facts"] == {"date": "today"}
