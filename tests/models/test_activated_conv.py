@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from embae_plugin.models import inference
@@ -44,6 +45,28 @@ def test_it_is_the_convolution_and_the_activation(activation, options):
             fused, expected = fused.double(), expected.double()
         with torch.inference_mode():
             torch.testing.assert_close(fused(given), expected[: len(given)], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 8), (15, 8), (16, 9), (2, 2), (1, 1)])
+@pytest.mark.parametrize("groups", [1, 8])
+def test_tensorflows_padding(size, groups):
+    conv = Conv2dSame(8, 16, 3, stride=2, groups=groups)
+    assert can_activate(conv)
+    x = draw(2, 8, *size)
+    with torch.inference_mode():
+        expected = torch.relu(conv(x))
+        torch.testing.assert_close(
+            ActivatedConv(conv, nn.ReLU())(x), expected, atol=1e-4, rtol=1e-4
+        )
+
+
+def test_all_activations_of_the_tensorflow_arrangement_are_folded():
+    trunk = build_trunk("mobilenetv1_tf", "", generator())
+    fused = fuse_for_inference(trunk)
+    assert activated(fused) == 27
+    x = draw(1, 3, 65, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x), trunk.eval()(x), atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_are_as_ever():
