@@ -71,7 +71,8 @@ def _number(value: float | None, digits: int = 3) -> str:
 def _signed(value: float | None, digits: int = 3) -> str:
     if value is None or np.isnan(value):
         return "–"
-    return f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def _percent(value: float | None) -> str:

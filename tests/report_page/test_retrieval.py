@@ -1,0 +1,94 @@
+"""Per-query results against the evaluator; ranked lists, neighbours and intervals by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from embae_plugin.evaluation import PROTOCOLS, evaluate_embeddings
+from embae_plugin.report_page.pairing import Pair
+from embae_plugin.report_page.retrieval import (
+    mean_interval,
+    neighbours,
+    overlap,
+    per_query,
+    ranked_list,
+)
+from embae_plugin.report_page.selection import labelled_groups, pick
+
+
+def line(values, pids, cameras) -> Pair:
+    """Crops on a line."""
+    x = np.array(values, dtype=np.float32)[:, None]
+    rows = np.arange(len(values))
+    return Pair(
+        tuple(map(str, rows)), np.array(cameras), ("a", "b"), np.array(pids), ("p", "q", "r"),
+        x, x, rows, rows,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_means_are_the_evaluator_s(pair, name):
+    each = per_query(pair, pair.before, pair.query, PROTOCOLS[name])
+    x, ids = pair.before, (pair.pids, pair.pids, pair.cameras, pair.cameras)
+    expected = evaluate_embeddings(x, x, *ids, max_rank=10)[name]
+    assert np.nanmean(each.precision) == pytest.approx(expected.mAP)
+    assert np.nanmean(each.first <= 5) == pytest.approx(expected.rank(5))
+
+
+def test_a_query_without_a_match_has_no_result():
+    pair = line([0, 1, 2], pids=[0, 0, 1], cameras=[0, 1, 1])
+    each = per_query(pair, pair.before, pair.query, PROTOCOLS["market"])
+    np.testing.assert_array_equal(each.precision, [1, 1, np.nan])
+    np.testing.assert_array_equal(each.first, [1, 1, np.nan])
+
+
+def test_a_ranked_list_tells_right_wrong_and_ignored():
+    pair = line([0, 1, 2, 4, 8], pids=[0, 0, 1, 0, 2], cameras=[0, 0, 0, 1, 1])
+    found = ranked_list(pair, pair.before, 0, PROTOCOLS["market"], 10)
+    assert [(e.row, e.distance, e.verdict) for e in found] == [
+        (1, 1.0, "ignored"), (2, 2.0, "wrong"), (3, 4.0, "right"), (4, 8.0, "wrong"),
+    ]  # fmt: skip
+    found = ranked_list(pair, pair.before, 0, PROTOCOLS["nd"], 2)
+    assert [e.verdict for e in found] == ["ignored", "ignored"]
+
+
+def test_neighbours_are_on_other_cameras():
+    pair = line([0, 1, 2, 4, 8], pids=[0] * 5, cameras=[0, 0, 0, 1, 1])
+    rows, near = neighbours(pair, pair.before, np.array([0, 3]), 3)
+    assert rows.tolist() == [[3, 4, -1], [2, 1, 0]]
+    assert near[1].tolist() == [2.0, 3.0, 4.0]
+
+
+def test_overlap_of_lists():
+    a, b = np.array([[1, 2, 3], [4, 5, -1]]), np.array([[3, 9, 1], [6, 7, -1]])
+    np.testing.assert_allclose(overlap(a, b), [2 / 3, 0])
+
+
+def test_interval_covers_the_mean_and_widens_with_fewer_people():
+    values = np.random.default_rng(0).normal(0.3, 1, 400)
+    values[0] = np.nan
+    rng = np.random.default_rng
+    low, high = mean_interval(values, np.arange(400), rng(1))
+    assert low < np.nanmean(values) < high
+    assert high - low == pytest.approx(2 * 1.96 * np.nanstd(values) / 20, rel=0.15)
+    together = np.repeat(values[:20], 20)  # 20 people, 20 equal queries of each
+    wide = mean_interval(together, np.repeat(np.arange(20), 20), rng(1))
+    assert wide[1] - wide[0] > 3 * (high - low)
+    assert np.isnan(mean_interval(np.array([np.nan]), np.array([0]), rng(0))).all()
+
+
+def test_one_list_for_each_identity():
+    values, pids = np.array([0.1, 0.9, 0.8, 0.7, np.nan]), np.array([0, 1, 1, 2, 3])
+    assert pick(values, pids, 2, lambda v: True) == [1, 3]
+    assert pick(values, pids, 9, lambda v: v > 0.5) == [1, 3]
+
+
+def test_groups_are_by_average_precision(pair):
+    market = PROTOCOLS["market"]
+    each = tuple(per_query(pair, x, pair.query, market) for x in (pair.before, pair.after))
+    groups = {g.title: g for g in labelled_groups(pair, pair.query, each, market, 3, 5)}
+    gain = each[1].precision - each[0].precision
+    assert groups["Most improved"].lists[0].query == np.argmax(gain)
+    assert groups["Worst after adaptation"].lists[0].query == np.argmin(each[1].precision)
+    assert len({pair.pids[one.query] for one in groups["Best after adaptation"].lists}) == 3
