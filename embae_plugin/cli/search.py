@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from embae_plugin.cli.crop_arguments import add_checkpoint_arguments
-from embae_plugin.data.embedding_files import read_embeddings
-from embae_plugin.engine.search import Answer, load_queries, search
+from embae_plugin.engine.search import Answer, load_queries, read_moved, search
 from embae_plugin.evaluation.report import write_text
 from embae_plugin.evaluation.search import INDEXES
 from embae_plugin.evaluation.search_page import search_page
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", default="flat", choices=INDEXES,
                         help="flat (default) is exact; ivf: faster in millions")  # fmt: skip
     parser.add_argument("--images", default="", metavar="DIR",
-                        help="where the gallery's images lie, if they have moved")  # fmt: skip
+                        help="where the images of embedding files lie, if moved")  # fmt: skip
     parser.add_argument("--json", default="", metavar="FILE", help="write the hits as JSON")
     parser.add_argument("--html", default="", metavar="FILE", help="write a page with thumbnails")
     parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
@@ -51,15 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     with log_to(None, arguments.verbose):
-        gallery = read_embeddings(arguments.gallery)
+        gallery = read_moved(arguments.gallery, arguments.images)
         query = load_queries(
             arguments.query, arguments.checkpoint, arguments.query_camera, gallery,
-            arguments.device, (arguments.height, arguments.width),
+            arguments.device, (arguments.height, arguments.width), arguments.images,
         )  # fmt: skip
         answers = search(
-            query, gallery, arguments.top, arguments.other_cameras_only, arguments.index,
-            arguments.images,
-        )  # fmt: skip
+            query, gallery, arguments.top, arguments.other_cameras_only, arguments.index
+        )
         text = json.dumps([answer.as_dict() for answer in answers], indent=1, ensure_ascii=False)
         if arguments.html:
             about = {"gallery": f"{arguments.gallery} ({len(gallery):,} crops)",

@@ -47,9 +47,9 @@ class EmbeddingTable:
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def file(self, row: int, root: str = "") -> Path:
+    def file(self, row: int) -> Path:
         """Where the image of a row lies."""
-        return Path(root or str(self.about.get("root", ""))) / str(self.paths[row])
+        return Path(str(self.about.get("root", ""))) / str(self.paths[row])
 
 
 def texts(values: Sequence[str]) -> Texts:

@@ -55,6 +55,14 @@ class Answer:
         return {"query": self.path, "camid": self.camera, "hits": hits}
 
 
+def read_moved(path: str | Path, root: str = "") -> EmbeddingTable:
+    """Embeddings whose images lie in ``root`` by now, if that is given."""
+    table = read_embeddings(path)
+    if root:
+        table.about["root"] = root
+    return table
+
+
 def load_queries(
     query: str | Path,
     checkpoint: str | Path,
@@ -62,6 +70,7 @@ def load_queries(
     gallery: EmbeddingTable,
     device: str,
     size: tuple[int, int] = (0, 0),
+    root: str = "",
 ) -> EmbeddingTable:
     """The queries' embeddings: read from a file of `embae extract`, or computed.
 
@@ -72,13 +81,14 @@ def load_queries(
             each camera, those are taken.
         gallery: what will be searched; it must come from the same model.
         device, size: of :class:`ReID` and its input.
+        root: where the images of an embedding file lie, if they have moved.
 
     Raises:
         ValueError, FileNotFoundError: no such query, no checkpoint, or another model's gallery.
     """
     query = Path(query)
     if query.suffix.lower() in SUFFIXES:
-        table = read_embeddings(query)
+        table = read_moved(query, root)
         _check_model(table.about.get("model"), gallery, query)
         return table
     if not query.exists():
@@ -87,13 +97,15 @@ def load_queries(
         raise ValueError("--checkpoint is needed to embed query images: the gallery's model")
     reid = ReID(load_bundle(checkpoint, *size), device)
     _check_model(state_fingerprint(reid.model), gallery, checkpoint)
-    root, names = (query, find_images(query)) if query.is_dir() else (query.parent, [query.name])
+    folder, names = query.parent, [query.name]
+    if query.is_dir():
+        folder, names = query, find_images(query)
     cameras = [camera] * len(names)
     if not camera and query.is_dir() and all(Path(name).parent != Path() for name in names):
         cameras = list(crops_by_folder(query).cameras)
     known = [name if name in reid.camera_names else None for name in cameras]
-    z = reid.embed([root / name for name in names], cameras=known)
-    about = {"root": str(root.resolve())}
+    z = reid.embed([folder / name for name in names], cameras=known)
+    about = {"root": str(folder.resolve())}
     return EmbeddingTable(texts(names), texts(cameras), z, None, about)
 
 
@@ -112,14 +124,12 @@ def search(
     top: int = 10,
     other_cameras_only: bool = False,
     index: str = "flat",
-    root: str = "",
 ) -> list[Answer]:
     """The most similar gallery crops of each query, the query's own file excepted.
 
     Args:
         other_cameras_only: leave out crops of the query's own camera.
         index: see :func:`nearest`.
-        root: where the gallery's images lie, if not where they were embedded.
 
     Raises:
         ValueError: embeddings of different width, no gallery, or a query of unknown camera
@@ -148,7 +158,7 @@ def search(
         hidden = None if camera is None else gallery.cameras == camera
         found, values = nearest(z[mine], g, top + 1, hidden, index)
         rows[mine, : found.shape[1]], similarity[mine, : found.shape[1]] = found, values
-    return [_answer(query, n, gallery, rows[n], similarity[n], top, root) for n in range(len(z))]
+    return [_answer(query, n, gallery, rows[n], similarity[n], top) for n in range(len(z))]
 
 
 def _answer(
@@ -158,7 +168,6 @@ def _answer(
     rows: Any,
     similarity: Any,
     top: int,
-    root: str,
 ) -> Answer:
     itself = query.file(number).absolute()
     hits = []
@@ -166,7 +175,7 @@ def _answer(
         if row < 0 or gallery.file(row).absolute() == itself:
             continue
         pid = "" if gallery.pids is None else str(gallery.pids[row])
-        hits.append(Hit(row, gallery.file(row, root), str(gallery.paths[row]),
+        hits.append(Hit(row, gallery.file(row), str(gallery.paths[row]),
                         str(gallery.cameras[row]), pid, value))  # fmt: skip
     camera = str(query.cameras[number])
     return Answer(query.file(number), str(query.paths[number]), camera, tuple(hits[:top]))
