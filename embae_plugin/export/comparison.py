@@ -47,7 +47,9 @@ def unit_images(paths: Sequence[Path], spec: InputSpec) -> NDArray[np.float32]:
         CorruptImageError: lists the files that cannot be decoded.
     """
     pixels = decoded([str(path) for path in paths], spec)
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+    planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+    planes /= np.float32(255)
+    return planes
 
 
 @torch.inference_mode()

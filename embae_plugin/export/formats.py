@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ Runner = Callable[[Floats, NDArray[np.int64]], Floats]
 
 EXTRA_FILE = "embae.json"  # in a TorchScript file
 OPSET = 17
+_jit: Any = torch.jit  # partly untyped
 
 
 def optional(name: str) -> Any:
@@ -45,11 +46,10 @@ def optional(name: str) -> Any:
 
 
 @contextmanager
-def _quiet_tracing() -> Any:
+def _quiet_tracing() -> Iterator[None]:
     """Without the tracer's remarks on Python values, which are constants of a fixed input size."""
     with warnings.catch_warnings():
-        for category in (torch.jit.TracerWarning, DeprecationWarning, FutureWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore")
         yield
 
 
@@ -91,7 +91,7 @@ def write_torchscript(path: Path, graph: ImagesToEmbeddings, about: dict[str, An
     """A TorchScript file that holds ``about`` as JSON in the extra file ``embae.json``."""
     inputs = example(graph, about["height"], about["width"])
     with _quiet_tracing(), torch.no_grad():
-        traced = torch.jit.trace(graph, inputs, check_trace=False)
+        traced = _jit.trace(graph, inputs, check_trace=False)
         traced.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
 
 
@@ -121,7 +121,7 @@ def run_torchscript(path: Path) -> Runner:
     """Runs a TorchScript file."""
     with _quiet_tracing():
         extra = {EXTRA_FILE: ""}
-        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+        module = _jit.load(str(path), map_location="cpu", _extra_files=extra)
     takes_camera = bool(json.loads(extra[EXTRA_FILE])["camera_names"])
 
     @torch.inference_mode()

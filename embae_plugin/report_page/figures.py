@@ -22,7 +22,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 SYMBOLS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★", "◀", "▶")
 GREY = "#8a8f98"
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
     "xtick.color": INK, "ytick.color": INK, "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.facecolor": "none", "legend.frameon": False,
@@ -82,14 +82,15 @@ def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> str:
 def histogram_figure(
     name: str, groups: Sequence[tuple[str, NDArray[Any]]], limits: tuple[float, float]
 ) -> str:
-    """Densities of distances; the first group filled, the second hatched."""
+    """Densities of distances; the first with a solid outline, the second with a dashed one."""
+    from matplotlib.colors import to_rgba
 
     def draw(axes: Any) -> None:
-        looks = ({"alpha": 0.55}, {"alpha": 0.45, "hatch": "///"})
-        for (label, values), look, colour in zip(groups, looks, (COLOURS[2], COLOURS[3]),
-                                                 strict=False):  # fmt: skip
+        looks = ((COLOURS[2], "-"), (COLOURS[3], "--"))
+        for (label, values), (colour, line) in zip(groups, looks, strict=False):
             axes.hist(values, bins=50, range=limits, density=True, histtype="stepfilled",
-                      color=colour, edgecolor=colour, label=label, **look)  # fmt: skip
+                      facecolor=to_rgba(colour, 0.45), edgecolor=colour, linestyle=line,
+                      linewidth=1.4, label=label)  # fmt: skip
         axes.set(xlabel="distance", ylabel="density", xlim=limits, yticks=[])
         axes.margins(y=0.3)  # room for the legend
         axes.legend(loc="upper left")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.export import FORMATS, export_model, formats
-from embae_plugin.export.comparison import unit_images
+from embae_plugin.export import FORMATS, ImagesToEmbeddings, export_model, formats
+from embae_plugin.export.comparison import largest_difference, unit_images
+from embae_plugin.models.bundle import Bundle
 from embae_plugin.reid import ReID
 
 ENDINGS = {"onnx": "onnx", "torchscript": "pt"}
@@ -85,6 +88,31 @@ def test_lengths_and_mirror_images_as_asked(bundle, tmp_path):
         expected = (bundle.model(x) + bundle.model(x.flip(3))) / 2
     torch.testing.assert_close(given, expected, atol=2e-5, rtol=1e-4)
     assert about["flip_averaged"] is True and about["normalized"] is False
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_a_model_that_knows_cameras_takes_one(form, bundle, tmp_path):
+    camera_norm = pytest.importorskip("embae_plugin.models.camera_norm")
+    if "camids" not in inspect.signature(bundle.model.forward).parameters:
+        pytest.skip("EmbAE takes no cameras yet")
+    if form == "onnx":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+    model = copy.deepcopy(bundle.model)
+    camera_norm.use_cameras(model, 2)
+    for name, value in model.named_buffers():
+        if name.endswith("running_mean") and value.ndim == 2:
+            value += torch.arange(3.0)[:, None] * 0.05  # so that cameras differ
+    two = Bundle(model, bundle.input, ("left", "right"))
+    path = tmp_path / f"m.{ENDINGS[form]}"
+    about = export_model(two, path, form)
+    assert about["camera_names"] == ["left", "right"]
+    run, graph = FORMATS[form][1](path), ImagesToEmbeddings(two)
+    images = np.random.default_rng(0).random((8, 3, 64, 32), dtype=np.float32)
+    assert largest_difference(graph, run, images, cameras=2) < 1e-4
+    same = np.repeat(images[:1], 3, axis=0)
+    left, right, unseen = run(same, np.array([0, 1, -1]))
+    assert np.abs(left - right).max() > 1e-3 and np.abs(right - unseen).max() > 1e-3
 
 
 def test_a_check_that_fails_leaves_the_old_file(bundle, tmp_path):

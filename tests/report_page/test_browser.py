@@ -55,6 +55,14 @@ def test_it_opens_without_a_fault(browser, files, name, width):
     assert min(h for h in browser.evaluate(heights)) > 60
 
 
+def test_numbers_stay_in_one_piece_on_a_phone(browser, files):
+    show(browser, files / "labelled.html", 390)
+    lines = browser.evaluate("""[...document.querySelectorAll('#scores td:not(:last-child)')].map(
+        cell => { const range = document.createRange(); range.selectNodeContents(cell);
+                  return range.getClientRects().length; })""")
+    assert set(lines) == {1}
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_stands_out_in_light_and_dark(browser, files, dark):
     show(browser, files / "labelled.html", dark=dark)
