@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.single_images import as_items, decoded, tensor_batch
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 TTA = ("none", "flip")
+_LONG = 2000  # images that take some seconds on a CPU
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -183,7 +185,9 @@ class ReID:
     def _batches(self, items: Sequence[Any], step: int) -> Iterator[torch.Tensor]:
         """Normalised float32 (B, 3, H, W) on the device, ``step`` images at a time."""
         spec = self.input
-        for start in range(0, len(items), step):
+        short = True if len(items) < _LONG else None  # a bar only where one waits
+        starts = range(0, len(items), step)
+        for start in tqdm(starts, desc="embed", unit="batch", disable=short):
             block = items[start : start + step]
             if all(isinstance(item, torch.Tensor) for item in block):
                 yield tensor_batch([item.to(self.device) for item in block], spec)

@@ -8,8 +8,6 @@ from typing import Any
 
 from embae_plugin.evaluation.report import dropped_note, score_table
 
-WORSE = 0.02  # rise of the same-camera share that is worth a warning
-
 
 def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
@@ -43,18 +41,13 @@ def _change(change: Mapping[str, Any]) -> list[str]:
         f"The most similar crop of all was on the same camera for {_share(then)} of the crops, "
         f"and is for {_share(now)} now ({_share(change['same_camera_by_chance'])} if cameras "
         "played no role). A camera sees a person many times in a row, so a high share is "
-        "natural; a fall means that the cameras' looks count for less."
+        "natural; it says how much a camera's look counts, not how good the model is."
     )
     if change["gap_before"] is not None and change["gap_after"] is not None:
         lines.append(
             "The nearest crop on another camera lies farther off than the nearest on the same "
             f"one by {change['gap_before']:.2f} mean distances before and "
             f"{change['gap_after']:.2f} after (0 = no difference between cameras)."
-        )
-    if now > then + WORSE:
-        lines.append(
-            "Warning: crops of one camera have moved together. That is often a sign of a worse "
-            "model; compare both on crops that you can judge, for example with embae search."
         )
     return lines
 
@@ -81,7 +74,8 @@ def summary_text(content: Mapping[str, Any]) -> str:
         )  # fmt: skip
     doubt = (
         "How sure is it that the model is better? Not sure: no label was read, and the numbers "
-        "above say that it changed, not that it improved. To know, write a table "
+        "above say that it changed, not that it improved; none of them goes reliably with "
+        "accuracy. To know, write a table "
         "path,camid,pid with some dozens of people, each seen by two cameras, and adapt again "
         "with --csv: both models are then scored. Crops without pid may be in the table, too."
     )

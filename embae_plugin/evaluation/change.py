@@ -23,7 +23,7 @@ class Change:
         new_neighbour: share whose nearest crop on another camera is another one now.
         same_camera_before, same_camera_after: share whose nearest crop of all is of its own
             camera. People are seen by a camera many times in a row, so this is high in any
-            model; but the part of it that is the camera's look should fall.
+            model, and a better one may well raise it.
         same_camera_by_chance: what it would be if cameras played no role.
         gap_before, gap_after: distance to the nearest crop on another camera, less the distance
             to the nearest on its own, in units of the mean distance between two crops.

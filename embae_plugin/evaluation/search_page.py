@@ -16,6 +16,7 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 _HEIGHT = 160  # of a thumbnail, in pixels
+_MOST = 500  # queries on a page; a browser opens no more with pleasure
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1b1b1b; background: #fff; }
 h1 { font-size: 1.2rem; } section { border-top: 1px solid #ddd; padding: .8rem 0; }
@@ -59,7 +60,10 @@ def _figure(file: Path, title: str, lines: Sequence[str], kind: str = "hit") -> 
 def search_page(answers: Sequence[Any], about: Mapping[str, Any]) -> str:
     """The page of a list of ``Answer``; ``about`` says what was searched, one line each."""
     sections, missing = [], 0
-    for answer in tqdm(answers, desc="thumbnails", unit="query", disable=None):
+    if len(answers) > _MOST:
+        logger.warning("the page shows the first %d of %d queries", _MOST, len(answers))
+        about = {**about, "shown": f"the first {_MOST} queries"}
+    for answer in tqdm(answers[:_MOST], desc="thumbnails", unit="query", disable=None):
         figure, seen = _figure(answer.file, "query", [answer.camera, answer.path], "query")
         figures, missing = [figure], missing + (not seen)
         for rank, hit in enumerate(answer.hits, 1):
