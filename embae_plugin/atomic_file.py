@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         the file's name; it ends as ``path`` does, for libraries that go by the ending.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or the disk is full; names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,5 +30,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield draft
         os.replace(draft, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = error.strerror or f"the disk may be full ({error})"
+        raise OSError(error.errno or 0, f"not written: {reason}", str(path)) from error
     finally:
+        draft.unlink(missing_ok=True)
+
+
+def remove_drafts(path: str | Path) -> None:
+    """Removes what a killed process left of ``path``; for a file with one writer."""
+    path = Path(path)
+    for draft in path.parent.glob(f".{'[0-9a-f]' * 8}.{glob.escape(path.name)}"):
         draft.unlink(missing_ok=True)

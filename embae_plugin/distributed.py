@@ -9,7 +9,6 @@ takes seconds, is computed alike by all, after which rank 0's weights are everyb
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -21,8 +20,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-
-logger = logging.getLogger(__name__)
 
 PATIENCE = timedelta(hours=1)  # a rank may wait this long for another, say for decoding
 
@@ -103,7 +100,6 @@ def processes(use_gpu: bool = True) -> Iterator[None]:
     terminal = sys.stderr
     if _rank:
         sys.stderr = _NoTerminal(terminal)
-    logger.info("%d processes, this is rank %d", count, number)
     try:
         yield
     finally:

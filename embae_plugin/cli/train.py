@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
                 run_config(cfg)
         else:
             with log_to(log_file, arguments.verbose):
+                logger.debug("processes: %d", distributed.size())
                 run_config(cfg)
     return 0
 

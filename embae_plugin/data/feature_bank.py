@@ -129,6 +129,15 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.save(stream, array)
 
 
+def keep_array(path: Path, array: np.ndarray) -> None:
+    """:func:`save_array`, or a warning where it cannot be: what was computed is in memory."""
+    try:
+        save_array(path, array)
+    except OSError as error:
+        logger.warning("features are not kept for a later run, which will compute them again: %s",
+                       error)  # fmt: skip
+
+
 def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
     """The (``count``, ``views``, D) features in a file, or None if it is not there or damaged."""
     if not path.is_file():
@@ -263,7 +272,7 @@ class FeatureStore:
                 # What inference mode made refuses to take part in training; a copy does not.
                 features = features.clone()
                 if path is not None and distributed.rank() == 0:
-                    save_array(path, features.cpu().numpy())
+                    keep_array(path, features.cpu().numpy())
             self._features[key] = FeatureBank(features.to(self.device), key)
         return self._features[key]
 

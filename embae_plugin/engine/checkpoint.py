@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from embae_plugin.models.checkpoint_file import (
@@ -117,5 +118,9 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
             f"{path} belongs to another model: {'; '.join(wrong[:5])}{more}. Give the model.name, "
             "embae.trunk and embae dimensions it was trained with"
         )
+    broken = [key for key in own if not bool(torch.isfinite(state[key]).all())]
+    if broken:
+        raise ValueError(f"{path} holds NaN or infinite weights: {', '.join(broken[:5])}. Training "
+                         "had failed when it was written; take an earlier one")  # fmt: skip
     model.load_state_dict(state, strict=not parts)
     logger.info("weights loaded from %s", path)

@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from embae_plugin import distributed
+from embae_plugin.atomic_file import remove_drafts
 from embae_plugin.engine.checkpoint import check_identity, load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -146,9 +147,15 @@ class Loop:
     def _resume(self) -> bool:
         """Takes up an earlier run's state; returns whether that run was complete."""
         path = self.options.checkpoint
+        if path is not None and distributed.rank() == 0:
+            remove_drafts(path)
         if path is None or not path.is_file():
             return False
-        payload = load_checkpoint(path)
+        try:
+            payload = load_checkpoint(path)
+        except ValueError as error:
+            raise ValueError(f"{error}. Remove it to begin stage {self.stage} again; what other "
+                             "stages have finished is kept") from None  # fmt: skip
         check_identity(path, self._settings_of(payload), self.options.identity)
         self.model.load_state_dict(payload["model"])
         self.history, self._sums = payload["history"], payload["sums"]
