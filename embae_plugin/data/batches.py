@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+MOST_GROUPS = 2**20  # what a larger number would count into takes gigabytes
+
 Labels = torch.Tensor | NDArray[Any]
 
 
@@ -93,7 +95,8 @@ def identity_batches(
         by side.
 
     Raises:
-        ValueError: a dataset has fewer than P identities, or ``choose`` is unknown.
+        ValueError: a dataset has fewer than P identities, a number is below 1, or ``choose`` is
+            unknown.
     """
     identities = Identities.of(torch.as_tensor(pids), torch.as_tensor(dsetids), P)
     return draw_identity_batches(identities, P, K, steps, generator, choose, ranks)
@@ -111,6 +114,8 @@ def draw_identity_batches(
     """:func:`identity_batches` of identities that are indexed already."""
     if choose not in ("proportional", "uniform"):
         raise ValueError(f"choose must be 'proportional' or 'uniform', not '{choose}'")
+    if min(P, K, steps, ranks) < 1:
+        raise ValueError(f"P = {P}, K = {K} and {steps} steps must each be at least 1")
     share = identities.images.double()
     if choose == "uniform":
         share = torch.ones_like(share)
@@ -167,9 +172,16 @@ def balanced_batches(
         (steps, G * per_group) indices, all of group 0 first.
 
     Raises:
-        ValueError: a group without images.
+        ValueError: a group without images, or a number out of its range.
     """
     groups = torch.as_tensor(groups)
+    if min(per_group, steps) < 1:
+        raise ValueError(f"{per_group} images of a group and {steps} steps must be at least 1 each")
+    if len(groups) and not 0 <= int(groups.min()) <= int(groups.max()) < MOST_GROUPS:
+        raise ValueError(
+            f"groups must be numbered 0 to G - 1 without gaps, got {int(groups.min())} to "
+            f"{int(groups.max())} for {len(groups)} images"
+        )
     count = torch.bincount(groups)
     empty = (count == 0).nonzero().flatten().tolist()
     if len(groups) == 0 or empty:
