@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-oldest test-newest lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,5 +20,21 @@ test: $(VENV)/.installed  ## lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# What shows that the package works with a set of versions, in a few minutes.
+SMOKE := tests/engine/test_resume.py tests/engine/test_checkpoint.py tests/data/test_samplers.py \
+	tests/data/test_feature_bank.py tests/evaluation/test_ranking.py tests/losses \
+	tests/distributed/test_collectives.py tests/cli/test_train.py tests/end_to_end
+
+test-oldest:  ## the lower bounds of setup.py, as far as they install on Python 3.11
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -c .ci/oldest.txt . pytest hypothesis
+	.venv-oldest/bin/python -m pytest $(SMOKE)
+
+test-newest:  ## the newest releases that the package index has, with any Python from 3.10 on
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager . pytest \
+		hypothesis
+	.venv-newest/bin/python -m pytest $(SMOKE)
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest demo build dist *.egg-info

@@ -36,6 +36,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)],
     # configs/ lies at the top of the repository and inside the installed package.
     packages=[*find_packages(include=["embae_plugin", "embae_plugin.*"]), "embae_plugin.configs"],
     package_dir={"embae_plugin": "embae_plugin", "embae_plugin.configs": "configs"},
