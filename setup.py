@@ -47,8 +47,8 @@ setup(
     },
     install_requires=[
         "torchreid>=0.2.5",
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "timm>=1.0.9",
         "numpy>=1.24",
         "yacs>=0.1.8",

@@ -80,7 +80,7 @@ def test_ctrl_c_then_the_same_command_ends_with_the_same_bits(
 def test_ctrl_c_while_images_are_decoded_stops_at_once(data, tmp_path, monkeypatch):
     decoded = []
 
-    def decode(path, height, width):
+    def decode(path, height, width, *_):
         decoded.append(path)
         signal.raise_signal(signal.SIGINT)
         return np.zeros((height, width, 3), dtype=np.uint8)
