@@ -12,7 +12,7 @@ from types import ModuleType
 from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, guarded, reason
 
 OLDEST_PYTHON = (3, 10)
-OLDEST_TORCH = (2, 4)
+OLDEST_TORCH = (2, 6)
 
 REQUIRED = {  # name on PyPI -> what to import
     "numpy": "numpy",
