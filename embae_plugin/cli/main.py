@@ -25,6 +25,7 @@ VERBS = {
     "evaluate": "score embeddings, or a model on a data set, by both protocols",
     "demo": "run the whole method on the built-in synthetic cameras",
     "reproduce": "repeat the paper's tables, published numbers beside ours",
+    "curves": "average runs that differ in the seed: scores, spreads, curves of adaptation",
     "ablate": "score a run's models with and without TTA and normalisation, by both AP rules",
     "benchmark": "measure speed and memory beside stock torchreid",
     "data": "check which data sets are complete, and fetch them",

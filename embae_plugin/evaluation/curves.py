@@ -5,8 +5,10 @@ Drawn from the target's labels, for whoever has them: nothing is selected by the
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.evaluation.report import HEADERS, Row
@@ -54,3 +56,78 @@ def plot_curves(
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=120)
     return True
+
+
+Point = tuple[int, float, float]  # epoch, mean over the runs, spread
+
+
+def mean_curve(
+    curves: Sequence[Sequence[Row]], column: str, starts: Sequence[float | None] = ()
+) -> list[Point]:
+    """Mean and sample standard deviation over the runs at each epoch that all of them scored.
+
+    Args:
+        curves: the scored epochs of one variant, of each run.
+        starts: each run's score before the first epoch, the baseline's; set at epoch 0.
+    """
+    tables = [{int(row["epoch"]): float(row[column]) for row in curve} for curve in curves]
+    for table, start in zip(tables, starts, strict=False):
+        if start is not None:
+            table[0] = start
+    shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    points = []
+    for epoch in shared:
+        values = [table[epoch] for table in tables]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        points.append((epoch, statistics.fmean(values), spread))
+    return points
+
+
+def plot_mean_curves(
+    path: str | Path,
+    histories: Sequence[Mapping[str, Sequence[Row]]],
+    baselines: Sequence[Row] = (),
+    title: str = "",
+) -> bool:
+    """Writes a PNG with each variant's mean over several runs, and a band of ± the spread.
+
+    Args:
+        path: of the PNG.
+        histories: of each run, variant to scored epochs (:func:`adaptation_curves`).
+        baselines: each run's row of scores without adaptation; the curves start there.
+        title: over the plots.
+
+    Returns:
+        whether there was anything to draw: a variant that every run has curves of.
+    """
+    from matplotlib.figure import Figure
+
+    names = [name for name in (histories[0] if histories else ())
+             if all(name in history for history in histories)]  # fmt: skip
+    if not names:
+        return False
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for column, axes in zip(COLUMNS, figure.subplots(1, len(COLUMNS)), strict=True):
+        starts = [row.get(column) for row in baselines]
+        for name in names:
+            _band(axes, name, mean_curve([h[name] for h in histories], column, starts))
+        known = [start for start in starts if start is not None]
+        if known:
+            axes.axhline(statistics.fmean(known), color="grey", linestyle=":", label="baseline")
+        axes.set_xlabel("epoch of adaptation")
+        axes.set_title(HEADERS.get(column, "reconstruction loss"))
+        axes.legend(fontsize=8)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=120)
+    return True
+
+
+def _band(axes: Any, name: str, points: Sequence[Point]) -> None:
+    if not points:
+        return
+    epochs, means, spreads = zip(*points, strict=True)
+    (line,) = axes.plot(epochs, means, label=name)
+    low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+    high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+    axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.12, linewidth=0)

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
-from embae_plugin.evaluation.curves import adaptation_curves, plot_curves
+import pytest
+
+from embae_plugin.evaluation.curves import (
+    adaptation_curves,
+    mean_curve,
+    plot_curves,
+    plot_mean_curves,
+)
 
 HISTORY = {
     "embedding": [{"epoch": 1, "loss": 0.5, "mAP": 0.1}],
@@ -22,4 +29,25 @@ def test_a_plot_is_a_png_and_nothing_is_written_without_curves(tmp_path):
     assert plot_curves(path, HISTORY, {"rank1": 0.15, "mAP": None}) is True
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert plot_curves(tmp_path / "none.png", {"embedding": []}) is False
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_mean_curve_starts_at_the_baseline_and_has_the_epochs_all_runs_scored():
+    long = [{"epoch": 1, "mAP": 0.2}, {"epoch": 2, "mAP": 0.5}]
+    short = [{"epoch": 1, "mAP": 0.4}]
+    (zero, one) = mean_curve([long, short], "mAP", [0.1, 0.1])
+    assert zero == (0, pytest.approx(0.1), pytest.approx(0.0))
+    assert one == (1, pytest.approx(0.3), pytest.approx(0.02**0.5))
+    # Without a baseline there is no epoch 0; a single run has no spread.
+    assert mean_curve([long], "mAP", [None]) == [(1, 0.2, 0.0), (2, 0.5, 0.0)]
+    assert mean_curve([], "mAP") == []
+
+
+def test_mean_curves_are_drawn_of_variants_that_every_run_has(tmp_path):
+    rows = [{"epoch": n, "rank1": 0.1 * n, "mAP": 0.1 * n, "reconstruction": 1.0} for n in (1, 2)]
+    path = tmp_path / "mean.png"
+    assert plot_mean_curves(path, [{"fix": rows}, {"fix": rows, "new": rows}]) is True
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert plot_mean_curves(tmp_path / "none.png", [{"fix": rows}, {"new": rows}]) is False
+    assert plot_mean_curves(tmp_path / "none.png", []) is False
     assert not (tmp_path / "none.png").exists()
