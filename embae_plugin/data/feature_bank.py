@@ -25,6 +25,7 @@ from embae_plugin.data.augment import normalise
 from embae_plugin.data.image_bank import CorruptImageError, ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.models.bundle import InputSpec
+from embae_plugin.models.camera_norm import camera_layers, of_camera
 from embae_plugin.models.trunks import Trunk, fuse_for_inference, trunk_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -255,7 +256,13 @@ class FeatureStore:
         Args:
             tta: ``none`` (V = 1), ``flip`` (V = 2) or ``ten_crop`` (V = 10).
             keep: False for a trunk that is still learning, whose features serve once.
+
+        A trunk with statistics by camera (:class:`CameraNorm`) is used with those of each
+        record's camera.
         """
+        layers = camera_layers(trunk)
+        if layers:
+            return self._features_by_camera(trunk, layers[0].cameras, records, label, tta, keep)
         crops = tta == "ten_crop"
         views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
         if not keep:
@@ -275,6 +282,33 @@ class FeatureStore:
                     keep_array(path, features.cpu().numpy())
             self._features[key] = FeatureBank(features.to(self.device), key)
         return self._features[key]
+
+    def _features_by_camera(
+        self,
+        trunk: Trunk,
+        cameras: int,
+        records: ImageRecords,
+        label: str,
+        tta: str,
+        keep: bool,
+    ) -> FeatureBank:
+        """:meth:`features` of each camera's images by a plain copy of the trunk, put together."""
+        camids = torch.from_numpy(records.camids)
+        camids = torch.where((camids >= 0) & (camids < cameras), camids, -1)
+        found: torch.Tensor | None = None
+        keys = []
+        for camera in torch.unique(camids).tolist():
+            rows = (camids == camera).nonzero().flatten()
+            part = self.features(
+                of_camera(trunk, camera), records.rows(rows.numpy()), f"{label} {camera}", tta, keep
+            )
+            if found is None:
+                found = part.features.new_empty(len(records), *part.features.shape[1:])
+            found[rows.to(found.device)] = part.features
+            keys.append(part.key)
+        if found is None:
+            raise ValueError(f"{label}: there are no images to extract features from")
+        return FeatureBank(found, " ".join(keys))
 
     def _extract(
         self,

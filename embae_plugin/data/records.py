@@ -62,6 +62,15 @@ class ImageRecords:
             pids=None if self.pids is None else self.pids[start:stop],
         )
 
+    def rows(self, index: np.ndarray) -> ImageRecords:
+        """The crops numbered in ``index``, in that order."""
+        return ImageRecords(
+            paths=tuple(self.paths[i] for i in index.tolist()),
+            camids=self.camids[index],
+            dsetids=self.dsetids[index],
+            pids=None if self.pids is None else self.pids[index],
+        )
+
     def unlabelled(self) -> ImageRecords:
         """The same crops without identities."""
         return replace(self, pids=None)

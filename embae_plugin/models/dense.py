@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embae_plugin.models.camera_norm import CameraNorm
+
 HeadOrder = Literal["relu_bn", "bn_relu"]
 ORDERS: tuple[HeadOrder, ...] = ("relu_bn", "bn_relu")
 
@@ -114,9 +116,9 @@ class DenseHead(nn.Module):
 
     def normalise(self, hidden: torch.Tensor) -> torch.Tensor:
         """The batch norm between :meth:`hidden` and :meth:`project`."""
-        if self.training and len(hidden) >= 2:
-            return cast(torch.Tensor, self.bn(hidden))
-        bn = self.bn
+        bn: nn.BatchNorm1d | CameraNorm = self.bn
+        if isinstance(bn, CameraNorm) or (self.training and len(hidden) >= 2):
+            return cast(torch.Tensor, bn(hidden))
         return F.batch_norm(hidden, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
 
     @in_weight_precision

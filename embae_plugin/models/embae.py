@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from embae_plugin.models.camera_norm import at_cameras, current_of, use_cameras
 from embae_plugin.models.dense import new_linear
 from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
 from embae_plugin.models.trunks import Trunk, build_trunk
 
 LOSSES = ("embae", "softmax", "triplet")
+OUTPUTS = ("z_id", "joint")
+CAMERA_PARTS = ("heads", "trunk")
 
 
 class EmbAE(nn.Module):
@@ -58,6 +62,7 @@ class EmbAE(nn.Module):
         if num_classes < 0 or (num_classes == 0 and loss == "softmax"):
             raise ValueError(f"loss {loss!r} with {num_classes} classes: it needs at least one")
         self.loss, self.num_classes, self.order = loss, num_classes, order
+        self.output, self.camera_parts, self.cameras = "z_id", "", 0
         self.z_id_dim, self.z_nui_dim, self.hidden_dim = z_id_dim, z_nui_dim, hidden_dim
         self.trunk = trunk
         width = trunk.feature_dim
@@ -70,24 +75,78 @@ class EmbAE(nn.Module):
     @property
     def feature_dim(self) -> int:
         """Width of what the model returns in eval mode, as torchreid's models name it."""
-        return self.z_id_dim
+        return self.z_id_dim + (self.trunk.feature_dim if self.output == "joint" else 0)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor | None, torch.Tensor]:
+    def learn_cameras(self, parts: str, cameras: int) -> None:
+        """Gives batch norm layers statistics for each camera, see :class:`CameraNorm`; in place.
+
+        All start from what the layers have; see :func:`engine.camera_statistics.estimate`.
+
+        Args:
+            parts: ``heads`` (that of f_emb) or ``trunk`` (all of its).
+            cameras: C; the model's camera numbers are 0 to C − 1.
+
+        Raises:
+            ValueError: another part, no batch norm in it, or a model that knows cameras already.
+        """
+        if parts not in CAMERA_PARTS or self.camera_parts:
+            raise ValueError(
+                f"statistics by camera of {parts!r}: must be one of {', '.join(CAMERA_PARTS)}, "
+                f"and the model have none yet (it has: {self.camera_parts or 'none'})"
+            )
+        use_cameras(self.f_emb if parts == "heads" else self.trunk, cameras)
+        self.camera_parts, self.cameras = parts, cameras
+
+    def known_cameras(self, camids: torch.Tensor) -> torch.Tensor:
+        """(N,) camera numbers, −1 where the model does not know the camera."""
+        known = (camids >= 0) & (camids < self.cameras)
+        return torch.where(known, camids, torch.full_like(camids, -1))
+
+    def embed_features(
+        self, h: torch.Tensor, camids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """From trunk features to embeddings.
+
+        Args:
+            h: (B, trunk.feature_dim).
+            camids: (B,) or (1,) camera numbers, where f_emb has statistics by camera.
+
+        Returns:
+            z_id (B, z_id_dim); with ``output`` joint, h and z_id, each of length 1, side by side.
+        """
+        with at_cameras(self.f_emb, camids):
+            z_id = cast(torch.Tensor, self.f_emb(h))
+        if self.output == "z_id":
+            return z_id
+        return torch.cat([F.normalize(h.float(), dim=1), F.normalize(z_id, dim=1)], dim=1)
+
+    def forward(
+        self, x: torch.Tensor, camids: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor | None, torch.Tensor]:
         """Embeds images.
 
         The trunk runs in whatever precision autocast chooses, the rest in that of its weights.
 
         Args:
             x: (B, 3, H, W) normalised images, contiguous or channels_last.
+            camids: (B,) camera numbers for a model with statistics by camera; −1 or None for a
+                camera it has never seen. In training the batch must be sorted by them.
 
         Returns:
-            In eval mode z_id (B, z_id_dim). In training what torchreid's engines expect: logits
-            (B, num_classes) for loss ``softmax``, otherwise (logits, z_id), where logits are None
-            without classes.
+            In eval mode what :meth:`embed_features` gives. In training what torchreid's engines
+            expect: logits (B, num_classes) for loss ``softmax``, otherwise (logits, z_id), where
+            logits are None without classes.
         """
-        z_id = self.f_emb(self.trunk(x))
+        if camids is not None and current_of(self) is not None:
+            camids = camids if self.training else self.known_cameras(camids)
+        else:
+            camids = None
+        with at_cameras(self.trunk, camids):
+            h = self.trunk(x)
         if not self.training:
-            return cast(torch.Tensor, z_id)
+            return self.embed_features(h, camids)
+        with at_cameras(self.f_emb, camids):
+            z_id = self.f_emb(h)
         logits: torch.Tensor | None = None
         if self.num_classes:
             with torch.autocast(z_id.device.type, enabled=False):
@@ -112,7 +171,7 @@ class EmbAE(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """What :meth:`from_spec` needs to build a model of the same shape, in plain values."""
-        return {
+        spec: dict[str, Any] = {
             "trunk": self.trunk.name,
             "num_classes": self.num_classes,
             "loss": self.loss,
@@ -122,6 +181,11 @@ class EmbAE(nn.Module):
             "num_nuisance": self.f_nui.num_heads,
             "order": self.order,
         }
+        if self.output != "z_id":
+            spec["output"] = self.output
+        if self.camera_parts:
+            spec["camera_parts"], spec["cameras"] = self.camera_parts, self.cameras
+        return spec
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> EmbAE:
@@ -132,16 +196,21 @@ class EmbAE(nn.Module):
         Raises:
             ValueError: missing or unknown entries, or impossible values.
         """
-        known = set(_SPEC_KEYS)
-        if set(spec) != known:
-            missing, unknown = sorted(known - set(spec)), sorted(map(str, set(spec) - known))
+        known, more = set(_SPEC_KEYS), {"output", "camera_parts", "cameras"}
+        if not known <= set(spec) <= known | more or spec.get("output", "joint") not in OUTPUTS:
+            missing = sorted(known - set(spec))
+            unknown = sorted(map(str, set(spec) - known - more))
             raise ValueError(
                 f"not the description of an EmbAE model: missing {missing}, unknown {unknown}"
             )
         generator = torch.Generator().manual_seed(0)
-        sizes = {key: value for key, value in spec.items() if key != "trunk"}
+        sizes = {key: spec[key] for key in _SPEC_KEYS if key != "trunk"}
         trunk = build_trunk(str(spec["trunk"]), generator=generator)
-        return cls(trunk, **sizes, generator=generator)
+        model = cls(trunk, **sizes, generator=generator)
+        model.output = spec.get("output", "z_id")
+        if spec.get("camera_parts"):
+            model.learn_cameras(str(spec["camera_parts"]), int(spec.get("cameras", 0)))
+        return model
 
 
 _SPEC_KEYS = (

@@ -35,6 +35,12 @@ class PooledReID(nn.Module):
         """(B, 3, H, W) normalised images to (B, feature_dim)."""
         return cast(torch.Tensor, self.trunk(x))
 
+    def embed_features(
+        self, h: torch.Tensor, camids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Trunk features (B, feature_dim) are the embeddings."""
+        return h
+
     def spec(self) -> dict[str, Any]:
         """What :meth:`from_spec` needs to build a model of the same shape."""
         return {"trunk": self.trunk.name}

@@ -1,0 +1,156 @@
+"""k-reciprocal Jaccard distances (Zhong, Zheng, Cao and Li, CVPR 2017), kept sparse throughout.
+
+Two crops are near when they have the same neighbours that also have them as neighbours, which
+holds across cameras where plain distances do not. Nearly all pairs share no neighbour at all:
+nothing here is N by N, so memory and time grow with N·k, but for the search of the k nearest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+_BLOCK = 1 << 24  # numbers held at once by the blockwise parts: 64 MiB of float32
+
+
+@torch.inference_mode()
+def nearest(embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``k`` nearest of each row, itself included, by squared Euclidean distance.
+
+    Args:
+        embeddings: (N, D).
+        k: neighbours; N at most.
+
+    Returns:
+        (N, k) indices, nearest first, and (N, k) squared distances.
+    """
+    rows = max(1, _BLOCK // max(1, len(embeddings)))
+    squares = embeddings.square().sum(1)
+    index: list[torch.Tensor] = []
+    distance: list[torch.Tensor] = []
+    for start in range(0, len(embeddings), rows):
+        block, own = embeddings[start : start + rows], squares[start : start + rows]
+        d = torch.addmm(squares, block, embeddings.T, alpha=-2).add_(own[:, None]).clamp_(min=0)
+        d.diagonal(start).fill_(-1)  # itself first, whatever its twins
+        near, which = d.topk(k, dim=1, largest=False)
+        index.append(which)
+        distance.append(near.clamp(min=0))
+    return torch.cat(index), torch.cat(distance)
+
+
+def _pattern(index: Ints, count: int) -> csr_matrix:
+    from scipy.sparse import csr_matrix
+
+    rows, k = index.shape
+    ones = np.ones(rows * k, dtype=np.float32)
+    pointers = np.arange(0, rows * k + 1, k)
+    return csr_matrix((ones, index.reshape(-1), pointers), shape=(rows, count))
+
+
+def reciprocal_sets(index: Ints, k: int) -> csr_matrix:
+    """Who is among the k nearest of whom, both ways: a symmetric (N, N) 0/1 matrix."""
+    near = _pattern(index[:, : k + 1], len(index))
+    return near.multiply(near.T).tocsr()
+
+
+def expanded_sets(index: Ints, k: int) -> csr_matrix:
+    """The reciprocal sets R, each grown by its members' half-size sets it mostly holds.
+
+    Member q's set of k/2 joins R(i) where R(i) holds at least two thirds of it.
+    """
+    whole, half = reciprocal_sets(index, k), reciprocal_sets(index, max(1, round(k / 2)))
+    size = np.asarray(half.sum(axis=1)).ravel()
+    shared = whole.multiply(whole @ half.T).tocsr()  # (i, q): how many of q's half set R(i) holds
+    shared.data = (shared.data >= 2 / 3 * size[shared.indices]).astype(np.float32)
+    shared.eliminate_zeros()
+    grown = (whole + shared @ half).tocsr()
+    grown.data[:] = 1
+    return grown
+
+
+def neighbour_weights(
+    embeddings: torch.Tensor, index: torch.Tensor, k1: int, k2: int
+) -> csr_matrix:
+    """Each crop as weights over its expanded set, averaged over its k2 nearest; rows sum to 1."""
+    numbers = index.cpu().numpy()
+    sets = expanded_sets(numbers, k1)
+    rows = np.repeat(np.arange(sets.shape[0]), np.diff(sets.indptr))
+    step = max(1, _BLOCK // max(1, embeddings.shape[1]))
+    for start in range(0, len(rows), step):
+        pair = slice(start, start + step)
+        difference = embeddings[rows[pair]] - embeddings[sets.indices[pair]]
+        sets.data[pair] = torch.exp(-difference.square().sum(1)).cpu().numpy()
+    total = np.asarray(sets.sum(axis=1)).ravel()
+    sets.data /= total[rows]
+    if k2 > 1:
+        sets = (_pattern(numbers[:, :k2], len(numbers)) @ sets).tocsr()
+        sets.data /= k2
+    return sets
+
+
+def _shared_weight(weights: csr_matrix, columns: csr_matrix, start: int, stop: int) -> Floats:
+    """Σ_k min(w_ik, w_jk) of rows ``start`` to ``stop`` with every row: (stop − start, N)."""
+    count = weights.shape[0]
+    first, last = weights.indptr[start], weights.indptr[stop]
+    member, weight = weights.indices[first:last], weights.data[first:last]
+    row = np.repeat(np.arange(stop - start), np.diff(weights.indptr[start : stop + 1]))
+    length = np.diff(columns.indptr)[member]  # how many crops weigh each member
+    ends = np.cumsum(length)
+    place = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - length, length)
+    place += np.repeat(columns.indptr[member], length)
+    shared = np.minimum(np.repeat(weight, length), columns.data[place])
+    cell = np.repeat(row.astype(np.int64) * count, length) + columns.indices[place]
+    sums = np.bincount(cell, weights=shared, minlength=(stop - start) * count)
+    return sums.reshape(stop - start, count).astype(np.float32)
+
+
+def jaccard_distances(
+    embeddings: torch.Tensor, k1: int = 30, k2: int = 6, largest: float = 0.999
+) -> csr_matrix:
+    """Jaccard distances 1 − |A ∩ B| / |A ∪ B| of weighted neighbour sets, of near pairs alone.
+
+    Args:
+        embeddings: (N, D), of length 1.
+        k1: neighbours that must be mutual.
+        k2: neighbours whose sets are averaged (query expansion); 1 for none.
+        largest: pairs at this distance or beyond are left out.
+
+    Returns:
+        (N, N) sparse; each row holds itself at distance 0 (stored), and who is nearer than
+        ``largest``.
+
+    Raises:
+        ValueError: fewer than two rows, or k1 or k2 below 1.
+    """
+    from scipy.sparse import csr_matrix, vstack
+
+    count = len(embeddings)
+    if embeddings.ndim != 2 or count < 2 or k1 < 1 or k2 < 1:
+        raise ValueError(
+            f"Jaccard distances of {tuple(embeddings.shape)} embeddings with k1 {k1} and k2 {k2}: "
+            "there must be at least 2 rows, and k1 and k2 at least 1"
+        )
+    embeddings = embeddings.float()
+    index, _ = nearest(embeddings, min(count, max(k1 + 1, k2)))
+    weights = neighbour_weights(embeddings, index, k1, k2)
+    columns = weights.T.tocsr()
+    rows = max(1, _BLOCK // 4 // count)
+    parts = []
+    for start in range(0, count, rows):
+        stop = min(count, start + rows)
+        shared = _shared_weight(weights, columns, start, stop)
+        distance = np.maximum(1 - shared / np.maximum(2 - shared, 1e-12), 0)
+        kept = distance < largest
+        at = np.nonzero(kept)
+        pointers = np.concatenate([[0], kept.sum(axis=1).cumsum()])
+        parts.append(csr_matrix((distance[at], at[1], pointers), shape=(stop - start, count)))
+    return vstack(parts, format="csr")

@@ -1,0 +1,94 @@
+"""Pseudo-labels: clusters of crops that probably show one person (Song et al., 2020; SpCL)."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from embae_plugin.clustering.jaccard import jaccard_distances
+
+Ints = NDArray[np.int64]
+
+
+def require_scikit_learn() -> None:
+    """ImportError, with the command that mends it, where scikit-learn is missing."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise ImportError("pseudo-labels are found with scikit-learn: pip install scikit-learn")
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Clusters of N crops.
+
+    Attributes:
+        labels: (N,) cluster of each crop, 0 to C − 1, −1 for those left out.
+    """
+
+    labels: Ints
+
+    @property
+    def clusters(self) -> int:
+        """C."""
+        return int(self.labels.max(initial=-1)) + 1
+
+    @property
+    def kept(self) -> Ints:
+        """Crops that are in a cluster."""
+        return np.flatnonzero(self.labels >= 0)
+
+    def cameras_per_cluster(self, camids: Ints) -> float:
+        """How many cameras a cluster spans on average; NaN without clusters."""
+        pairs = np.unique(np.stack([self.labels, camids])[:, self.kept], axis=1)
+        return pairs.shape[1] / self.clusters if self.clusters else float("nan")
+
+
+def without_camera_means(embeddings: torch.Tensor, camids: Ints) -> torch.Tensor:
+    """(N, D) embeddings less the mean of their camera's, then of length 1.
+
+    What all crops of a camera have in common tells the camera, not the person.
+    """
+    cameras = torch.from_numpy(np.unique(camids, return_inverse=True)[1].reshape(-1))
+    cameras = cameras.to(embeddings.device)
+    count = torch.bincount(cameras).to(embeddings.dtype)
+    sums = embeddings.new_zeros(len(count), embeddings.shape[1]).index_add_(0, cameras, embeddings)
+    return F.normalize(embeddings - (sums / count[:, None])[cameras], dim=1)
+
+
+def pseudo_labels(
+    embeddings: torch.Tensor,
+    camids: Ints,
+    eps: float = 0.5,
+    min_samples: int = 4,
+    k1: int = 30,
+    k2: int = 6,
+) -> PseudoLabels:
+    """DBSCAN on k-reciprocal Jaccard distances of embeddings less their camera's mean.
+
+    Args:
+        embeddings: (N, D).
+        camids: (N,).
+        eps: Jaccard distance up to which crops are neighbours, below 1.
+        min_samples: neighbours, itself included, that make a crop the core of a cluster.
+        k1, k2: see :func:`jaccard_distances`.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: fewer than two crops, or settings out of range.
+    """
+    require_scikit_learn()
+    from sklearn.cluster import DBSCAN
+
+    if not 0 < eps < 1 or min_samples < 1 or len(embeddings) != len(camids):
+        raise ValueError(
+            f"eps {eps} must lie between 0 and 1, min_samples {min_samples} be at least 1, and "
+            f"{len(embeddings)} embeddings have as many cameras ({len(camids)})"
+        )
+    x = without_camera_means(embeddings.float(), camids)
+    distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6)
+    found = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(distances)
+    return PseudoLabels(found.astype(np.int64))
