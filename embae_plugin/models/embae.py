@@ -14,7 +14,7 @@ from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
 from embae_plugin.models.trunks import Trunk, build_trunk
 
 LOSSES = ("embae", "softmax", "triplet")
-OUTPUTS = ("z_id", "joint")
+OUTPUTS = ("z_id", "joint", "h")
 CAMERA_PARTS = ("heads", "trunk")
 
 
@@ -75,7 +75,8 @@ class EmbAE(nn.Module):
     @property
     def feature_dim(self) -> int:
         """Width of what the model returns in eval mode, as torchreid's models name it."""
-        return self.z_id_dim + (self.trunk.feature_dim if self.output == "joint" else 0)
+        h, z_id = self.trunk.feature_dim, self.z_id_dim
+        return {"z_id": z_id, "joint": h + z_id, "h": h}[self.output]
 
     def learn_cameras(self, parts: str, cameras: int) -> None:
         """Gives batch norm layers statistics for each camera, see :class:`CameraNorm`; in place.
@@ -112,8 +113,11 @@ class EmbAE(nn.Module):
             camids: (B,) or (1,) camera numbers, where f_emb has statistics by camera.
 
         Returns:
-            z_id (B, z_id_dim); with ``output`` joint, h and z_id, each of length 1, side by side.
+            z_id (B, z_id_dim); with ``output`` joint, h and z_id, each of length 1, side by side;
+            with ``output`` h, h itself.
         """
+        if self.output == "h":
+            return h.float()
         with at_cameras(self.f_emb, camids):
             z_id = cast(torch.Tensor, self.f_emb(h))
         if self.output == "z_id":
