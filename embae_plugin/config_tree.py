@@ -14,7 +14,12 @@ from yacs.config import CfgNode
 
 STAGES = ("embedding", "autoencoder", "transfer")
 VARIANTS = ("baseline", "all", "fix", "new", "dataset", "cam")
-COMPARISONS = ("aae", "pul")  # other methods, run where embae.variants names them
+# Other methods and what goes past the paper, run where embae.variants names them.
+COMPARISONS = (
+    "aae", "pul", "baseline-h", "norm-heads", "norm", "norm-h", "norm+all", "norm+fix", "norm+new",
+    "norm+cam", "clusters-baseline", "clusters-heads", "clusters-trunk", "supervised",
+)  # fmt: skip
+ADAPT_METHODS = ("norm", "heads", "trunk", "reconstruction")
 
 
 def _node(**values: Any) -> CfgNode:
@@ -115,6 +120,28 @@ def _embae_node() -> CfgNode:
         momentum=0.9,
         batch_size=16,
         dropout=0.5,
+    )
+    node.clusters = _node(  # pseudo-labels, see engine/clusters.py
+        rounds=2,  # with clusters-heads: more turn downwards
+        trunk_rounds=8,  # with clusters-trunk and supervised
+        eps=0.5,  # Jaccard distance of neighbours
+        min_samples=4,
+        k1=30,
+        k2=6,
+        temperature=0.05,
+        keep=0.4,  # share of a cluster's centre that stays when crops of it are seen
+        lr=3e-4,
+        final_lr=1e-5,
+        constant_rounds=5,  # at lr, before the exponential decay to final_lr
+        weight_decay=5e-4,
+        batch_size=72,
+        num_instances=4,
+    )
+    node.adapt = _node(  # embae adapt
+        method="trunk",  # norm | heads | trunk | reconstruction (the paper's variants)
+        variant="cam",  # of reconstruction; with a single camera it is new
+        largest_cluster=30.0,  # mean size above which clusters are not taken for people
+        least_kept=0.1,  # share of crops in clusters below which nothing is learned from them
     )
     node.test = _node(tta="flip", protocols=["market", "nd"])  # tta: none | flip | ten_crop
     return node

@@ -26,10 +26,13 @@ def _how_much(cosine: float) -> str:
 def _change(change: Mapping[str, Any]) -> list[str]:
     """Sentences on the numbers of :class:`embae_plugin.evaluation.change.Change`."""
     cosine = change["mean_cosine"]
-    lines = [
-        f"Embeddings {_how_much(cosine)}: the mean cosine between a crop's embedding before and "
-        f"after is {cosine:.2f} (1 = unchanged)."
-    ]
+    moved = "The embedding is another feature of the network now, of another width."
+    if cosine is not None:
+        moved = (
+            f"Embeddings {_how_much(cosine)}: the mean cosine between a crop's embedding before "
+            f"and after is {cosine:.2f} (1 = unchanged)."
+        )
+    lines = [moved]
     if change["new_neighbour"] is None:
         return [*lines, "There is one camera, so nothing can be said across cameras."]
     lines.append(
@@ -61,6 +64,11 @@ def summary_text(content: Mapping[str, Any]) -> str:
         f"{len(content['cameras'])} camera(s){skipped}, in {content['seconds']:.0f} seconds"
         + (f", by {method}." if method else ".")
     ]
+    if content["method"].get("left_out"):
+        parts.append(
+            "Pseudo-labels were left out, because the crops do not show groups that look like "
+            f"people photographed several times: {content['method']['left_out']}."
+        )
     parts += _change(content["change"])
     rows = content["scores"]
     text = "\n\n".join(_paragraph(part) for part in parts)

@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
-from embae_plugin.clustering.pseudo_labels import require_scikit_learn
+from embae_plugin.clustering.pseudo_labels import Ints, require_scikit_learn
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.samplers import identity_batches
 from embae_plugin.engine.base import StageEngine
-from embae_plugin.engine.camera_statistics import estimate
 from embae_plugin.engine.embedding_phases import set_lr
 from embae_plugin.engine.loop import Phase
+from embae_plugin.engine.norm import StatisticsPhase
 from embae_plugin.engine.schedule import exponential_lr, seeded
 from embae_plugin.engine.scoring import embed_camera_features
 from embae_plugin.engine.train_step import resolve_precision
-from embae_plugin.models.camera_norm import at_cameras, camera_layers
+from embae_plugin.models.camera_norm import at_cameras
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class ImageClusterEngine(StageEngine):
         steps: in a round; 0 for as many as pass over all images once.
         batch_size, num_instances: P·K and K.
         transforms: of training images, those of :class:`Augmentation`.
+        identities: (N,) true identities of the target's images, to learn in place of clusters:
+            the supervised upper bound that adaptation is measured against, and nothing else.
         precision: of the trunk: ``auto``, ``float32`` or ``bf16``.
         use_gpu, seed, store: see :class:`StageEngine`.
 
@@ -84,6 +86,7 @@ class ImageClusterEngine(StageEngine):
         batch_size: int = 72,
         num_instances: int = 4,
         transforms: Sequence[str] = ("random_flip", "random_erase"),
+        identities: Ints | None = None,
         precision: str = "auto",
         use_gpu: bool = True,
         seed: int = 1,
@@ -101,10 +104,13 @@ class ImageClusterEngine(StageEngine):
                 f"a batch of {batch_size} images with {num_instances} of each cluster: the second "
                 "must divide the first, at least twice"
             )
+        if identities is not None and len(identities) != len(target):
+            raise ValueError(f"{len(identities)} identities for {len(target)} target images")
         if temperature <= 0 or not 0 <= keep <= 1:
             raise ValueError(f"temperature {temperature} must be positive, keep {keep} from 0 to 1")
         self.target, self.learn, self.stage = target, learn, f"clusters-{learn}"
         self.trunk_learns = learn == "trunk"
+        self.identities = identities
         self.clustering = {"eps": eps, "min_samples": min_samples, "k1": k1, "k2": k2}
         self.schedule = {"lr": lr, "final_lr": final_lr, "constant_epochs": constant_rounds}
         self.temperature, self.keep, self.weight_decay = temperature, keep, weight_decay
@@ -125,12 +131,13 @@ class ImageClusterEngine(StageEngine):
             "transforms": list(self.augment.transforms),
             "target": self.data.target,
             "images": len(self.target),
+            **({} if self.identities is None else {"labels": "true identities"}),
         }
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """The rounds, and new statistics of the trunk's cameras behind them if it has any."""
         rounds: list[Phase] = [Rounds(self, max_epoch)]
-        return rounds + ([Statistics(self)] if self.trunk_learns else [])
+        return rounds + ([StatisticsPhase(self)] if self.trunk_learns else [])
 
 
 class Rounds:
@@ -192,7 +199,10 @@ class Rounds:
 
     def _cluster(self, epoch: int) -> None:
         engine, x = self.engine, self._embeddings()
-        found = pseudo_labels(x, engine.target.camids, **engine.clustering)  # type: ignore[arg-type]
+        if engine.identities is not None:
+            found = PseudoLabels(np.unique(engine.identities, return_inverse=True)[1].reshape(-1))
+        else:
+            found = pseudo_labels(x, engine.target.camids, **engine.clustering)  # type: ignore[arg-type]
         self.report = {
             "kept": float(len(found.kept)),
             "clusters": float(found.clusters),
@@ -281,37 +291,3 @@ class Rounds:
         """The images of a step."""
         names = [self.engine.target.paths[i] for i in self.plan[step].tolist()]
         return f"The batch's images: {', '.join(names)}"
-
-
-class Statistics:
-    """One step: the statistics of the trunk's cameras by its last weights."""
-
-    name, epochs, steps = "statistics", 1, 1
-
-    def __init__(self, engine: ImageClusterEngine) -> None:
-        self.engine = engine
-
-    def start(self) -> None:
-        """Nothing to prepare."""
-
-    def start_epoch(self, epoch: int) -> float:
-        """There is no learning rate."""
-        return 0.0
-
-    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """Estimates."""
-        engine = self.engine
-        if camera_layers(engine.model.trunk):
-            estimate(engine.model, engine.target, engine.store, "trunk", engine.seed)
-        return {"loss": torch.zeros(())}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def describe(self, epoch: int, step: int) -> str:
-        """Never asked for: there is no loss."""
-        return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from embae_plugin.engine import beyond
 from embae_plugin.engine.adversarial import ImageAdversarialEngine
 from embae_plugin.engine.pul import ImagePULEngine
 from embae_plugin.engine.softmax import ImageIdentificationEngine
@@ -52,5 +53,19 @@ def pul(run: Run) -> list[Row]:
     return [*rows, run.score("pul", model)]
 
 
-COMPARE: dict[str, Callable[[Run], list[Row]]] = {"aae": adversarial, "pul": pul}
-STAGE_OF_ROW = {"aae": "adversarial", "pul-baseline": "identification", "pul": "pul"}
+def past_the_paper(name: str) -> Callable[[Run], list[Row]]:
+    """One row of :data:`beyond.MODELS`."""
+    return lambda run: [run.score(name, beyond.model_of(run, name))]
+
+
+COMPARE: dict[str, Callable[[Run], list[Row]]] = {
+    "aae": adversarial,
+    "pul": pul,
+    **{name: past_the_paper(name) for name in beyond.MODELS},
+}
+STAGE_OF_ROW = {
+    "aae": "adversarial",
+    "pul-baseline": "identification",
+    "pul": "pul",
+    **beyond.STAGE_OF_ROW,
+}

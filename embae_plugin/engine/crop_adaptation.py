@@ -8,13 +8,11 @@ done.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +22,12 @@ from embae_plugin.config_tree import flatten
 from embae_plugin.data.crops import Crops, describe_cameras
 from embae_plugin.data.embedding_files import EmbeddingTable, texts, write_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
-from embae_plugin.data.records import ImageRecords, ReIDData
+from embae_plugin.data.records import ImageRecords
+from embae_plugin.engine.adapt import adapt
 from embae_plugin.engine.adaptation_summary import summary_text
 from embae_plugin.engine.checkpoint import state_fingerprint
 from embae_plugin.engine.job_folder import JobFolder, explained_disk_errors
 from embae_plugin.engine.scoring import embed_records
-from embae_plugin.engine.transfer import ImageTransferEngine
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.evaluation.change import measure_change
 from embae_plugin.evaluation.report import Row, score_row, write_text
@@ -39,52 +37,6 @@ from embae_plugin.models.embae import EmbAE
 logger = logging.getLogger(__name__)
 
 RESULTS = ("skipped.txt", "before.npz", "after.npz", "summary.json", "summary.txt", ADAPTED)
-
-
-@dataclass
-class _StandIn:
-    model: EmbAE
-    history: list[dict[str, Any]]
-    summary: dict[str, Any] = field(default_factory=dict)
-
-
-def adapt_model(
-    model: EmbAE,
-    target: ImageRecords,
-    store: FeatureStore,
-    cfg: CfgNode,
-    save_dir: Path,
-    seed: int,
-    use_gpu: bool,
-) -> Any:
-    """The adaptation: the model, a row for each epoch, and what was done, in numbers and words."""
-    try:
-        method = importlib.import_module("embae_plugin.engine.adapt")
-    except ModuleNotFoundError:
-        return _reconstruct(model, target, store, cfg.embae.transfer, save_dir, seed, use_gpu)
-    return method.adapt(model, target, store, cfg.embae.adapt, save_dir, seed, use_gpu)
-
-
-def _reconstruct(
-    model: EmbAE,
-    target: ImageRecords,
-    store: FeatureStore,
-    node: CfgNode,
-    save_dir: Path,
-    seed: int,
-    use_gpu: bool,
-) -> _StandIn:
-    """Stage 3 of the paper: ``cam``, or ``new`` where there is one camera."""
-    nothing = np.zeros(0, dtype=np.int64)
-    data = ReIDData(["source"], ImageRecords((), nothing, nothing, nothing), "crops", target)
-    variant = "cam" if len(np.unique(target.camids)) > 1 else "new"
-    engine = ImageTransferEngine(
-        data, model, variant, nuisance_epoch=node.nuisance_epoch, lr=node.lr,
-        final_lr=node.final_lr, nuisance_lr=node.nuisance_lr, batch_size=node.batch_size,
-        use_gpu=use_gpu, seed=seed, store=store,
-    )  # fmt: skip
-    history = engine.run(save_dir=save_dir, max_epoch=node.max_epoch)
-    return _StandIn(model, history, {"method": f"reconstruction ({variant})"})
 
 
 class CropAdaptation:
@@ -127,9 +79,12 @@ class CropAdaptation:
                 f"({type(self.source.model).__name__}): adapting needs a model of embae train "
                 "with loss.name embae"
             )
-        if self.source.about.get("stage") == "embedding":
-            logger.warning("%s is of stage 1, whose autoencoder has learned nothing yet: a "
-                           "checkpoint of stage 2 or 3 adapts better", checkpoint)  # fmt: skip
+        untrained = self.source.about.get("stage") == "embedding"
+        if untrained and cfg.embae.adapt.method == "reconstruction":
+            raise ValueError(
+                f"{checkpoint} is of stage 1, whose autoencoder has learned nothing yet: "
+                "embae.adapt.method reconstruction needs a checkpoint of stage 2 or 3"
+            )
         self.model = self.source.model.to(self.device)
         self.folder = JobFolder(out, RESULTS, self._settings(crops))
         notes = self.folder.found(force)
@@ -184,11 +139,11 @@ class CropAdaptation:
                            out / "skipped.txt")  # fmt: skip
         name_of_source = state_fingerprint(self.model)
         before = self._embed(self.model, crops.records(self.source.camera_names))
-        adapted = adapt_model(
+        adapted = adapt(
             self.model, crops.records(), self.store, self.cfg, self.folder.work, self.seed,
             self.device.type == "cuda",
         )  # fmt: skip
-        model = cast(EmbAE, adapted.model).eval()
+        model = adapted.model.eval()
         after = self._embed(model, crops.records())
         content: dict[str, Any] = {
             "checkpoint": self.checkpoint, "images": len(crops), "cameras": crops.counts(),

@@ -109,8 +109,9 @@ class Run:
             memory_share=cfg.embae.image_memory_share,
         )
         with distributed.rank_zero_first():  # which may fetch weights
-            self.model = self.new_model().to(device)
+            self.model: EmbAE = self.new_model().to(device)
         self._warn_of_normalisation()
+        self.shared: dict[str, Any] = {}  # what several comparisons of this run start from
         self.seconds: dict[str, float] = {}
         self.history: dict[str, list[dict[str, Any]]] = {}
 

@@ -19,7 +19,8 @@ class Change:
 
     Attributes:
         queries: crops looked at.
-        mean_cosine: between a crop's embedding before and after.
+        mean_cosine: between a crop's embedding before and after; None where those are of
+            different widths.
         new_neighbour: share whose nearest crop on another camera is another one now.
         same_camera_before, same_camera_after: share whose nearest crop of all is of its own
             camera. People are seen by a camera many times in a row, so this is high in any
@@ -30,7 +31,7 @@ class Change:
     """
 
     queries: int
-    mean_cosine: float
+    mean_cosine: float | None
     new_neighbour: float | None
     same_camera_before: float | None
     same_camera_after: float | None
@@ -78,7 +79,8 @@ def measure_change(
     """Compares embeddings of the same N crops before and after adaptation.
 
     Args:
-        before, after: (N, d) embeddings of any length; they are scaled to length 1.
+        before, after: (N, d) embeddings of any length; they are scaled to length 1. Their
+            widths may differ.
         camids: (N,) cameras.
         most: crops to look at, drawn at random where there are more; each against all.
         seed: of that draw.
@@ -86,13 +88,13 @@ def measure_change(
     Raises:
         ValueError: no crops, or of different numbers.
     """
-    if not len(before) or before.shape != after.shape or len(camids) != len(before):
+    if not len(before) or len(before) != len(after) or len(camids) != len(before):
         raise ValueError(
             f"{tuple(before.shape)} embeddings before, {tuple(after.shape)} after and "
             f"{len(camids)} cameras: they must be of the same crops"
         )
     old, new = F.normalize(before.float(), dim=1), F.normalize(after.float(), dim=1)
-    cosine = float((old * new).sum(1).mean())
+    cosine = float((old * new).sum(1).mean()) if old.shape == new.shape else None
     cameras = torch.from_numpy(np.asarray(camids, dtype=np.int64)).to(old.device)
     counts = torch.unique(cameras, return_counts=True)[1].double()
     if len(counts) < 2:

@@ -103,9 +103,7 @@ class EmbAE(nn.Module):
         known = (camids >= 0) & (camids < self.cameras)
         return torch.where(known, camids, torch.full_like(camids, -1))
 
-    def embed_features(
-        self, h: torch.Tensor, camids: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def embed_features(self, h: torch.Tensor, camids: torch.Tensor | None = None) -> torch.Tensor:
         """From trunk features to embeddings.
 
         Args:

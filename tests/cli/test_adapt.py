@@ -18,6 +18,7 @@ from embae_plugin.cli.main import main
 from embae_plugin.data.embedding_files import read_embeddings
 from embae_plugin.engine import crop_adaptation
 from embae_plugin.engine.job_folder import WORK
+from embae_plugin.engine.transfer import ImageTransferEngine
 from embae_plugin.models import checkpoint_file
 from embae_plugin.models.bundle import Bundle, load_bundle, save_bundle
 from embae_plugin.models.pooled import PooledReID
@@ -55,7 +56,10 @@ def world(base, tmp_path, monkeypatch) -> Path:
     return tmp_path / "w"
 
 
-FEW_EPOCHS = ["embae.transfer.nuisance_epoch", "1", "embae.transfer.max_epoch", "2"]
+FEW_EPOCHS = [
+    "embae.adapt.method", "reconstruction",
+    "embae.transfer.nuisance_epoch", "1", "embae.transfer.max_epoch", "2",
+]  # fmt: skip
 
 
 def adapt(
@@ -135,7 +139,7 @@ def test_an_interrupted_run_goes_on(world, monkeypatch, capsys, when):
     (world / "crops" / "cam_a" / "bad.jpg").write_bytes(b"nothing")
     assert adapt(out="whole") == 0
     if when == "in a step":
-        step = crop_adaptation.ImageTransferEngine.phases
+        step = ImageTransferEngine.phases
 
         def phases(engine, max_epoch):
             found = step(engine, max_epoch)
@@ -149,7 +153,7 @@ def test_an_interrupted_run_goes_on(world, monkeypatch, capsys, when):
             found[1].step = stopped
             return found
 
-        target, name, replacement = crop_adaptation.ImageTransferEngine, "phases", phases
+        target, name, replacement = ImageTransferEngine, "phases", phases
     else:
         def fails(*_):
             raise KeyboardInterrupt
@@ -288,3 +292,62 @@ def test_files_that_may_not_be_read(world, monkeypatch, capsys):
         assert adapt() == 2
     assert "cam_a/0000_1.png: no permission to read it" in capsys.readouterr().err
     assert not os.path.exists("out")
+
+
+FEW_ROUNDS = [
+    "embae.clusters.min_samples", "2", "embae.clusters.k1", "3", "embae.clusters.eps", "0.55",
+    "embae.clusters.batch_size", "8", "embae.clusters.num_instances", "2",
+    "embae.clusters.rounds", "1", "embae.clusters.trunk_rounds", "2",
+]  # fmt: skip
+COMMAND = ["adapt", "--images", "crops", "--checkpoint", "source.pth", "--out", "out"]
+
+
+@pytest.mark.parametrize("method", ["norm", "heads", "trunk"])
+def test_the_recommended_methods(world, method):
+    eps = ["embae.clusters.eps", "0.4"] if method == "heads" else []
+    assert main([*COMMAND, "embae.adapt.method", method, *FEW_ROUNDS, *eps]) == 0
+    bundle, table = load_bundle("out"), read_embeddings("out/after.npz")
+    model = bundle.model
+    assert (model.camera_parts, model.cameras) == ("trunk", 2)
+    paths = [f"crops/{name}" for name in table.paths]
+    z = ReID(bundle, "cpu").embed(paths, cameras=table.cameras.tolist())
+    np.testing.assert_allclose(table.embeddings, z, atol=1e-4)
+    unseen = ReID(bundle, "cpu").embed(paths)
+    assert np.abs(unseen - z).max() > 1e-3, "a camera never seen has statistics of its own"
+    h = model.trunk.feature_dim
+    assert z.shape[1] == {"norm": h, "heads": h + model.z_id_dim, "trunk": h}[method]
+    source = load_bundle("source.pth").model
+    learned = {
+        part: not all(
+            torch.equal(a, b)
+            for a, b in zip(
+                getattr(source, part).parameters(), getattr(model, part).parameters(), strict=True
+            )
+        )
+        for part in ("trunk", "f_emb", "f_dec")
+    }
+    assert learned == {"trunk": method == "trunk", "f_emb": method == "heads", "f_dec": False}
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["change"]["mean_cosine"] is None
+    assert ("pseudo-labels" in summary["method"]["method"]) == (method != "norm")
+
+
+def test_pseudo_labels_are_left_out_where_clusters_are_no_people(world, caplog):
+    assert main([*COMMAND, *FEW_ROUNDS, "embae.adapt.largest_cluster", "1"]) == 0
+    text = Path("out/summary.txt").read_text().replace("\n", " ")
+    assert "Pseudo-labels were left out" in text and "more than one person's" in text
+    assert load_bundle("out").model.output == "h"
+
+
+def test_reconstruction_needs_an_autoencoder(world, capsys):
+    payload = checkpoint_file.load_checkpoint("source.pth")
+    checkpoint_file.save_checkpoint("one.pth", {**payload, "stage": "embedding", "about": {}})
+    assert adapt(checkpoint="one.pth") == 2
+    assert "needs a checkpoint of stage 2 or 3" in capsys.readouterr().err
+
+
+def test_an_adapted_model_is_not_adapted_again(world, capsys):
+    assert main([*COMMAND, "embae.adapt.method", "norm"]) == 0
+    again = ["--images", "crops", "--checkpoint", "out", "--out", "again"]
+    assert main(["adapt", *again]) == 2
+    assert "has been adapted to cameras already" in capsys.readouterr().err

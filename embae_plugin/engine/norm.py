@@ -1,0 +1,96 @@
+"""Adaptation by statistics alone: batch norm re-estimated for each of the target's cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from embae_plugin.engine.base import StageEngine
+from embae_plugin.engine.camera_statistics import camera_count, estimate
+from embae_plugin.engine.loop import Phase
+from embae_plugin.models.camera_norm import camera_layers
+from embae_plugin.models.embae import EmbAE
+
+
+class ImageNormEngine(StageEngine):
+    """Gives a model each target camera's own batch norm statistics; no weight changes.
+
+    Args:
+        datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
+        model: an EmbAE model.
+        parts: ``trunk``, or ``heads``: f_emb alone, which takes moments on cached features.
+        use_gpu, seed, store: see :class:`StageEngine`.
+
+    Raises:
+        ValueError: no target images, or other parts.
+    """
+
+    def __init__(
+        self,
+        datamanager: Any,
+        model: EmbAE,
+        parts: str = "trunk",
+        *,
+        use_gpu: bool = True,
+        seed: int = 1,
+        store: Any = None,
+    ) -> None:
+        super().__init__(datamanager, model, use_gpu, seed, store)
+        if self.data.target_train is None or not len(self.data.target_train):
+            raise ValueError("there are no target images: name a target that is not a source")
+        self.parts, self.stage = parts, f"norm-{parts}"
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`StageEngine.identity`."""
+        records = self.data.target_train
+        images = 0 if records is None else len(records)
+        return {**super().identity(), "target": self.data.target, "images": images}
+
+    def phases(self, max_epoch: int) -> Sequence[Phase]:
+        """One step."""
+        return [StatisticsPhase(self, self.parts)]
+
+
+class StatisticsPhase:
+    """One step: statistics by camera, of the weights of the moment.
+
+    Args:
+        engine: whose model and target are used.
+        parts: what to give statistics; "" estimates those the trunk has again, if it has any.
+    """
+
+    name, epochs, steps = "statistics", 1, 1
+
+    def __init__(self, engine: StageEngine, parts: str = "") -> None:
+        self.engine, self.parts = engine, parts
+        target, model = engine.data.target_train, engine.model
+        if parts and target is not None and isinstance(model, EmbAE) and not model.camera_parts:
+            model.learn_cameras(parts, camera_count(target.camids))
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def start_epoch(self, epoch: int) -> float:
+        """There is no learning rate."""
+        return 0.0
+
+    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
+        """Estimates."""
+        engine, target = self.engine, self.engine.data.target_train
+        parts = self.parts or ("trunk" if camera_layers(engine.model.trunk) else "")
+        if parts and target is not None and isinstance(engine.model, EmbAE):
+            estimate(engine.model, target, engine.store, parts, engine.seed)
+        return {"loss": torch.zeros(())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Never asked for: there is no loss."""
+        return ""
