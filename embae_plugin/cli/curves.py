@@ -5,8 +5,9 @@
 
 Reads results.json and history.json of runs of `embae train` that differ in train.seed alone, and
 prints, as Markdown, the scores and each run's gain over its own baseline, mean ± sample standard
-deviation. Runs with test.eval_freq 1 have curves: they are drawn, with a band of ± the standard
-deviation, and a second table says what stopping after the last epoch cost against the best one.
+deviation. Runs with test.eval_freq 1 have curves: the gains are drawn, mean and a band of ± the
+standard deviation, and a second table says what stopping after the last epoch cost against the
+best one.
 """
 
 from __future__ import annotations

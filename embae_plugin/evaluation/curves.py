@@ -68,12 +68,17 @@ def mean_curve(
 
     Args:
         curves: the scored epochs of one variant, of each run.
-        starts: each run's score before the first epoch, the baseline's; set at epoch 0.
+        starts: each run's score before the first epoch, the baseline's. With all of them known,
+            the curve is of the gain over them, from 0 at epoch 0: what the runs' baselines differ
+            by would hide what adaptation does.
     """
     tables = [{int(row["epoch"]): float(row[column]) for row in curve} for curve in curves]
-    for table, start in zip(tables, starts, strict=False):
-        if start is not None:
-            table[0] = start
+    known = [start for start in starts if start is not None]
+    if tables and len(known) == len(tables):
+        tables = [
+            {0: 0.0, **{epoch: value - start for epoch, value in table.items()}}
+            for table, start in zip(tables, known, strict=True)
+        ]
     shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
     points = []
     for epoch in shared:
@@ -91,16 +96,19 @@ def plot_mean_curves(
 ) -> bool:
     """Writes a PNG with each variant's mean over several runs, and a band of ± the spread.
 
+    Scores are drawn as the gain over each run's own baseline, where there is one.
+
     Args:
         path: of the PNG.
         histories: of each run, variant to scored epochs (:func:`adaptation_curves`).
-        baselines: each run's row of scores without adaptation; the curves start there.
+        baselines: each run's row of scores without adaptation.
         title: over the plots.
 
     Returns:
         whether there was anything to draw: a variant that every run has curves of.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = [name for name in (histories[0] if histories else ())
              if all(name in history for history in histories)]  # fmt: skip
@@ -112,11 +120,13 @@ def plot_mean_curves(
         starts = [row.get(column) for row in baselines]
         for name in names:
             _band(axes, name, mean_curve([h[name] for h in histories], column, starts))
-        known = [start for start in starts if start is not None]
-        if known:
-            axes.axhline(statistics.fmean(known), color="grey", linestyle=":", label="baseline")
+        heading = HEADERS.get(column, "reconstruction loss")
+        if starts and None not in starts:
+            axes.axhline(0.0, color="grey", linestyle=":", label="baseline")
+            heading += ": gain over the baseline"
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch of adaptation")
-        axes.set_title(HEADERS.get(column, "reconstruction loss"))
+        axes.set_title(heading)
         axes.legend(fontsize=8)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=120)

@@ -32,13 +32,15 @@ def test_a_plot_is_a_png_and_nothing_is_written_without_curves(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
-def test_a_mean_curve_starts_at_the_baseline_and_has_the_epochs_all_runs_scored():
+def test_a_mean_curve_is_of_gains_at_the_epochs_that_all_runs_scored():
     long = [{"epoch": 1, "mAP": 0.2}, {"epoch": 2, "mAP": 0.5}]
     short = [{"epoch": 1, "mAP": 0.4}]
-    (zero, one) = mean_curve([long, short], "mAP", [0.1, 0.1])
-    assert zero == (0, pytest.approx(0.1), pytest.approx(0.0))
+    (zero, one) = mean_curve([long, short], "mAP", [0.1, 0.2])  # gains 0.1 and 0.2
+    assert zero == (0, 0.0, 0.0)
+    assert one == (1, pytest.approx(0.15), pytest.approx(0.005**0.5))
+    # Without every baseline the scores themselves, from epoch 1; a single run has no spread.
+    (one,) = mean_curve([long, short], "mAP", [0.1, None])
     assert one == (1, pytest.approx(0.3), pytest.approx(0.02**0.5))
-    # Without a baseline there is no epoch 0; a single run has no spread.
     assert mean_curve([long], "mAP", [None]) == [(1, 0.2, 0.0), (2, 0.5, 0.0)]
     assert mean_curve([], "mAP") == []
 
