@@ -17,8 +17,8 @@ import numpy as np
 from embae_plugin.cli.crop_arguments import add_checkpoint_arguments
 from embae_plugin.export.comparison import (
     TOLERANCE,
-    find_images,
     largest_difference,
+    some_images,
     unit_images,
 )
 from embae_plugin.export.formats import FORMATS, Runner, export_model
@@ -78,6 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _images(arguments: argparse.Namespace, bundle: Bundle) -> np.ndarray:
     """What to compare on, (N, 3, H, W) float32 in [0, 1]."""
     if arguments.check:
-        return unit_images(find_images(arguments.check, arguments.check_limit), bundle.input)
+        return unit_images(some_images(arguments.check, arguments.check_limit), bundle.input)
     shape = (3, 3, bundle.input.height, bundle.input.width)
     return np.random.default_rng(0).random(shape, dtype=np.float32)

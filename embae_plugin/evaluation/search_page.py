@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
+
+from embae_plugin.evaluation.thumbnails import jpeg_address
 
 logger = logging.getLogger(__name__)
 
-_HEIGHT = 160  # of a thumbnail, in pixels
+_SIZE = (2 * 96, 160)  # of a thumbnail at most, in pixels
 _MOST = 500  # queries on a page; a browser opens no more with pleasure
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1b1b1b; background: #fff; }
@@ -30,22 +29,8 @@ body { color: #e8e8e8; background: #181818; } img, .none { background: #2a2a2a; 
 """
 
 
-def thumbnail(file: Path) -> str:
-    """An image as the text of a data address, or "" if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            small = image.convert("RGB")
-    except Exception as error:  # the page is worth having without it
-        logger.debug("no thumbnail of %s: %s", file, error)
-        return ""
-    small.thumbnail((2 * 96, _HEIGHT))
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
 def _figure(file: Path, title: str, lines: Sequence[str], kind: str = "hit") -> tuple[str, bool]:
-    address = thumbnail(file)
+    address = jpeg_address(file, *_SIZE)
     alt = html.escape(file.name, quote=True)
     picture = (
         f'<img src="{address}" alt="{alt}" title="{html.escape(str(file), quote=True)}">'

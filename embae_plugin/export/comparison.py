@@ -10,31 +10,26 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from embae_plugin.data.camera_rules import find_images
 from embae_plugin.data.single_images import decoded
 from embae_plugin.export.formats import Runner
 from embae_plugin.export.graph import ImagesToEmbeddings
 from embae_plugin.models.bundle import InputSpec
 
 TOLERANCE = 1e-4
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def find_images(places: Sequence[str], limit: int) -> list[Path]:
-    """At most ``limit`` image files out of files and folders, evenly spread, in sorted order.
+def some_images(places: Sequence[str], limit: int) -> list[Path]:
+    """At most ``limit`` image files out of files and folders, evenly spread, in their order.
 
     Raises:
-        FileNotFoundError: a place is not there, or holds no image.
+        FileNotFoundError, ValueError: a place is not there, or holds no image.
     """
     found: list[Path] = []
     for place in map(Path, places):
         if not place.exists():
             raise FileNotFoundError(f"--check {place} does not exist")
-        inside = [place] if place.is_file() else sorted(
-            one for one in place.rglob("*") if one.suffix.lower() in SUFFIXES
-        )  # fmt: skip
-        if not inside:
-            raise FileNotFoundError(f"--check {place} holds no image ({', '.join(SUFFIXES)})")
-        found += inside
+        found += [place / name for name in find_images(place)] if place.is_dir() else [place]
     if len(found) <= limit:
         return found
     return [found[round(n)] for n in np.linspace(0, len(found) - 1, limit)]

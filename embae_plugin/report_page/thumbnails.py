@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 
-from PIL import Image
+from embae_plugin.evaluation.thumbnails import jpeg_address
 
 SIZE = (64, 128)
-_QUALITY = 76
 
 
 class Thumbnails:
@@ -35,16 +32,7 @@ class Thumbnails:
     def uri(self, path: str) -> str:
         """The picture, or an empty string if the file cannot be read."""
         if path not in self._made:
-            self._made[path] = self._make(path)
+            self._made[path] = jpeg_address(self.root / path, *SIZE, stretch=True)
+            if not self._made[path]:
+                self.missing.add(path)
         return self._made[path]
-
-    def _make(self, path: str) -> str:
-        try:
-            with Image.open(self.root / path) as image:
-                small = image.convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            self.missing.add(path)
-            return ""
-        out = io.BytesIO()
-        small.save(out, "JPEG", quality=_QUALITY, optimize=True)
-        return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

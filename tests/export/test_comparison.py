@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from embae_plugin.export.comparison import find_images, largest_difference
+from embae_plugin.export.comparison import largest_difference, some_images
 from embae_plugin.export.graph import ImagesToEmbeddings
 
 
@@ -47,12 +47,12 @@ def test_a_fixed_batch_size_shows(bundle, images):
 
 
 def test_which_crops(crops, tmp_path):
-    everything = find_images([str(crops)], 100)
+    everything = some_images([str(crops)], 100)
     assert everything == sorted(crops.rglob("*.png")) and len(everything) == 9
-    some = find_images([str(crops)], 3)
+    some = some_images([str(crops)], 3)
     assert some == [everything[0], everything[4], everything[8]]
-    assert find_images([str(everything[2])], 3) == [everything[2]]
+    assert some_images([str(everything[2])], 3) == [everything[2]]
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        find_images([str(tmp_path / "none")], 3)
-    with pytest.raises(FileNotFoundError, match="holds no image"):
-        find_images([str(tmp_path)], 3)
+        some_images([str(tmp_path / "none")], 3)
+    with pytest.raises(ValueError, match="there are no images in"):
+        some_images([str(tmp_path)], 3)
