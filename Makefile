@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-oldest test-newest lint clean
+.PHONY: demo test package test-oldest test-newest clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,11 @@ test: $(VENV)/.installed  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+package: $(VENV)/.installed  ## the sdist, the wheel built from it, and a look at what they hold
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist .
+	$(BIN)/python .ci/check_package.py dist
 
 # What shows that the package works with a set of versions, in a few minutes.
 SMOKE := tests/engine/test_resume.py tests/engine/test_checkpoint.py tests/data/test_samplers.py \

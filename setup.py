@@ -24,7 +24,8 @@ OPTIONAL = {
     "cluster": ["scikit-learn>=1.3"],
 }
 TEST = [
-    "pytest>=7", "hypothesis>=6", "pytorch-metric-learning>=2", "scikit-learn>=1.3", "mypy", "ruff",
+    "pytest>=7", "pytest-xdist>=3", "hypothesis>=6", "pytorch-metric-learning>=2",
+    "scikit-learn>=1.3", "mypy", "ruff", "build",
 ]
 
 setup(
