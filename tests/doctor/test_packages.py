@@ -54,7 +54,7 @@ def test_what_cannot_be_loaded(module_folder):
 def test_torch_of_another_age(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "1.13.1+cu117")
     found = packages.check_torch()
-    assert found.state == BROKEN and "2.4 or later" in found.detail
+    assert found.state == BROKEN and "2.6 or later" in found.detail
 
 
 def test_torchvision_belongs_to_torch(monkeypatch):

@@ -18,6 +18,7 @@ from embae_plugin.engine import ImageAdversarialEngine
 from embae_plugin.engine.adversarial import deception_loss, discrimination_loss, discriminator
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.engine.schedule import seeded
+from embae_plugin.models.bundle import InputSpec
 from tests.engine.tiny import same_weights, tiny_data, two_layer_model
 
 LOSSES = ("triplet", "reconstruction", "adversarial", "discriminator_z_id", "discriminator_z_nui")
@@ -30,6 +31,9 @@ def data(tmp_path_factory):
 
 class Cached:
     """A store of ready features: people well apart, cameras and views a little."""
+
+    def input_spec(self):
+        return InputSpec(32, 16, (0.5,) * 3, (0.5,) * 3)
 
     def features(self, trunk, records, label):
         rng = np.random.default_rng(0)
