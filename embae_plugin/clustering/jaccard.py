@@ -20,6 +20,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _BLOCK = 1 << 24  # numbers held at once by the blockwise parts: 64 MiB of float32
+_CELLS = 1 << 17  # numbers held at once by the parts that gain from the processor's cache
 
 
 @torch.inference_mode()
@@ -83,8 +84,8 @@ def neighbour_weights(
     """Each crop as weights over its expanded set, averaged over its k2 nearest; rows sum to 1."""
     numbers = index.cpu().numpy()
     sets = expanded_sets(numbers, k1)
-    rows = np.repeat(np.arange(sets.shape[0]), np.diff(sets.indptr))
-    step = max(1, _BLOCK // max(1, embeddings.shape[1]))
+    rows = np.repeat(np.arange(len(numbers)), np.diff(sets.indptr))
+    step = max(1, _CELLS // max(1, embeddings.shape[1]))
     for start in range(0, len(rows), step):
         pair = slice(start, start + step)
         difference = embeddings[rows[pair]] - embeddings[sets.indices[pair]]
@@ -93,24 +94,40 @@ def neighbour_weights(
     sets.data /= total[rows]
     if k2 > 1:
         sets = (_pattern(numbers[:, :k2], len(numbers)) @ sets).tocsr()
-        sets.data /= k2
+        sets.data /= min(k2, len(numbers))
     return sets
 
 
-def _shared_weight(weights: csr_matrix, columns: csr_matrix, start: int, stop: int) -> Floats:
-    """Σ_k min(w_ik, w_jk) of rows ``start`` to ``stop`` with every row: (stop − start, N)."""
+def _shared_weight(
+    weights: csr_matrix, columns: csr_matrix, place: Ints, start: int, stop: int
+) -> Floats:
+    """Σ_k min(w_ik, w_jk) of rows ``start`` to ``stop`` with each row j ≥ i: (stop − start, N).
+
+    ``place`` is where each entry of ``weights`` lies in ``columns``, its transpose; behind it
+    there are the later crops that weigh the same member. Pairs with j < i are left at 0.
+    """
     count = weights.shape[0]
-    first, last = weights.indptr[start], weights.indptr[stop]
-    member, weight = weights.indices[first:last], weights.data[first:last]
+    entries = slice(weights.indptr[start], weights.indptr[stop])
     row = np.repeat(np.arange(stop - start), np.diff(weights.indptr[start : stop + 1]))
-    length = np.diff(columns.indptr)[member]  # how many crops weigh each member
+    length = columns.indptr[weights.indices[entries] + 1] - place[entries]
     ends = np.cumsum(length)
-    place = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - length, length)
-    place += np.repeat(columns.indptr[member], length)
-    shared = np.minimum(np.repeat(weight, length), columns.data[place])
-    cell = np.repeat(row.astype(np.int64) * count, length) + columns.indices[place]
+    partner = np.arange(ends[-1]) + np.repeat(place[entries] - (ends - length), length)
+    shared = np.minimum(np.repeat(weights.data[entries], length), columns.data[partner])
+    cell = np.repeat(row * count, length) + columns.indices[partner]
     sums = np.bincount(cell, weights=shared, minlength=(stop - start) * count)
     return sums.reshape(stop - start, count).astype(np.float32)
+
+
+def _places(weights: csr_matrix) -> tuple[csr_matrix, Ints]:
+    """The transpose, and where each entry of ``weights`` lies in it."""
+    from scipy.sparse import csr_matrix
+
+    numbers = np.arange(weights.nnz)
+    numbered = csr_matrix((numbers, weights.indices, weights.indptr), shape=weights.shape)
+    order = numbered.T.tocsr().data
+    place = np.empty_like(order)
+    place[order] = numbers
+    return weights.T.tocsr(), place
 
 
 def jaccard_distances(
@@ -131,7 +148,7 @@ def jaccard_distances(
     Raises:
         ValueError: fewer than two rows, or k1 or k2 below 1.
     """
-    from scipy.sparse import csr_matrix, vstack
+    from scipy.sparse import csr_matrix
 
     count = len(embeddings)
     if embeddings.ndim != 2 or count < 2 or k1 < 1 or k2 < 1:
@@ -142,15 +159,17 @@ def jaccard_distances(
     embeddings = embeddings.float()
     index, _ = nearest(embeddings, min(count, max(k1 + 1, k2)))
     weights = neighbour_weights(embeddings, index, k1, k2)
-    columns = weights.T.tocsr()
-    rows = max(1, _BLOCK // 4 // count)
-    parts = []
+    columns, place = _places(weights)
+    rows = max(1, _CELLS // count)
+    found: list[tuple[Ints, Ints, Floats]] = []
     for start in range(0, count, rows):
         stop = min(count, start + rows)
-        shared = _shared_weight(weights, columns, start, stop)
+        shared = _shared_weight(weights, columns, place, start, stop)
         distance = np.maximum(1 - shared / np.maximum(2 - shared, 1e-12), 0)
-        kept = distance < largest
-        at = np.nonzero(kept)
-        pointers = np.concatenate([[0], kept.sum(axis=1).cumsum()])
-        parts.append(csr_matrix((distance[at], at[1], pointers), shape=(stop - start, count)))
-    return vstack(parts, format="csr")
+        i, j = np.nonzero(np.triu(distance < largest, start + 1))
+        found.append((i + start, j, distance[i, j]))
+    i, j, near = (np.concatenate(column) for column in zip(*found, strict=True))
+    self = np.arange(count)
+    row, column = np.concatenate([i, j, self]), np.concatenate([j, i, self])
+    numbers = np.concatenate([near, near, np.zeros(count, dtype=np.float32)])
+    return csr_matrix((numbers, (row, column)), shape=(count, count))
