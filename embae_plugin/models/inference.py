@@ -96,24 +96,32 @@ def _pairs(
     net: nn.Module, image: torch.Tensor, kinds: tuple[type[nn.Module], ...]
 ) -> list[tuple[str, str]]:
     """Names of convolutions and of the layers of these kinds that take just their output."""
-    made_by: dict[int, str] = {}
-    kept: list[torch.Tensor] = []  # alive, so that no two outputs share an id
+    # Outputs as they left the convolution: ``x += shortcut`` changes one that keeps its id. The
+    # outputs themselves are kept alive, so that no two share an id.
+    made_by: dict[int, tuple[str, torch.Tensor, torch.Tensor]] = {}
     calls: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []
 
-    def watch(name: str) -> Any:
+    def made(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
             calls[name] = calls.get(name, 0) + 1
-            if isinstance(module, nn.Conv2d):
-                made_by[id(output)] = name
-                kept.append(output)
-            elif id(inputs[0]) in made_by:
-                pairs.append((made_by[id(inputs[0])], name))
+            made_by[id(output)] = (name, output, output.clone())
+
+        return hook
+
+    def taken(name: str) -> Any:  # before the layer, which may work in place
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            conv, _, value = made_by.get(id(inputs[0]), ("", None, None))
+            if value is not None and torch.equal(value, inputs[0]):
+                pairs.append((conv, name))
 
         return hook
 
     handles = [
-        module.register_forward_hook(watch(name))
+        module.register_forward_hook(made(name))
+        if isinstance(module, nn.Conv2d)
+        else module.register_forward_pre_hook(taken(name))
         for name, module in net.named_modules()
         if isinstance(module, (nn.Conv2d, kinds))
     ]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embae_plugin.models.activated_conv import ActivatedConv
 from embae_plugin.models.inference import fuse_for_inference, trunk_fingerprint
 from embae_plugin.models.trunks import Trunk, build_trunk
 
@@ -77,6 +79,15 @@ class Awkward(nn.Module):
 def test_only_a_batch_norm_of_its_own_is_folded():
     trunk = trained(Trunk("awkward", Awkward(), 3, (0, 0, 0), (1, 1, 1)))
     assert norms(check(trunk)) == 3
+
+
+def test_a_sum_in_place_is_no_convolutions_output(caplog):
+    """A residual network's ``x += shortcut`` leaves the id of what the convolution made."""
+    with caplog.at_level(logging.INFO):
+        fused = check(trained(build_trunk("resnet10t", "", generator())))
+    assert "left out" not in caplog.text
+    kinds = [type(module) for module in fused.modules()]
+    assert kinds.count(ActivatedConv) == 7 and kinds.count(nn.ReLU) == 4  # one for each sum
 
 
 class Branching(nn.Module):
