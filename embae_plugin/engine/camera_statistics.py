@@ -128,7 +128,11 @@ def _estimate_trunk(
     seed: int,
     batch_size: int = 96,
 ) -> None:
-    """The mean over batches of one camera's images of what each layer sees in training mode."""
+    """The mean over batches of one camera's images of what each layer sees in training mode.
+
+    Cameras of fewer than four images have no moments to add to what all have in common; where
+    none has more, the trunk's own statistics stay.
+    """
     layers, trunk = camera_layers(model.trunk), model.trunk
     bank = store.images(records, "target")
     rows_of = [np.flatnonzero(records.camids == camera) for camera in range(len(counts))]
@@ -148,6 +152,8 @@ def _estimate_trunk(
                     trunk(normalise(images, store.mean, store.std))
                 bar.update(len(batch))
     trunk.eval()
+    seen = torch.where(counts < LEAST, 0, counts)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
-        mix(layer, counts)
+        if seen.any():
+            mix(layer, seen)

@@ -178,14 +178,15 @@ def at_cameras(module: nn.Module, camids: torch.Tensor | None) -> Iterator[None]
             camera's rows lie together. One number serves all rows in eval mode.
 
     Raises:
-        ValueError: in training, rows of a camera that do not lie together, or of none.
+        ValueError: in training, rows of a camera that do not lie together, or of an unknown one.
     """
-    current = current_of(module)
-    if current is None:
+    layer = next(iter(camera_layers(module)), None)
+    if layer is None:
         yield
         return
+    current = layer.current
     before = (current.index, current.slices)
-    slices = [] if camids is None or not module.training else _slices(camids)
+    slices = [] if camids is None or not module.training else _slices(camids, layer.cameras)
     current.index, current.slices = camids, slices
     try:
         yield
@@ -193,10 +194,14 @@ def at_cameras(module: nn.Module, camids: torch.Tensor | None) -> Iterator[None]
         current.index, current.slices = before
 
 
-def _slices(camids: torch.Tensor) -> list[tuple[int, int, int]]:
+def _slices(camids: torch.Tensor, known: int) -> list[tuple[int, int, int]]:
     cameras, counts = torch.unique_consecutive(camids.cpu(), return_counts=True)
     ends = counts.cumsum(0)
-    if len(cameras.unique()) != len(cameras) or int(cameras.min()) < 0:
-        raise ValueError("a training batch must be sorted by camera, and each camera be known")
+    together = len(cameras.unique()) == len(cameras)
+    if not together or int(cameras.min()) < 0 or int(cameras.max()) >= known:
+        raise ValueError(
+            f"a training batch must be sorted by camera, and its cameras be 0 to {known - 1}; it "
+            f"has cameras {cameras[:8].tolist()}, in this order"
+        )
     starts = (ends - counts).tolist()
     return list(zip(cameras.tolist(), starts, ends.tolist(), strict=True))

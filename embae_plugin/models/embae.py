@@ -199,17 +199,22 @@ class EmbAE(nn.Module):
             ValueError: missing or unknown entries, or impossible values.
         """
         known, more = set(_SPEC_KEYS), {"output", "camera_parts", "cameras"}
-        if not known <= set(spec) <= known | more or spec.get("output", "joint") not in OUTPUTS:
+        if not known <= set(spec) <= known | more:
             missing = sorted(known - set(spec))
             unknown = sorted(map(str, set(spec) - known - more))
             raise ValueError(
                 f"not the description of an EmbAE model: missing {missing}, unknown {unknown}"
             )
+        output = spec.get("output", "z_id")
+        if output not in OUTPUTS:
+            raise ValueError(
+                f"output of an EmbAE model is one of {', '.join(OUTPUTS)}, not {output!r}"
+            )
         generator = torch.Generator().manual_seed(0)
         sizes = {key: spec[key] for key in _SPEC_KEYS if key != "trunk"}
         trunk = build_trunk(str(spec["trunk"]), generator=generator)
         model = cls(trunk, **sizes, generator=generator)
-        model.output = spec.get("output", "z_id")
+        model.output = output
         if spec.get("camera_parts"):
             model.learn_cameras(str(spec["camera_parts"]), int(spec.get("cameras", 0)))
         return model
