@@ -18,16 +18,19 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from embae_plugin.cli.train import run_config
 from embae_plugin.config import check_config, load_config
 from embae_plugin.config_files import find_config
 from embae_plugin.data.embedding_files import EmbeddingTable, texts, write_embeddings
+from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ReIDData, load_data
 from embae_plugin.engine.checkpoint import state_fingerprint
+from embae_plugin.engine.scoring import embed_records
 from embae_plugin.evaluation.camera_sheet import save_camera_sheet
 from embae_plugin.evaluation.report import write_text
-from embae_plugin.reid import ReID
+from embae_plugin.models.bundle import load_bundle
 from embae_plugin.report_page import Settings, gather, read_pair, write_page
 from embae_plugin.runtime import log_to
 
@@ -81,10 +84,16 @@ def write_report(out: Path, data: ReIDData) -> None:
     cameras = np.concatenate([records.camids for records in parts.values()])
     pids = np.concatenate([np.asarray(records.pids) for records in parts.values()])
     for when, stage in stages.items():
-        reid = ReID.load(stage)
-        about = {"model": state_fingerprint(reid.model), "root": os.path.abspath(root)}
+        bundle = load_bundle(stage)
+        model, spec = bundle.model, bundle.input
+        store = FeatureStore(  # the run has left the features there
+            spec.height, spec.width, spec.norm_mean, spec.norm_std,
+            cache_dir=out / "run" / "features",
+        )  # fmt: skip
+        z = torch.cat([embed_records(model, store, crops, name) for name, crops in parts.items()])
+        about = {"model": state_fingerprint(model), "root": os.path.abspath(root)}
         table = EmbeddingTable(
-            names, texts([f"camera {camid + 1}" for camid in cameras]), reid.embed(files),
+            names, texts([f"camera {camid + 1}" for camid in cameras]), z.numpy(),
             pids.astype(np.str_), about,
         )  # fmt: skip
         write_embeddings(out / f"{when}.npz", table)
