@@ -59,6 +59,15 @@ def without_camera_means(embeddings: torch.Tensor, camids: Ints) -> torch.Tensor
     return F.normalize(embeddings - (sums / count[:, None])[cameras], dim=1)
 
 
+def check_settings(eps: float, min_samples: int, k1: int, k2: int) -> None:
+    """ValueError for settings that :func:`pseudo_labels` cannot work with."""
+    if not 0 < eps < 1 or min(min_samples, k1, k2) < 1:
+        raise ValueError(
+            f"eps {eps} must lie between 0 and 1, and min_samples {min_samples}, k1 {k1} and k2 "
+            f"{k2} be at least 1"
+        )
+
+
 def pseudo_labels(
     embeddings: torch.Tensor,
     camids: Ints,
@@ -83,11 +92,9 @@ def pseudo_labels(
     require_scikit_learn()
     from sklearn.cluster import DBSCAN
 
-    if not 0 < eps < 1 or min_samples < 1 or len(embeddings) != len(camids):
-        raise ValueError(
-            f"eps {eps} must lie between 0 and 1, min_samples {min_samples} be at least 1, and "
-            f"{len(embeddings)} embeddings have as many cameras ({len(camids)})"
-        )
+    check_settings(eps, min_samples, k1, k2)
+    if len(embeddings) != len(camids):
+        raise ValueError(f"{len(embeddings)} embeddings, but {len(camids)} camera numbers")
     x = without_camera_means(embeddings.float(), camids)
     distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6)
     found = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(distances)

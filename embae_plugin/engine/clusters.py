@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
-from embae_plugin.clustering.pseudo_labels import Ints, require_scikit_learn
+from embae_plugin.clustering.pseudo_labels import Ints, check_settings, require_scikit_learn
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.samplers import identity_batches
 from embae_plugin.engine.base import StageEngine
@@ -99,7 +99,7 @@ class ImageClusterEngine(StageEngine):
             raise ValueError("there are no target images: name a target that is not a source")
         if learn not in PARTS:
             raise ValueError(f"learn is {learn!r}: must be one of {', '.join(PARTS)}")
-        if batch_size < 2 * num_instances or batch_size % num_instances or num_instances < 1:
+        if num_instances < 1 or batch_size < 2 * num_instances or batch_size % num_instances:
             raise ValueError(
                 f"a batch of {batch_size} images with {num_instances} of each cluster: the second "
                 "must divide the first, at least twice"
@@ -108,6 +108,9 @@ class ImageClusterEngine(StageEngine):
             raise ValueError(f"{len(identities)} identities for {len(target)} target images")
         if temperature <= 0 or not 0 <= keep <= 1:
             raise ValueError(f"temperature {temperature} must be positive, keep {keep} from 0 to 1")
+        if steps < 0:
+            raise ValueError(f"steps of a round is {steps}: 0, for a pass over all images, or more")
+        check_settings(eps, min_samples, k1, k2)
         self.target, self.learn, self.stage = target, learn, f"clusters-{learn}"
         self.trunk_learns = learn == "trunk"
         self.identities = identities
