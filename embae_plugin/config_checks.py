@@ -58,6 +58,17 @@ _POSITIVE = (
     "embae.adversarial.final_lr",
     "embae.adversarial.prior_std",
     "embae.pul.lr",
+    "embae.clusters.rounds",
+    "embae.clusters.trunk_rounds",
+    "embae.clusters.eps",
+    "embae.clusters.min_samples",
+    "embae.clusters.k1",
+    "embae.clusters.k2",
+    "embae.clusters.temperature",
+    "embae.clusters.lr",
+    "embae.clusters.final_lr",
+    "embae.clusters.num_instances",
+    "embae.adapt.largest_cluster",
 )
 _NOT_NEGATIVE = (
     "train.max_epoch",
@@ -75,6 +86,9 @@ _NOT_NEGATIVE = (
     "embae.pul.rounds",
     "embae.pul.max_epoch",
     "embae.pul.momentum",
+    "embae.clusters.constant_rounds",
+    "embae.clusters.weight_decay",
+    "embae.adapt.least_kept",
 )
 # torchreid's settings that would change a result and that loss.name embae does not follow.
 _NOT_OF_EMBAE: dict[str, Any] = {
@@ -122,7 +136,9 @@ def check_config(cfg: CfgNode) -> None:
         _check_batch(flat["train.batch_size"], flat["sampler.num_instances"])
         _check_scores(flat["test.ranks"], flat["embae.test.protocols"])
         _check_method(cfg, flat)
-        _check_pul(cfg.embae.pul, "pul" in cfg.embae.variants)
+        _check_scikit_learn(cfg.embae.variants)
+        _check_pul(cfg.embae.pul)
+        _check_clusters(cfg.embae.clusters)
         _check_datasets(list(cfg.data.sources), list(cfg.data.targets), list(cfg.embae.stages))
 
 
@@ -167,9 +183,21 @@ def _check_method(cfg: CfgNode, flat: dict[str, Any]) -> None:
            "embae.embedding.step graph works with train.optim adam only")  # fmt: skip
 
 
-def _check_pul(node: CfgNode, wanted: bool) -> None:
-    _check(not wanted or importlib.util.find_spec("sklearn") is not None, "embae.variants names "
-           "pul, which clusters with scikit-learn: pip install scikit-learn")  # fmt: skip
+def _check_scikit_learn(variants: list[str]) -> None:
+    need = [name for name in variants if name in ("pul", "supervised") or "clusters" in name]
+    _check(not need or importlib.util.find_spec("sklearn") is not None, "embae.variants names "
+           f"{', '.join(need)}, which scikit-learn serves: pip install scikit-learn")  # fmt: skip
+
+
+def _check_clusters(node: CfgNode) -> None:
+    _check(node.eps < 1, f"embae.clusters.eps is {node.eps}; Jaccard distances lie below 1")
+    _check(0 <= node.keep <= 1, f"embae.clusters.keep is {node.keep}; it is a share, 0 to 1")
+    size, each = node.batch_size, node.num_instances
+    _check(size >= 2 * each and size % each == 0, f"embae.clusters.batch_size is {size}; it must "
+           f"be a multiple of embae.clusters.num_instances, {each}, at least twice it")  # fmt: skip
+
+
+def _check_pul(node: CfgNode) -> None:
     share, cosine = node.dropout, node.threshold
     _check(0 <= share < 1, f"embae.pul.dropout is {share}; it must be at least 0 and below 1")
     _check(-1 <= cosine < 1, f"embae.pul.threshold is {cosine}; it is a cosine, -1 to below 1")

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.pipeline import STAGES, Run
+from embae_plugin.engine.scoring import embed_camera_features
 from embae_plugin.evaluation.ranking import evaluate_embeddings
 from embae_plugin.evaluation.report import Row, score_row
-from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.models.pooled import ReIDModel
 
 logger = logging.getLogger(__name__)
@@ -27,10 +27,11 @@ TTA = ("none", "flip", "ten_crop")
 def _embeddings(
     run: Run, model: ReIDModel, records: ImageRecords, label: str, tta: str
 ) -> torch.Tensor:
-    """As they are, (N, z_id_dim)."""
+    """As they are, (N, model.feature_dim)."""
     views = "flip" if tta == "none" else tta
     features = run.store.features(model.trunk, records, label, views).features
-    return embed_views(model.f_emb, features[:, :1] if tta == "none" else features, False)
+    features = features[:, :1] if tta == "none" else features
+    return embed_camera_features(model, features, records.camids, normalize=False)
 
 
 def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> list[Row]:

@@ -124,8 +124,10 @@ MODELS: dict[str, Callable[[Beyond], EmbAE]] = {
 STAGE_OF_ROW = {
     name: {"norm": "norm-trunk"}.get(name, name.replace("norm+", "norm-transfer-"))
     for name in MODELS
-    if not name.endswith("-h")  # which is another view of a model that has a row
+    if not name.endswith("-h")
 }
+# Rows that show the trunk features of a model that has a row.
+STAGE_OF_H = {"baseline-h": "embedding", "norm-h": "norm-trunk"}
 
 
 def model_of(run: Run, name: str) -> EmbAE:

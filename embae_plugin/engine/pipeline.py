@@ -22,6 +22,7 @@ from embae_plugin.data.augment import unsupported_transforms
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ReIDData, load_data
 from embae_plugin.engine.autoencoder import ImageAutoencoderEngine
+from embae_plugin.engine.beyond import STAGE_OF_H, with_output
 from embae_plugin.engine.checkpoint import load_checkpoint, load_weights
 from embae_plugin.engine.comparisons import COMPARE, STAGE_OF_ROW
 from embae_plugin.engine.embedding import ImageEmbeddingEngine, paper_adam
@@ -280,11 +281,13 @@ class Run:
             name = names.get(str(payload["stage"]), "baseline")
             return [self.score(name, model.to(self.store.device).eval())]
         rows = []
-        for variant, stage in STAGES.items():
-            wanted = variant.removesuffix("-baseline") in cfg.embae.variants
-            model_or_none = self.finished(stage) if wanted else None
-            if model_or_none is not None:
-                rows.append(self.score(variant, model_or_none))
+        chosen = [*cfg.embae.variants, *(["pul-baseline"] if "pul" in cfg.embae.variants else [])]
+        for variant, stage in {**STAGES, **STAGE_OF_H}.items():
+            trained = self.finished(stage) if variant in chosen else None
+            if isinstance(trained, EmbAE) and variant in STAGE_OF_H:
+                trained = with_output(trained, "h")
+            if trained is not None:
+                rows.append(self.score(variant, trained))
         if not rows:
             raise FileNotFoundError(
                 f"test.evaluate: {self.save_dir} holds no finished stage, and model.load_weights "
