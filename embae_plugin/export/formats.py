@@ -70,16 +70,22 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
     inputs = example(graph, about["height"], about["width"])
     names = ["images", "camera"][: len(inputs)]
     axes = {name: {0: "batch"} for name in (*names, "embeddings")}
+    # The exporter stores equal weights of a module in eval mode once, and so loses those of fresh
+    # batch norms with statistics by camera. This sets no mode: the layers stay in theirs.
+    graph.training, modes = graph.cameras, torch.onnx.TrainingMode
     try:
         with _quiet_tracing(), torch.no_grad():
             # The newer exporter of torch takes minutes where this one takes seconds.
             torch.onnx.export(graph, inputs, str(path), input_names=names,
                               output_names=["embeddings"], dynamic_axes=axes, dynamo=False,
-                              opset_version=OPSET)  # fmt: skip
+                              opset_version=OPSET,
+                              training=modes.PRESERVE if graph.cameras else modes.EVAL)  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(
             f"the trunk {about['trunk']} has no ONNX form: {error}. Try --format torchscript"
         ) from error
+    finally:
+        graph.training = False
     model = onnx.load(str(path))
     onnx.helper.set_model_props(model, {key: _text(value) for key, value in about.items()})
     model.doc_string = "person crops to Re-ID embeddings"
