@@ -77,7 +77,7 @@ def test_two_ranks_learn_what_one_process_learns_from_both_losses():
         assert loss == pytest.approx(mean, rel=1e-6)
         assert gradients.keys() == wanted.keys()
         for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient, wanted[name], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6)
         for name, value in statistics.items():
             torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-7)
     first, second = (weights for _, _, weights in answers)
