@@ -15,10 +15,10 @@ from embae_plugin.clustering.jaccard import jaccard_distances
 Ints = NDArray[np.int64]
 
 
-def require_scikit_learn() -> None:
+def require_scikit_learn(what: str = "pseudo-labels are found") -> None:
     """ImportError, with the command that mends it, where scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
-        raise ImportError("pseudo-labels are found with scikit-learn: pip install scikit-learn")
+        raise ImportError(f"{what} with scikit-learn: pip install scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,26 @@ class PseudoLabels:
     def kept(self) -> Ints:
         """Crops that are in a cluster."""
         return np.flatnonzero(self.labels >= 0)
+
+    def doubts(self, least_kept: float, largest: float) -> str:
+        """Why the clusters cannot be taken for people; "" where they can. Reads no label.
+
+        People who appear once or twice leave few crops in clusters, or clusters of many people
+        who look alike.
+
+        Args:
+            least_kept: share of the crops that must be in clusters.
+            largest: mean size of a cluster beyond which it is more than one person's.
+        """
+        kept, total = len(self.kept), len(self.labels)
+        if self.clusters < 2 or kept < least_kept * total:
+            return f"{kept} of {total} crops lie in clusters, of which there are {self.clusters}"
+        if kept / self.clusters > largest:
+            return (
+                f"{kept} crops fall into {self.clusters} clusters, of {kept / self.clusters:.0f} "
+                "crops each, which is more than one person's"
+            )
+        return ""
 
     def cameras_per_cluster(self, camids: Ints) -> float:
         """How many cameras a cluster spans on average; NaN without clusters."""

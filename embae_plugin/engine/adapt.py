@@ -18,20 +18,15 @@ from typing import Any
 import numpy as np
 from yacs.config import CfgNode
 
-from embae_plugin.clustering import pseudo_labels
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, ReIDData
 from embae_plugin.engine.beyond import cluster_settings
-from embae_plugin.engine.clusters import ImageClusterEngine
+from embae_plugin.engine.clusters import ImageClusterEngine, NotPeople
 from embae_plugin.engine.norm import ImageNormEngine
-from embae_plugin.engine.scoring import embed_records
 from embae_plugin.engine.transfer import ImageTransferEngine
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
-
-MIN_CLUSTERS = 2
-
 
 @dataclass
 class Adapted:
@@ -100,7 +95,7 @@ def adapt(
     if cfg.embae.adapt.method == "norm":
         model.output = "h"
         return Adapted(model, history, {"method": words})
-    return _learn_clusters(model, target, setting, history, words)
+    return _learn_clusters(model, setting, history, words)
 
 
 def _reconstruct(model: EmbAE, target: ImageRecords, setting: _Setting) -> Adapted:
@@ -118,49 +113,25 @@ def _reconstruct(model: EmbAE, target: ImageRecords, setting: _Setting) -> Adapt
 
 
 def _learn_clusters(
-    model: EmbAE,
-    target: ImageRecords,
-    setting: _Setting,
-    history: list[dict[str, Any]],
-    words: str,
+    model: EmbAE, setting: _Setting, history: list[dict[str, Any]], words: str
 ) -> Adapted:
     """The second step, if the crops are such that it can help."""
     node, clusters = setting.cfg.embae.adapt, setting.cfg.embae.clusters
     model.output = "h" if node.method == "trunk" else "joint"
-    why_not = doubts(model, target, setting)
-    if why_not:
-        logger.warning("pseudo-labels are left out: %s", why_not)
-        model.output = "h"
-        return Adapted(model, history, {"method": words, "left_out": why_not})
     engine = ImageClusterEngine(
         setting.data, model, node.method, precision=setting.cfg.embae.embedding.precision,
+        doubts=lambda found: found.doubts(node.least_kept, node.largest_cluster),
         **cluster_settings(clusters), **setting.common,
     )  # fmt: skip
     rounds = clusters.rounds if node.method == "heads" else clusters.trunk_rounds
-    history = history + engine.run(setting.save_dir, rounds)
+    try:
+        history = history + engine.run(setting.save_dir, rounds)
+    except NotPeople as why_not:
+        logger.warning("pseudo-labels are left out: %s", why_not)
+        model.eval().requires_grad_(True).output = "h"
+        return Adapted(model, history, {"method": words, "left_out": str(why_not)})
     last = history[-1] if node.method == "heads" else history[-2]
     numbers: dict[str, Any] = {key: last[key] for key in ("kept", "clusters", "cameras")}
     learned = "f_emb" if node.method == "heads" else "the trunk"
     words = f"{words}, then {rounds} rounds of pseudo-labels taught to {learned}"
     return Adapted(model, history, {"method": words, **numbers})
-
-
-def doubts(model: EmbAE, target: ImageRecords, setting: _Setting) -> str:
-    """Why the crops' clusters cannot be taken for people; "" where they can.
-
-    Reads no label: people who appear once or twice leave few crops in clusters, or clusters of
-    many people who look alike.
-    """
-    node, settings = setting.cfg.embae.adapt, setting.cfg.embae.clusters
-    names = ("eps", "min_samples", "k1", "k2")
-    x = embed_records(model, setting.store, target, "crops")
-    found = pseudo_labels(x, target.camids, **{name: settings[name] for name in names})
-    kept = len(found.kept)
-    if found.clusters < MIN_CLUSTERS or kept < node.least_kept * len(target):
-        return f"{kept} of {len(target)} crops lie in clusters, of which there are {found.clusters}"
-    if kept / found.clusters > node.largest_cluster:
-        return (
-            f"{kept} crops fall into {found.clusters} clusters, of {kept / found.clusters:.0f} "
-            "crops each, which is more than one person's"
-        )
-    return ""

@@ -25,12 +25,12 @@ from embae_plugin.models.embae import EmbAE
 if TYPE_CHECKING:
     from embae_plugin.engine.pipeline import Run
 
-_OF_ADAPT = ("rounds", "trunk_rounds")
+_ROUNDS = ("rounds", "trunk_rounds")
 
 
 def cluster_settings(node: Any) -> dict[str, Any]:
     """The arguments of :class:`ImageClusterEngine` in the node ``embae.clusters``."""
-    return {key: value for key, value in node.items() if key not in _OF_ADAPT}
+    return {key: value for key, value in node.items() if key not in _ROUNDS}
 
 
 def renamed(engine: Callable[..., Any], stage: str) -> Callable[..., Any]:

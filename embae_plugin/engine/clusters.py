@@ -12,7 +12,7 @@ Either f_emb learns, on cached features and in seconds, or the trunk does, on im
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 PARTS = ("heads", "trunk")
 
 
+class NotPeople(ValueError):
+    """The first clusters are not to be learned from; the model is as it was."""
+
+
 class ImageClusterEngine(StageEngine):
     """Pseudo-labels as an engine; ``max_epoch`` of :meth:`run` are the rounds.
 
@@ -54,6 +58,7 @@ class ImageClusterEngine(StageEngine):
         steps: in a round; 0 for as many as pass over all images once.
         batch_size, num_instances: P·K and K.
         transforms: of training images, those of :class:`Augmentation`.
+        doubts: says of the first round's clusters why they are not to be learned from, or "".
         identities: (N,) true identities of the target's images, to learn in place of clusters:
             the supervised upper bound that adaptation is measured against, and nothing else.
         precision: of the trunk: ``auto``, ``float32`` or ``bf16``.
@@ -86,6 +91,7 @@ class ImageClusterEngine(StageEngine):
         batch_size: int = 72,
         num_instances: int = 4,
         transforms: Sequence[str] = ("random_flip", "random_erase"),
+        doubts: Callable[[PseudoLabels], str] | None = None,
         identities: Ints | None = None,
         precision: str = "auto",
         use_gpu: bool = True,
@@ -113,7 +119,7 @@ class ImageClusterEngine(StageEngine):
         check_settings(eps, min_samples, k1, k2)
         self.target, self.learn, self.stage = target, learn, f"clusters-{learn}"
         self.trunk_learns = learn == "trunk"
-        self.identities = identities
+        self.identities, self.doubts = identities, doubts
         self.clustering = {"eps": eps, "min_samples": min_samples, "k1": k1, "k2": k2}
         self.schedule = {"lr": lr, "final_lr": final_lr, "constant_epochs": constant_rounds}
         self.temperature, self.keep, self.weight_decay = temperature, keep, weight_decay
@@ -206,6 +212,9 @@ class Rounds:
             found = PseudoLabels(np.unique(engine.identities, return_inverse=True)[1].reshape(-1))
         else:
             found = pseudo_labels(x, engine.target.camids, **engine.clustering)  # type: ignore[arg-type]
+        why_not = engine.doubts(found) if engine.doubts and epoch == 0 else ""
+        if why_not:
+            raise NotPeople(why_not)
         self.report = {
             "kept": float(len(found.kept)),
             "clusters": float(found.clusters),

@@ -11,7 +11,6 @@ node of the configuration and a test. Resuming, logging and scoring come from th
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embae_plugin.clustering.pseudo_labels import require_scikit_learn
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.schedule import seeded
@@ -139,8 +139,7 @@ class ImagePULEngine(ImageIdentificationEngine):
         monitor_pids: Sequence[int] | Ints | None = None,
         **learning: Any,
     ) -> None:
-        if importlib.util.find_spec("sklearn") is None:
-            raise ImportError("PUL clusters with scikit-learn: pip install scikit-learn")
+        require_scikit_learn("PUL clusters")
         super().__init__(datamanager, model, **learning)
         target = self.data.target_train
         if target is None or not len(target):
