@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,7 +61,6 @@ class ReID:
         self.model = bundle.model.to(self.device).eval()
         self.input: InputSpec = bundle.input
         self.camera_names, self.about = tuple(bundle.camera_names), dict(bundle.about)
-        self._takes_cameras = "camids" in inspect.signature(self.model.forward).parameters
 
     @classmethod
     def load(
@@ -178,8 +176,6 @@ class ReID:
 
     def _forward(self, batch: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
         batch = batch.contiguous(memory_format=torch.channels_last)
-        if camids is None or not self._takes_cameras:
-            return cast(torch.Tensor, self.model(batch)).float()
         return cast(torch.Tensor, self.model(batch, camids)).float()
 
     def _batches(self, items: Sequence[Any], step: int) -> Iterator[torch.Tensor]:

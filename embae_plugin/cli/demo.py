@@ -85,11 +85,9 @@ def write_report(out: Path, data: ReIDData) -> None:
     pids = np.concatenate([np.asarray(records.pids) for records in parts.values()])
     for when, stage in stages.items():
         bundle = load_bundle(stage)
-        model, spec = bundle.model, bundle.input
-        store = FeatureStore(  # the run has left the features there
-            spec.height, spec.width, spec.norm_mean, spec.norm_std,
-            cache_dir=out / "run" / "features",
-        )  # fmt: skip
+        model = bundle.model
+        # The run has left the features there.
+        store = FeatureStore.of(bundle.input, cache_dir=out / "run" / "features")
         z = torch.cat([embed_records(model, store, crops, name) for name, crops in parts.items()])
         about = {"model": state_fingerprint(model), "root": os.path.abspath(root)}
         table = EmbeddingTable(

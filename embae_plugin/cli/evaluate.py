@@ -16,7 +16,6 @@ import json
 import logging
 
 import numpy as np
-import torch
 
 from embae_plugin.cli.crop_arguments import add_checkpoint_arguments
 from embae_plugin.config import check_config, load_config
@@ -107,10 +106,10 @@ def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
     data = load_data(cfg)
     if data.query is None or data.gallery is None:
         raise ValueError("the configuration names no target (data.targets) to score on")
-    device, spec = pick_device(arguments.device), bundle.input
-    store = FeatureStore(
-        spec.height, spec.width, spec.norm_mean, spec.norm_std, torch.device(device),
-        cfg.embae.cache_dir, cfg.embae.cache_dir, cfg.embae.image_memory_share,
+    device = pick_device(arguments.device)
+    store = FeatureStore.of(
+        bundle.input, device, cache_dir=cfg.embae.cache_dir, image_cache_dir=cfg.embae.cache_dir,
+        memory_share=cfg.embae.image_memory_share,
     )  # fmt: skip
     normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
     return score_model(bundle.model.to(device), store, data.query, data.gallery,

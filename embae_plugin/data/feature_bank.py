@@ -186,6 +186,11 @@ class FeatureStore:
         self._keys: dict[tuple[object, ...], str] = {}
         self._features: dict[str, FeatureBank] = {}
 
+    @classmethod
+    def of(cls, spec: InputSpec, device: torch.device | str = "cpu", **more: Any) -> FeatureStore:
+        """A store of what a model takes; ``more`` are the other arguments."""
+        return cls(spec.height, spec.width, spec.norm_mean, spec.norm_std, device, **more)
+
     def input_spec(self) -> InputSpec:
         """What networks are given from here."""
         return InputSpec.make(*self.size, self.mean, self.std)

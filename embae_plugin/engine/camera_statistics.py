@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from embae_plugin.data.augment import normalise
+from embae_plugin.data.crops import FEW
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.schedule import seeded
@@ -23,7 +24,6 @@ from embae_plugin.models.embae import EmbAE
 logger = logging.getLogger(__name__)
 
 PRIOR = 32.0  # images of all cameras that each camera's own are mixed with
-FEW = 50  # images of a camera below which its statistics are said to be uncertain
 _MOST = 4096  # cameras of a model; more is no numbering from 0
 
 

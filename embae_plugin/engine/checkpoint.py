@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +36,31 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+def changed_settings(
+    then: Mapping[str, Any], now: Mapping[str, Any], shown: Callable[[Any], str] = str
+) -> str:
+    """A line for each setting that differs, with its value then and now; "" if none does."""
+
+    def value(settings: Mapping[str, Any], key: str) -> str:
+        return shown(settings[key]) if key in settings else "(absent)"
+
+    return "\n".join(
+        f"  {key}: {value(then, key)} then, {value(now, key)} now"
+        for key in sorted({*then, *now})
+        if then.get(key) != now.get(key)
+    )
+
+
 def check_identity(path: str | Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to go on from a run with other settings, naming what differs.
 
     Raises:
         ValueError: lists each setting, its value then and now.
     """
-    def shown(settings: Mapping[str, Any], key: str) -> str:
-        return repr(settings[key]) if key in settings else "(absent)"
-
-    changed = [
-        f"  {key}: {shown(saved, key)} then, {shown(now, key)} now"
-        for key in sorted({*saved, *now})
-        if saved.get(key) != now.get(key)
-    ]
+    changed = changed_settings(saved, now, repr)
     if changed:
         raise ValueError(
-            f"{path} comes from a run with other settings:\n" + "\n".join(changed) + "\n"
+            f"{path} comes from a run with other settings:\n{changed}\n"
             "choose another data.save_dir, or remove that file to start this stage again"
         )
 

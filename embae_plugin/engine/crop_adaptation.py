@@ -89,11 +89,9 @@ class CropAdaptation:
         self.folder = JobFolder(out, RESULTS, self._settings(crops))
         notes = self.folder.found(force)
         self.crops, self.resumed = crops, notes is not None
-        spec = self.source.input
-        self.store = FeatureStore(
-            spec.height, spec.width, spec.norm_mean, spec.norm_std, self.device,
-            cache_dir=self.folder.work / "features", image_cache_dir=cfg.embae.cache_dir,
-            memory_share=cfg.embae.image_memory_share,
+        self.store = FeatureStore.of(
+            self.source.input, self.device, cache_dir=self.folder.work / "features",
+            image_cache_dir=cfg.embae.cache_dir, memory_share=cfg.embae.image_memory_share,
         )  # fmt: skip
         if notes is not None:
             self.crops = crops.without([(path, why) for path, why in notes["skipped"]])

@@ -79,11 +79,9 @@ class Extraction:
             )
         crops.check_skipped(max_bad)
         self.normalize, self.tta, self.least_side = normalize, tta, least_side
-        self.model, spec = bundle.model.to(device), bundle.input
+        self.model = bundle.model.to(device)
         self.camera_names = bundle.camera_names
-        self.store = FeatureStore(
-            spec.height, spec.width, spec.norm_mean, spec.norm_std, torch.device(device)
-        )
+        self.store = FeatureStore.of(bundle.input, device)
         self.parts = self.out.with_name(f".{self.out.name}.parts")
         self.skipped_list = self.out.with_name(f"{self.out.name}.skipped.txt")
         names = "\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape")
@@ -93,7 +91,7 @@ class Extraction:
         }  # fmt: skip
         self.settings = {
             **self.about, "crops": hashlib.blake2b(names, digest_size=12).hexdigest(),
-            "block": block, "input": spec.as_dict(), "least_side": least_side,
+            "block": block, "input": bundle.input.as_dict(), "least_side": least_side,
         }  # fmt: skip
 
     def run(self) -> int:

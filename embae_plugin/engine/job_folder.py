@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from embae_plugin.engine.checkpoint import changed_settings
 from embae_plugin.evaluation.report import write_text
 
 logger = logging.getLogger(__name__)
@@ -66,17 +67,12 @@ class JobFolder:
             then = noted["settings"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{job} is damaged: start anew with --force") from None
-        now = json.loads(json.dumps(self.settings))
-        changed = [
-            f"  {key}: {then.get(key, '(absent)')} then, {now.get(key, '(absent)')} now"
-            for key in sorted({*then, *now})
-            if then.get(key) != now.get(key)
-        ]
+        changed = changed_settings(then, json.loads(json.dumps(self.settings)))
         if changed:
             raise ValueError(
-                f"{self.out} holds an unfinished run with other settings:\n" + "\n".join(changed)
-                + "\nfinish it with its own, start anew with --force, or name another --out"
-            )  # fmt: skip
+                f"{self.out} holds an unfinished run with other settings:\n{changed}\n"
+                "finish it with its own, start anew with --force, or name another --out"
+            )
         logger.info("%s: going on with a run that was not finished", self.out)
         return dict(noted.get("notes", {}))
 

@@ -31,8 +31,8 @@ class PooledReID(nn.Module):
         """Width of the embedding."""
         return self.trunk.feature_dim
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) normalised images to (B, feature_dim)."""
+    def forward(self, x: torch.Tensor, camids: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, 3, H, W) normalised images, of whatever cameras, to (B, feature_dim)."""
         return cast(torch.Tensor, self.trunk(x))
 
     def embed_features(
