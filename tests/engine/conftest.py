@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
+
+from tests.engine.tiny import tiny_data, tiny_store
+from tests.threads import one_thread
+
+__all__ = ["one_thread"]
 
 
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Networks here are tiny: threads cost more than they save, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_data(tmp_path_factory.mktemp("crops"))
+
+
+@pytest.fixture(scope="module")
+def store():
+    return tiny_store()

@@ -19,14 +19,9 @@ from embae_plugin.engine.adversarial import deception_loss, discrimination_loss,
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.models.bundle import InputSpec
-from tests.engine.tiny import same_weights, tiny_data, two_layer_model
+from tests.engine.tiny import same_weights, two_layer_model
 
 LOSSES = ("triplet", "reconstruction", "adversarial", "discriminator_z_id", "discriminator_z_nui")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory.mktemp("crops"))
 
 
 class Cached:

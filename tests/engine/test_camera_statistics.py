@@ -38,11 +38,6 @@ def crops(tmp_path_factory) -> ImageRecords:
     return write_crops(tmp_path_factory.mktemp("crops"), 8, 3, 2).unlabelled()
 
 
-@pytest.fixture(scope="module")
-def store():
-    return tiny_store()
-
-
 def layer_with(means: list[float], variances: list[float]) -> CameraNorm:
     """A layer of one unit whose cameras have these moments; the last row is 0 and 1."""
     layer = CameraNorm(torch.nn.BatchNorm1d(1), len(means), CurrentCameras())

@@ -17,19 +17,9 @@ from embae_plugin.engine.clusters import ImageClusterEngine
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.engine.scoring import embed_records
 from tests.engine.test_resume import stop_at
-from tests.engine.tiny import same_weights, tiny_data, tiny_store, two_layer_model
+from tests.engine.tiny import same_weights, two_layer_model
 
 PEOPLE = np.repeat(np.arange(7), 9)  # of the tiny target's images, in order
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory.mktemp("crops"))
-
-
-@pytest.fixture(scope="module")
-def store():
-    return tiny_store()
 
 
 def engine_of(data, store, model, learn="heads", **settings):

@@ -24,23 +24,11 @@ from embae_plugin.models.pooled import PooledReID, model_from_spec
 from embae_plugin.models.trunks import build_trunk
 from tests.engine.tiny import (
     same_weights,
-    tiny_data,
-    tiny_store,
     two_layer_model,
     two_layer_trunk,
 )
 
 PEOPLE = np.repeat(np.arange(7), 9)  # of the tiny target's images, in order
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory.mktemp("crops"))
-
-
-@pytest.fixture(scope="module")
-def store():
-    return tiny_store()
 
 
 def engine_of(data, store, model, **settings):

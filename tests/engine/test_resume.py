@@ -13,17 +13,7 @@ from embae_plugin.data import image_bank
 from embae_plugin.engine import ImageAutoencoderEngine, ImageEmbeddingEngine, ImageTransferEngine
 from embae_plugin.engine.checkpoint import load_checkpoint
 from embae_plugin.engine.loop import Interrupted
-from tests.engine.tiny import same_weights, tiny_data, tiny_model, tiny_store
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory.mktemp("crops"))
-
-
-@pytest.fixture(scope="module")
-def store():
-    return tiny_store()
+from tests.engine.tiny import same_weights, tiny_model, tiny_store
 
 
 def make(stage, data, store, model):

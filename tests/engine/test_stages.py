@@ -15,19 +15,9 @@ from embae_plugin.engine import (
     ImageTransferEngine,
 )
 from embae_plugin.engine.reconstruction import merge_lone_groups
-from tests.engine.tiny import same_weights, tiny_data, tiny_model, tiny_store
+from tests.engine.tiny import same_weights, tiny_model
 
 SMALL = {"use_gpu": False, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory.mktemp("crops"))
-
-
-@pytest.fixture(scope="module")
-def store():
-    return tiny_store()
 
 
 def embedding(data, store, model, **settings):

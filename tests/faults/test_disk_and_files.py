@@ -19,16 +19,9 @@ from embae_plugin.engine import loop
 from embae_plugin.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from embae_plugin.evaluation.report import write_results, write_text
 from tests.engine.tiny import two_layer_model
-from tests.faults.world import outcome, records, run, start, write_world
+from tests.faults.world import outcome, records, run, start
 
 PATIENCE = 120
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    write_world(folder)
-    return folder
 
 
 def no_file_above(size: int, function, *arguments) -> None:

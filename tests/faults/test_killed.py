@@ -14,18 +14,11 @@ import pytest
 
 from embae_plugin.engine.checkpoint import load_checkpoint
 from tests.cli.tiny_run import TINY
-from tests.faults.world import STAGES, outcome, run, start, write_world
+from tests.faults.world import STAGES, outcome, run, start
 from tests.zoo_files import write_viper
 
 KILLS = 20
 PATIENCE = 120
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    write_world(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
