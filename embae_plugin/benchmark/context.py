@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Context:
         folder: a temporary one, for crops and checkpoints.
         stock: a process in which torchreid runs as its users run it.
         cython_dir: where torchreid's compiled evaluator lies; ``""`` looks in torchreid.
+        devices: to be measured.
     """
 
     sizes: Sizes
@@ -33,6 +34,7 @@ class Context:
     folder: Path
     stock: FreshProcess
     cython_dir: str = ""
+    devices: Sequence[str] = DEVICES
     rates: dict[str, Rates] = field(default_factory=dict)
 
     def rates_of(self, device: str) -> Rates:
@@ -51,7 +53,7 @@ class Context:
     ) -> list[Row]:
         """The rows of ``work(device)`` on each device, and one that says which isn't there."""
         rows: list[Row] = []
-        for device in DEVICES:
+        for device in self.devices:
             if device not in present_devices():
                 why = f"no GPU on this machine; on one, `embae benchmark --only {subject}` does it"
                 rows.append(not_measured(subject, what, device, why))

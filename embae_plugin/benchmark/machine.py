@@ -54,7 +54,8 @@ class Rates:
 
 def _matmul_flops(device: str, dtype: torch.dtype, runs: int) -> float:
     side = _SIDE[device]
-    a = torch.ones(side, side, device=device, dtype=dtype)
+    # no ones: a chip multiplies them faster than what anybody has to multiply
+    a = torch.randn(side, side, device=device, dtype=dtype)
     out = torch.empty_like(a)
     torch.mm(a, a, out=out)
     best = min(seconds(lambda: torch.mm(a, a, out=out), device) for _ in range(runs))

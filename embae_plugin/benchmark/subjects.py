@@ -11,7 +11,7 @@ from pathlib import Path
 from embae_plugin.benchmark import adaptation, features, growth, ranking, stages, training
 from embae_plugin.benchmark.context import Context
 from embae_plugin.benchmark.fresh import FreshProcess
-from embae_plugin.benchmark.machine import describe, describe_rates, present_devices
+from embae_plugin.benchmark.machine import DEVICES, describe, describe_rates, present_devices
 from embae_plugin.benchmark.measure import Row, not_measured
 from embae_plugin.benchmark.sizes import Sizes
 
@@ -41,8 +41,29 @@ def choose(names: str) -> list[str]:
     return [name for name in SUBJECTS if not asked or name in asked]
 
 
+def choose_devices(names: str) -> list[str]:
+    """The devices that a comma-separated list names; "" for all.
+
+    Raises:
+        ValueError: an unknown name, or a device that this machine lacks.
+    """
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    for name in asked:
+        if name not in DEVICES:
+            raise ValueError(f"--devices: no device {name!r}; there are {', '.join(DEVICES)}")
+        if name not in present_devices():
+            raise ValueError(
+                f"--devices {names}: torch sees no {name} device here (`embae doctor` says why)"
+            )
+    return [name for name in DEVICES if not asked or name in asked]
+
+
 def run_subjects(
-    names: Sequence[str], sizes: Sizes, repeats: int, cython_dir: str = ""
+    names: Sequence[str],
+    sizes: Sizes,
+    repeats: int,
+    cython_dir: str = "",
+    devices: Sequence[str] = DEVICES,
 ) -> tuple[list[Row], dict[str, str]]:
     """Measures subjects one after the other.
 
@@ -50,7 +71,7 @@ def run_subjects(
         names: keys of :data:`SUBJECTS`.
         sizes: of the work.
         repeats: of each measurement.
-        cython_dir: see :class:`Context`.
+        cython_dir, devices: see :class:`Context`.
 
     Returns:
         the table's rows, and what is to be known of the machine.
@@ -59,11 +80,11 @@ def run_subjects(
     rows: list[Row] = []
     took: list[str] = []
     with tempfile.TemporaryDirectory(prefix="embae-benchmark-") as folder, FreshProcess() as stock:
-        context = Context(sizes, repeats, Path(folder), stock, cython_dir)
+        context = Context(sizes, repeats, Path(folder), stock, cython_dir, devices=devices)
         for name in names:
             logger.info("measuring %s", name)
             started = time.monotonic()
-            for device in present_devices():
+            for device in set(devices) & set(present_devices()):
                 context.measure_rates(device)  # each time: something may have disturbed the last
             try:
                 rows += SUBJECTS[name](context)

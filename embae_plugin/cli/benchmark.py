@@ -18,8 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+from embae_plugin.benchmark.machine import DEVICES
 from embae_plugin.benchmark.sizes import FULL, QUICK, Sizes
-from embae_plugin.benchmark.subjects import SUBJECTS, choose, run_subjects
+from embae_plugin.benchmark.subjects import SUBJECTS, choose, choose_devices, run_subjects
 from embae_plugin.benchmark.table import as_json, markdown, text
 from embae_plugin.evaluation.report import write_text
 from embae_plugin.runtime import log_to
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the benchmark."""
     parser.add_argument("--quick", action="store_true", help="smaller sizes, stated in the table")
     parser.add_argument("--only", default="", metavar="A,B", help=f"of {', '.join(SUBJECTS)}")
+    parser.add_argument("--devices", default="", metavar="A,B", help=f"of {', '.join(DEVICES)}")
     default = f"{FULL.repeats}, with --quick {QUICK.repeats}"
     parser.add_argument(
         "--repeats", type=int, default=0, help=f"of each measurement (default: {default})"
@@ -52,6 +54,7 @@ def command_of(arguments: argparse.Namespace) -> str:
     parts = ["embae", "benchmark"]
     parts += ["--quick"] if arguments.quick else []
     parts += ["--only", arguments.only] if arguments.only else []
+    parts += ["--devices", arguments.devices] if arguments.devices else []
     parts += ["--repeats", str(arguments.repeats)] if arguments.repeats else []
     parts += ["--cython-dir", "DIR"] if arguments.cython_dir else []
     return shlex.join(parts)
@@ -60,6 +63,7 @@ def command_of(arguments: argparse.Namespace) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the benchmark."""
     names, sizes = choose(arguments.only), sizes_of(arguments)
+    devices = choose_devices(arguments.devices)
     if arguments.repeats < 0:
         raise ValueError(f"--repeats {arguments.repeats}: must be at least 1")
     out = Path(arguments.out) if arguments.out else None
@@ -68,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     with log_to(None, arguments.verbose):
         rows, facts = run_subjects(
-            names, sizes, arguments.repeats or sizes.repeats, arguments.cython_dir
+            names, sizes, arguments.repeats or sizes.repeats, arguments.cython_dir, devices
         )
         facts["took"] = f"{time.monotonic() - started:,.0f} s"
         sys.stdout.write(text(rows, facts) + "\n")

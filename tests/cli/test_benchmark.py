@@ -58,10 +58,24 @@ def test_chosen_subjects_alone_are_measured_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["benchmark", "--quick", "--only", "growth,ranking", "--repeats", "2"]) == 0
+    assert (
+        main(
+            [
+                "benchmark",
+                "--quick",
+                "--only",
+                "growth,ranking",
+                "--repeats",
+                "2",
+                "--devices",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     screen = capsys.readouterr().out
     assert "Ranking with large galleries" in screen and "Stage 1" not in screen
-    assert "sizes: tiny, 2 repeats" in screen
+    assert "sizes: tiny, 2 repeats" in screen and "cuda" not in screen
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,6 +96,8 @@ def test_a_subject_for_which_memory_is_short_leaves_a_row_and_the_others(
     ("flags", "message"),
     [
         (["--only", "ranking,sorting"], "there is no subject 'sorting'; there are ranking, growth"),
+        (["--devices", "gpu"], "no device 'gpu'; there are cpu, cuda"),
+        (["--quick", "--devices", "cuda"], "torch sees no cuda device here (`embae doctor`"),
         (["--repeats", "-1"], "--repeats -1: must be at least 1"),
         (["--out", "benchmarks.txt"], "must be a name that ends in .md"),
         (["--quick", "--only", "ranking", "--cython-dir", "."], "no compiled rank_cy extension"),
@@ -92,6 +108,7 @@ def test_what_the_user_can_mend_is_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["benchmark", *flags]) == 2
     assert message in capsys.readouterr().err
 
@@ -101,7 +118,9 @@ def test_sizes_and_the_command_in_the_report() -> None:
     assert verb.sizes_of(parse(["benchmark"])) is FULL
     assert verb.sizes_of(parse(["benchmark", "--quick"])) is QUICK
     given = parse(["benchmark", "--only", "ranking", "--repeats", "5", "--cython-dir", "/x",
-                   "--out", "a.md"])  # fmt: skip
-    assert verb.command_of(given) == "embae benchmark --only ranking --repeats 5 --cython-dir DIR"
+                   "--devices", "cpu", "--out", "a.md"])  # fmt: skip
+    assert verb.command_of(given) == (
+        "embae benchmark --only ranking --devices cpu --repeats 5 --cython-dir DIR"
+    )
     assert (FULL.query, FULL.gallery, FULL.dim) == (3368, 15913, 128)
     assert FULL.large_galleries == (100_000, 500_000)
