@@ -16,6 +16,7 @@ from tqdm import tqdm
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.single_images import as_items, decoded, tensor_batch
 from embae_plugin.models.bundle import Bundle, InputSpec, load_bundle
+from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,8 @@ class ReID:
 
     def _forward(self, batch: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
         batch = batch.contiguous(memory_format=torch.channels_last)
-        return cast(torch.Tensor, self.model(batch, camids)).float()
+        with full_precision(self.device):
+            return cast(torch.Tensor, self.model(batch, camids)).float()
 
     def _batches(self, items: Sequence[Any], step: int) -> Iterator[torch.Tensor]:
         """Normalised float32 (B, 3, H, W) on the device, ``step`` images at a time."""

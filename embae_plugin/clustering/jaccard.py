@@ -85,7 +85,8 @@ def neighbour_weights(
     numbers = index.cpu().numpy()
     sets = expanded_sets(numbers, k1)
     rows = np.repeat(np.arange(len(numbers)), np.diff(sets.indptr))
-    step = max(1, _CELLS // max(1, embeddings.shape[1]))
+    cells = _CELLS if embeddings.device.type == "cpu" else _BLOCK
+    step = max(1, cells // max(1, embeddings.shape[1]))
     for start in range(0, len(rows), step):
         pair = slice(start, start + step)
         difference = embeddings[rows[pair]] - embeddings[sets.indices[pair]]

@@ -27,6 +27,7 @@ from embae_plugin.data.records import ImageRecords
 from embae_plugin.models.bundle import InputSpec
 from embae_plugin.models.camera_norm import camera_layers, of_camera
 from embae_plugin.models.trunks import Trunk, fuse_for_inference, trunk_fingerprint
+from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,10 @@ def extract_features(
     start, stop = rows or (0, len(bank))
     out: torch.Tensor | None = None
     done = 0
-    with tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar:
+    with (
+        tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar,
+        full_precision(device),
+    ):
         for images in bank.blocks(batch_size, start, stop):
             for number, view in enumerate(views):
                 window = images[:, view.top : view.top + size[0], view.left : view.left + size[1]]

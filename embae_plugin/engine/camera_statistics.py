@@ -20,6 +20,7 @@ from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.models.camera_norm import LEAST, CameraNorm, at_cameras, camera_layers
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,10 @@ def _estimate_trunk(
     rows_of = [np.flatnonzero(records.camids == camera) for camera in range(len(counts))]
     momenta = [layer.momentum for layer in layers]
     trunk.train().to(memory_format=torch.channels_last)
-    with tqdm(total=len(records), desc="camera statistics", unit="img", disable=None) as bar:
+    with (
+        tqdm(total=len(records), desc="camera statistics", unit="img", disable=None) as bar,
+        full_precision(bank.device),
+    ):
         for camera, rows in enumerate(rows_of):
             if len(rows) < LEAST:
                 continue

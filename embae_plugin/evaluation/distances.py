@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from typing import Protocol as Interface
 
@@ -130,26 +128,6 @@ def blocks_at_once(
     """Return how many blocks of :func:`block_shape` the bound leaves room for, at least one."""
     rows, columns = shape
     return max(1, block_bytes // (rows * max(columns * itemsize, MATCH_BYTES * most_matches)))
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep TF32, bfloat16 and autocast out of the matrix products inside, whatever is set."""
-    backends = [torch.backends.cuda, torch.backends.mkldnn]
-    matmuls: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
-    settings = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
-    try:
-        overall = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set through the newer names only; those are restored below
-        overall = "highest"
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(overall)
-        for matmul, precision in settings:
-            matmul.fp32_precision = precision
 
 
 def _centre_and_step(gallery: Tensor) -> tuple[Tensor, float]:

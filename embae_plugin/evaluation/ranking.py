@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from embae_plugin.evaluation.blockwise import score_blocks
-from embae_plugin.evaluation.distances import EmbeddingDistances, MatrixDistances, full_precision
+from embae_plugin.evaluation.distances import EmbeddingDistances, MatrixDistances
 from embae_plugin.evaluation.inputs import as_floating, check_no_nan, encode_ids
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import FloatArray, Scores
 from embae_plugin.evaluation.protocols import get_protocols
+from embae_plugin.precision import full_precision
 
 __all__ = ["Scores", "evaluate_embeddings", "evaluate_rank"]
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from embae_plugin.models.activated_conv import ACTIVATIONS, ActivatedConv, can_activate
+from embae_plugin.precision import full_precision
 
 if TYPE_CHECKING:
     from embae_plugin.models.trunks import Trunk
@@ -50,7 +51,7 @@ def fuse_for_inference(trunk: Trunk) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, 256, 128, generator=generator).to(weight.device, weight.dtype)
     image = image.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):
+    with torch.inference_mode(), full_precision(weight.device):
         expected = plain(image)
         folded = _keep_if_equal("batch norm", plain, _fold_norms(plain, image), image, expected)
         activated = _fold_activations(folded, image)

@@ -14,7 +14,6 @@ from embae_plugin.evaluation.distances import (
     EmbeddingDistances,
     block_shape,
     blocks_at_once,
-    full_precision,
 )
 from tests.evaluation.brute_force import Retrieval, brute_force
 
@@ -195,18 +194,6 @@ def test_a_common_offset_does_not_cost_the_digits():
     for protocol in ("market", "nd"):
         _, mean_ap, _, _ = brute_force(data.distmat, *data.ids, protocol, 50)
         assert scores[protocol].mAP == pytest.approx(mean_ap, abs=1e-9)
-
-
-def test_full_precision_restores_what_was_set():
-    before = torch.get_float32_matmul_precision()
-    try:
-        for setting in ("medium", "high", "highest"):
-            torch.set_float32_matmul_precision(setting)
-            with full_precision(torch.device("cpu")):
-                assert torch.get_float32_matmul_precision() == "highest"
-            assert torch.get_float32_matmul_precision() == setting
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

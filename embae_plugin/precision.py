@@ -1,0 +1,47 @@
+"""Exact float32 where numbers are compared or kept, whatever the process has switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def _switches() -> list[tuple[Any, str, Any]]:
+    """What lets a library round float32 operands: (object, name, its exact setting)."""
+    products = [getattr(b, "matmul", None) for b in (torch.backends.cuda, torch.backends.mkldnn)]
+    layers = [getattr(torch.backends.cudnn, name, None) for name in ("conv", "rnn")]
+    new: list[tuple[Any, str, Any]]
+    new = [(s, "fp32_precision", "ieee") for s in layers if hasattr(s, "fp32_precision")]
+    if not new:  # torch before 2.9; convolutions round to TF32 there unless told otherwise
+        new = [(torch.backends.cudnn, "allow_tf32", False)]
+    # What set_float32_matmul_precision has changed is put back under these names, too.
+    return new + [(s, "fp32_precision", "") for s in products if hasattr(s, "fp32_precision")]
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keeps TF32, bfloat16 and autocast out of the products and convolutions inside.
+
+    On a GPU cuDNN's convolutions round their operands to 10 bits by default, which moves features
+    by up to a hundredth: other numbers than a processor's, and than those of the same network
+    with its batch norm folded.
+    """
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _switches()]
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set through the newer names only; those are restored below
+        overall = "highest"
+    torch.set_float32_matmul_precision("highest")
+    for owner, name, exact in _switches():
+        if exact != "":
+            setattr(owner, name, exact)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(overall)
+        for owner, name, value in before:
+            setattr(owner, name, value)
