@@ -16,6 +16,7 @@ from tqdm import tqdm
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.single_images import as_items, decoded, tensor_batch
 from embae_plugin.models.bundle import Bundle, InputSpec, load_bundle
+from embae_plugin.models.inference import inference_format
 from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class ReID:
 
     def __init__(self, bundle: Bundle, device: str | torch.device = "auto") -> None:
         self.device = pick_device(device)
-        self.model = bundle.model.to(self.device).eval()
+        self._order = inference_format(self.device)
+        self.model = bundle.model.to(self.device).to(memory_format=self._order).eval()
         self.input: InputSpec = bundle.input
         self.camera_names, self.about = tuple(bundle.camera_names), dict(bundle.about)
 
@@ -176,7 +178,7 @@ class ReID:
         return torch.tensor([table[key] for key in keys], dtype=torch.long)
 
     def _forward(self, batch: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
-        batch = batch.contiguous(memory_format=torch.channels_last)
+        batch = batch.contiguous(memory_format=self._order)
         with full_precision(self.device):
             return cast(torch.Tensor, self.model(batch, camids)).float()
 

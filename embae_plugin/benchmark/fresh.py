@@ -17,6 +17,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def _start_others_by(method: str) -> None:
+    multiprocessing.set_start_method(method, force=True)
+
+
 class FreshProcess:
     """One process, started anew instead of forked, that does what it is given.
 
@@ -25,8 +29,12 @@ class FreshProcess:
     """
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context)
+        # A spawned process would spawn the workers of its data loaders, too: each would import
+        # torch anew. Its users' processes fork them.
+        method = multiprocessing.get_start_method()
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), _start_others_by, (method,)
+        )
 
     def __enter__(self) -> FreshProcess:
         return self

@@ -90,7 +90,7 @@ def extract_features(
     """Trunk features of every image in every view.
 
     Args:
-        trunk: the frozen trunk; its batch norm is folded into its convolutions here.
+        trunk: the frozen trunk; see :func:`fuse_for_inference`.
         bank: the images; larger than ``size`` where the views are crops.
         views: V views.
         size: (height, width) of a view.
@@ -103,7 +103,7 @@ def extract_features(
         (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
     """
     device = bank.device
-    fused = fuse_for_inference(trunk).to(device).to(memory_format=torch.channels_last)
+    fused = fuse_for_inference(trunk, device)
     if device.type == "cuda":
         batch_size = max(batch_size, GPU_BLOCK)
     start, stop = rows or (0, len(bank))

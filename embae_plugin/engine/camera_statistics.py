@@ -20,6 +20,7 @@ from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.models.camera_norm import LEAST, CameraNorm, at_cameras, camera_layers
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.inference import inference_format
 from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,8 @@ def _estimate_trunk(
     bank = store.images(records, "target")
     rows_of = [np.flatnonzero(records.camids == camera) for camera in range(len(counts))]
     momenta = [layer.momentum for layer in layers]
-    trunk.train().to(memory_format=torch.channels_last)
+    order = inference_format(bank.device)
+    trunk.train().to(memory_format=order)
     with (
         tqdm(total=len(records), desc="camera statistics", unit="img", disable=None) as bar,
         full_precision(bank.device),
@@ -153,7 +155,8 @@ def _estimate_trunk(
                 images = bank.batch(torch.from_numpy(rows)[batch])
                 images = images.flip(2) if number % 2 else images
                 with at_cameras(trunk, torch.full((len(batch),), camera)):
-                    trunk(normalise(images, store.mean, store.std))
+                    x = normalise(images, store.mean, store.std)
+                    trunk(x.contiguous(memory_format=order))
                 bar.update(len(batch))
     trunk.eval()
     seen = torch.where(counts < LEAST, 0, counts)

@@ -82,8 +82,11 @@ class CameraNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) or (B, D, H, W) to the same."""
         if self.training and self.current.slices:
-            parts = [self._train(x[a:b], camera) for camera, a, b in self.current.slices]
-            return cast(torch.Tensor, self.act(torch.cat(parts)))
+            slices = self.current.slices
+            # split, whose gradient is one cat; that of x[a:b] is as large as x, for each camera
+            parts = torch.split(x, [end - start for _, start, end in slices])
+            normed = [self._train(part, slices[n][0]) for n, part in enumerate(parts)]
+            return cast(torch.Tensor, self.act(torch.cat(normed)))
         if self.current.index is None:
             mean, var = self.running_mean[-1:], self.running_var[-1:]
         else:

@@ -38,16 +38,47 @@ def trunk_fingerprint(trunk: Trunk) -> str:
     return digest.hexdigest()[:16]
 
 
-def fuse_for_inference(trunk: Trunk) -> nn.Module:
-    """An eval-mode, channels_last copy with batch norms and ReLUs folded into the convolutions.
+def inference_format(device: torch.device) -> torch.memory_format:
+    """The memory order in which float32 images go through a network that isn't trained.
+
+    channels_last is the faster one on a processor. On a GPU it gains nothing in float32, and
+    cuDNN builds kernels anew for each size of a batch, which takes seconds.
+    """
+    return torch.contiguous_format if device.type == "cuda" else torch.channels_last
+
+
+class _InFormat(nn.Module):
+    """A network that brings its images into an order first."""
+
+    def __init__(self, net: nn.Module, order: torch.memory_format) -> None:
+        super().__init__()
+        self.net, self._order = net.to(memory_format=order), order
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network makes of (B, 3, H, W)."""
+        return cast(torch.Tensor, self.net(x.contiguous(memory_format=self._order)))
+
+
+def fuse_for_inference(trunk: Trunk, device: torch.device | None = None) -> nn.Module:
+    """An eval-mode copy, on a processor with batch norms and ReLUs folded into the convolutions.
 
     (B, 3, H, W) to the same (B, trunk.feature_dim), up to rounding. Which layer follows which
     convolution is observed on an image, so any network will do; where folding changes the
     features, it is left out. Run it without gradients: with them a ReLU is a layer again.
+
+    On a GPU nothing is folded: there it saves a tenth of the time, and takes longer than the
+    features of some thousand images.
+
+    Args:
+        trunk: is left as it is.
+        device: of the copy; the trunk's own if None.
     """
     plain = copy.deepcopy(trunk).eval().requires_grad_(False)
-    plain = plain.to(memory_format=torch.channels_last)
+    plain = plain if device is None else plain.to(device)
     weight = next(plain.parameters())
+    if weight.device.type == "cuda":
+        return _InFormat(plain, inference_format(weight.device))
+    plain = plain.to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, 256, 128, generator=generator).to(weight.device, weight.dtype)
     image = image.contiguous(memory_format=torch.channels_last)

@@ -90,7 +90,7 @@ def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
         crops = normalise(store.images(records, "noise").images.to(device), store.mean, store.std)
     # More or fewer crops than a batch of stage 1 has.
     pul_crops = crops[torch.arange(cfg.embae.pul.batch_size) % len(crops)]
-    fused = fuse_for_inference(model.eval().trunk).to(device).to(memory_format=torch.channels_last)
+    fused = fuse_for_inference(model.eval().trunk, device)
     with torch.inference_mode():
         views = _seconds(lambda: fused(crops), device, repeats)
     head_step = _head_step(model, cfg.embae.autoencoder.batch_size, device, PARTS)

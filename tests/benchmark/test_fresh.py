@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 
@@ -20,6 +21,10 @@ def process() -> Iterator[FreshProcess]:
 def test_calls_share_one_process_that_is_another(process: FreshProcess) -> None:
     first, second = process.call(elsewhere.process_id), process.call(elsewhere.process_id)
     assert first == second != os.getpid()
+
+
+def test_its_data_loaders_start_workers_as_a_user_s_do(process: FreshProcess) -> None:
+    assert process.call(multiprocessing.get_start_method) == multiprocessing.get_start_method()
 
 
 def test_an_error_comes_back_as_it_was_raised(process: FreshProcess) -> None:

@@ -28,6 +28,7 @@ def test_torchreid_is_scaled_by_its_queries_and_ours_is_not(
 
     monkeypatch.setattr(growth, "FreshProcess", SameProcess)
     monkeypatch.setattr(growth, "probe", probe)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     small, small_mb, large, large_mb, growing = (
         row for row in growth.measure(tiny_context(tmp_path)) if row.device == "cpu"
     )

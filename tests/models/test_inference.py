@@ -9,8 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from embae_plugin.models.activated_conv import ActivatedConv
-from embae_plugin.models.inference import fuse_for_inference, trunk_fingerprint
+from embae_plugin.models.inference import (
+    _InFormat,
+    fuse_for_inference,
+    inference_format,
+    trunk_fingerprint,
+)
 from embae_plugin.models.trunks import Trunk, build_trunk
+from embae_plugin.precision import full_precision
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -138,3 +144,28 @@ def test_a_fingerprint_takes_half_precision_and_ignores_counters():
     counted = copy.deepcopy(trunk)
     counted.net.bn1.num_batches_tracked += 5
     assert trunk_fingerprint(counted) == trunk_fingerprint(trunk)
+
+
+def test_on_a_gpu_images_go_through_the_plain_network_in_its_own_order():
+    assert inference_format(torch.device("cuda", 1)) is torch.contiguous_format
+    assert inference_format(torch.device("cpu")) is torch.channels_last
+    trunk = trained(build_trunk("mobilenetv1_x0_25", "", generator())).eval()
+    x = torch.randn(2, 3, 64, 32, generator=generator(1))
+    with torch.inference_mode():
+        expected = trunk(x)
+        net = _InFormat(copy.deepcopy(trunk).to(memory_format=torch.channels_last),
+                        torch.contiguous_format)  # fmt: skip
+        found = net(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert all(p.is_contiguous() for p in net.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_copy_on_a_gpu_gives_a_processors_features():
+    trunk = trained(build_trunk("mobilenetv1_x0_25", "", generator())).eval()
+    x = torch.randn(3, 3, 64, 32, generator=generator(1))
+    net = fuse_for_inference(trunk, torch.device("cuda"))
+    with torch.inference_mode(), full_precision(torch.device("cuda")):
+        found = net(x.cuda()).cpu()
+        torch.testing.assert_close(found, trunk(x), rtol=1e-4, atol=1e-5)
+    assert next(trunk.parameters()).device.type == "cpu" and norms(net) == norms(trunk)
