@@ -120,7 +120,7 @@ def _compare(
         Measured(tuple(mine), "s").scaled(1e3, "ms"), 1e3 * floor,
         "operations of the heads and Adam's traffic",
         "torchreid has no such stage: this is the same step on the same batch by the same frozen "
-        "trunk (folded, channels_last), run on images decoded before",
+        "trunk, made ready for inference, on images decoded before",
         f"batches of {batch} from 6 cameras, {sizes.trunk} at {sizes.height} × {sizes.width}",
     )  # fmt: skip
     return row, batch
