@@ -10,7 +10,14 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from embae_plugin.config_tree import ADAPT_METHODS, COMPARISONS, STAGES, VARIANTS, flatten
+from embae_plugin.config_tree import (
+    ADAPT_METHODS,
+    COMPARISONS,
+    STAGES,
+    STOP_RULES,
+    VARIANTS,
+    flatten,
+)
 
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
 OPTIMIZERS = ("adam", "amsgrad", "sgd", "rmsprop", "radam")
@@ -23,6 +30,8 @@ _CHOICES: dict[str, Sequence[str]] = {
     "embae.pul.base": ("embedding", "softmax"),
     "embae.adapt.method": ADAPT_METHODS,
     "embae.adapt.variant": VARIANTS[1:],
+    "embae.adapt.stop": STOP_RULES,
+    "embae.transfer.stop": STOP_RULES,
     "embae.head_order": ("relu_bn", "bn_relu"),
     "embae.test.tta": ("none", "flip", "ten_crop"),
     "embae.test.protocols": ("market", "nd"),

@@ -20,6 +20,9 @@ COMPARISONS = (
     "norm+cam", "clusters-baseline", "clusters-heads", "clusters-trunk", "supervised",
 )  # fmt: skip
 ADAPT_METHODS = ("norm", "heads", "trunk", "reconstruction")
+STOP_RULES = (
+    "last", "effective_rank", "flip_agreement", "camera_mixing", "mutual_neighbours",
+)  # fmt: skip
 
 
 def _node(**values: Any) -> CfgNode:
@@ -96,6 +99,7 @@ def _embae_node() -> CfgNode:
         lr=1e-4,
         final_lr=1e-4,  # constant, so that the curve of a longer run shows any shorter one
         batch_size=256,
+        stop="last",  # the epoch that is kept, or by a measure that reads no labels
     )
     node.adversarial = _node(  # aae: adversarial autoencoder and triplet loss on the sources
         max_epoch=40,
@@ -140,6 +144,7 @@ def _embae_node() -> CfgNode:
     node.adapt = _node(  # embae adapt
         method="trunk",  # norm | heads | trunk | reconstruction (the paper's variants)
         variant="cam",  # of reconstruction; with a single camera it is new
+        stop="effective_rank",  # of reconstruction: the epoch that is kept, see transfer.stop
         largest_cluster=30.0,  # mean size above which clusters are not taken for people
         least_kept=0.1,  # share of crops in clusters below which nothing is learned from them
     )

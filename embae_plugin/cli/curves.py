@@ -2,12 +2,14 @@
 
   embae curves log/seed1 log/seed2 log/seed3 --out curves.png
   embae curves log/seed1 --tables curves.md
+  embae curves --stopping log/*                  what each label-free rule to stop by gives away
 
 Reads results.json and history.json of runs of `embae train` that differ in train.seed alone, and
 prints, as Markdown, the scores and each run's gain over its own baseline, mean ± sample standard
 deviation. Runs with test.eval_freq 1 have curves: the gains are drawn, mean and a band of ± the
 standard deviation, and a second table says what stopping after the last epoch cost against the
-best one.
+best one. --stopping takes runs of any data and compares, over all their curves, the rules of
+embae.transfer.stop with the best epoch.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from embae_plugin.evaluation.report import write_text
 from embae_plugin.evaluation.seeds import (
     BASELINE,
     RunScores,
+    read_run,
     read_runs,
     schedule_table,
     spread_table,
 )
+from embae_plugin.evaluation.stopping_rules import stopping_table
 from embae_plugin.runtime import log_to
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of embae train")
     parser.add_argument("--out", default="", help="a PNG of the curves")
+    parser.add_argument("--stopping", action="store_true",
+                        help="compare label-free rules to stop by, of any runs")  # fmt: skip
     parser.add_argument("--tables", default="", help="write the tables to this Markdown file, too")
 
 
@@ -53,8 +59,14 @@ def tables(runs: Sequence[RunScores]) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    runs = read_runs(arguments.runs)
-    text = tables(runs)
+    if arguments.stopping:
+        if arguments.out:
+            raise ValueError("--out draws curves of runs of one pair; --stopping has tables alone")
+        runs = [read_run(folder) for folder in arguments.runs]
+        text = stopping_table(runs)
+    else:
+        runs = read_runs(arguments.runs)
+        text = tables(runs)
     with log_to(None):
         logger.info("%s", text)
         if arguments.tables:

@@ -106,10 +106,15 @@ def _reconstruct(model: EmbAE, target: ImageRecords, setting: _Setting) -> Adapt
     engine = ImageTransferEngine(
         setting.data, model, variant, nuisance_epoch=node.nuisance_epoch, lr=node.lr,
         final_lr=node.final_lr, nuisance_lr=node.nuisance_lr, batch_size=node.batch_size,
-        **setting.common,
+        stop=cfg.embae.adapt.stop, **setting.common,
     )  # fmt: skip
     history = engine.run(setting.save_dir, node.max_epoch)
-    return Adapted(model, history, {"method": f"reconstruction ({variant})"})
+    words = f"reconstruction ({variant})"
+    if "kept_epoch" not in history[-1]:
+        return Adapted(model, history, {"method": words})
+    kept, rule = int(history[-1]["kept_epoch"]), cfg.embae.adapt.stop
+    words = f"{words}, of whose {node.max_epoch} epochs number {kept} is kept"
+    return Adapted(model, history, {"method": words, "kept_epoch": kept, "stop": rule})
 
 
 def _learn_clusters(

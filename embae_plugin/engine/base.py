@@ -82,6 +82,10 @@ class StageEngine(bridge.Engine):
         """The work of this stage, one :class:`Phase` for each optimiser."""
         raise NotImplementedError
 
+    def watch(self, phase: str, epoch: int, every: bool) -> dict[str, float]:
+        """What is measured after an epoch without labels; ``every``: all that can be."""
+        return {}
+
     def learns_from(self) -> ImageRecords | None:
         """The images that this stage learns from."""
         return self.data.source
@@ -135,10 +139,12 @@ class StageEngine(bridge.Engine):
             return []
 
         def after_epoch(phase: str, epoch: int) -> dict[str, float]:
-            if eval_freq <= 0 or epoch % eval_freq or not phase.startswith(self.scored_phases):
-                return {}
+            due = eval_freq > 0 and not epoch % eval_freq
+            if not (due and phase.startswith(self.scored_phases)):
+                return self.watch(phase, epoch, False)
             row = score_row("", self.scores(normalize_feature, tta), ranks=(1,))
-            return {name: row[name] for name in SHOWN if row.get(name) is not None}
+            shown = {name: row[name] for name in SHOWN if row.get(name) is not None}
+            return {**shown, **self.watch(phase, epoch, True)}
 
         mine = {**self.identity(), "max_epoch": max_epoch, **(identity or {})}
         phases = self.phases(max_epoch)

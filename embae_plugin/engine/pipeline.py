@@ -206,7 +206,7 @@ class Run:
         return self.stage(
             ImageTransferEngine, pretrained, node.max_epoch, variant=variant,
             nuisance_epoch=node.nuisance_epoch, lr=node.lr, nuisance_lr=node.nuisance_lr,
-            final_lr=node.final_lr, batch_size=node.batch_size,
+            final_lr=node.final_lr, batch_size=node.batch_size, stop=node.stop,
         )  # fmt: skip
 
     def stage(

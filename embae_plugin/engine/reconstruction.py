@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from embae_plugin.data.samplers import balanced_batches
 from embae_plugin.engine.schedule import exponential_lr, seeded
 from embae_plugin.losses import ReconstructionLoss
 from embae_plugin.models.embae import EmbAE
+
+if TYPE_CHECKING:
+    from embae_plugin.engine.stopping import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +102,7 @@ class ReconstructionPhase:
         self.z_id: torch.Tensor | None = None
         self.z_nui: torch.Tensor | None = None
         self.plan = torch.zeros(0, dtype=torch.long)
+        self.watch: Watch | None = None  # whose state is kept with the phase's
 
     def start(self) -> None:
         """Freezes what is not learned, computes its outputs once, makes the optimiser."""
@@ -152,12 +156,15 @@ class ReconstructionPhase:
         return self.optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's state."""
-        return self._adam().state_dict()
+        """Adam's state, and the best epoch so far if one is looked for."""
+        watched = {} if self.watch is None else {"watch": self.watch.state_dict()}
+        return {**self._adam().state_dict(), **watched}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self._adam().load_state_dict(state)
+        self._adam().load_state_dict({key: v for key, v in state.items() if key != "watch"})
+        if self.watch is not None and "watch" in state:
+            self.watch.load_state_dict(state["watch"])
 
     def describe(self, epoch: int, step: int) -> str:
         """The images of a step, by their place in the list."""

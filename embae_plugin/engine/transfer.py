@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_groups
 from embae_plugin.engine.schedule import seeded
+from embae_plugin.engine.stopping import LAST, Watch, check_rule
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
@@ -55,10 +58,12 @@ class ImageTransferEngine(StageEngine):
         nuisance_epoch: epochs of the first step of new, dataset and cam.
         lr, final_lr: Adam's rate at the first and last epoch of each step.
         batch_size: images in a step.
+        stop: the epoch that is kept: ``last``, or the one where a label-free measure is highest
+            (:mod:`embae_plugin.evaluation.label_free`).
         use_gpu, seed, store: see :class:`StageEngine`.
 
     Raises:
-        ValueError: an unknown variant, or no target images.
+        ValueError: an unknown variant or rule, or no target images.
     """
 
     def __init__(
@@ -72,12 +77,14 @@ class ImageTransferEngine(StageEngine):
         final_lr: float = 1e-4,
         nuisance_lr: float = 1e-3,
         batch_size: int = 256,
+        stop: str = LAST,
         use_gpu: bool = True,
         seed: int = 1,
         store: Any = None,
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"variant {variant!r}: must be one of {', '.join(VARIANTS)}")
+        check_rule(stop)
         super().__init__(datamanager, model, use_gpu, seed, store)
         if self.data.target_train is None or not len(self.data.target_train):
             raise ValueError(
@@ -86,7 +93,8 @@ class ImageTransferEngine(StageEngine):
         self.variant, self.stage = variant, f"transfer-{variant}"
         self.nuisance_epoch = nuisance_epoch
         self.lr, self.nuisance_lr, self.final_lr = lr, nuisance_lr, final_lr
-        self.batch_size = batch_size
+        self.batch_size, self.stop = batch_size, stop
+        self._watch: Watch | None = None
 
     def learns_from(self) -> ImageRecords | None:
         """See :meth:`StageEngine.learns_from`."""
@@ -104,7 +112,14 @@ class ImageTransferEngine(StageEngine):
             "nuisance_epoch": self.nuisance_epoch,
             "target": self.data.target,
             "target images": 0 if records is None else len(records),
+            **({} if self.stop == LAST else {"stop": self.stop}),
         }
+
+    def watch(self, phase: str, epoch: int, every: bool) -> dict[str, float]:
+        """See :class:`Watch`."""
+        if self._watch is None or phase != self._watch.phase.name:
+            return {}
+        return self._watch.after_epoch(epoch, every)
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """One phase, or two where f_nui is renewed first."""
@@ -124,6 +139,8 @@ class ImageTransferEngine(StageEngine):
             )  # fmt: skip
 
         main = phase("embedding", variant.learn, max_epoch, self.lr)
+        camids = torch.from_numpy(records.camids)
+        main.watch = self._watch = Watch(main, features, camids, self.stop, self.seed)
         if variant.renewed is None:
             return [main]
         self.model.reset_nuisance(int(groups.max()) + 1, seeded(self.seed, self.stage))

@@ -116,6 +116,21 @@ def measure_change(
     )
 
 
+def gap_between_cameras(x: torch.Tensor, camids: torch.Tensor) -> float | None:
+    """The mean distance to the nearest crop on another camera, less that on the own camera.
+
+    In units of the mean distance between two crops; None where there are no such two.
+
+    Args:
+        x: (N, d) embeddings of length 1.
+        camids: (N,) cameras.
+    """
+    cameras = camids.to(x.device)
+    if len(torch.unique(cameras)) < 2:
+        return None
+    return _gap(_neighbours(x, cameras, torch.arange(len(x), device=x.device)))
+
+
 def _gap(part: _Neighbours) -> float | None:
     both = torch.isfinite(part.own)
     if not bool(both.any()) or part.mean == 0:

@@ -1,0 +1,105 @@
+"""Stopping without labels: the epoch whose embeddings score highest by a measure is kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+
+from embae_plugin.engine.reconstruction import ReconstructionPhase
+from embae_plugin.engine.schedule import seeded
+from embae_plugin.engine.scoring import embed_camera_features
+from embae_plugin.evaluation.label_free import MEASURES, MOST, measure
+from embae_plugin.models.embae import EmbAE
+
+logger = logging.getLogger(__name__)
+
+LAST = "last"
+RULES = (LAST, *MEASURES)
+
+
+def check_rule(rule: str) -> None:
+    """Raises ValueError for a rule that there isn't."""
+    if rule not in RULES:
+        raise ValueError(f"stop {rule!r}: must be one of {', '.join(RULES)}")
+
+
+class Watch:
+    """Measures a model on unlabelled crops and keeps the parts that learn, of the best epoch.
+
+    Args:
+        phase: that learns them, on the crops' cached features.
+        features: (N, V, D) of all crops; :data:`MOST` at most are looked at.
+        camids: (N,).
+        rule: of :data:`RULES`.
+        seed: of the draw of crops, the same in every epoch.
+    """
+
+    def __init__(
+        self,
+        phase: ReconstructionPhase,
+        features: torch.Tensor,
+        camids: torch.Tensor,
+        rule: str,
+        seed: int,
+    ) -> None:
+        check_rule(rule)
+        self.phase, self.rule = phase, rule
+        drawn = torch.randperm(len(features), generator=seeded(seed, "watch"))[:MOST].sort().values
+        self.features, self.camids = features[drawn.to(features.device)], camids[drawn]
+        self.epoch, self.value = 0, -math.inf
+        self.weights: dict[str, dict[str, torch.Tensor]] = {}
+
+    @torch.inference_mode()
+    def _measured(self, model: EmbAE, every: bool) -> dict[str, float]:
+        model.eval()
+        views = [
+            embed_camera_features(model, self.features[:, [n]], self.camids.numpy())
+            for n in range(self.features.shape[1])
+        ]
+        names = tuple(MEASURES) if every else (self.rule,)
+        return measure(torch.stack(views, dim=1), self.camids, names)
+
+    def after_epoch(self, epoch: int, every: bool) -> dict[str, float]:
+        """Measures; after the last epoch, puts the best one's weights back.
+
+        Args:
+            epoch: that has ended, from 1.
+            every: all measures, for a comparison; else what the rule needs.
+
+        Returns:
+            what was measured, and after the last epoch ``kept_epoch``.
+        """
+        if self.rule == LAST and not every:
+            return {}
+        model, found = self.phase.model, self._measured(self.phase.model, every)
+        shown = {name: value for name, value in found.items() if math.isfinite(value)}
+        if self.rule == LAST:
+            return shown
+        if found[self.rule] > self.value or not self.weights:  # NaN keeps the first epoch
+            self.epoch, self.value = epoch, found[self.rule]
+            self.weights = {
+                name: {key: v.clone() for key, v in getattr(model, name).state_dict().items()}
+                for name in self.phase.learn
+            }
+        if epoch < self.phase.epochs:
+            return shown
+        if math.isnan(self.value):
+            logger.warning("%s cannot be measured on these crops (one camera, or no mirrored "
+                           "views): the last epoch is kept", self.rule)  # fmt: skip
+            return {**shown, "kept_epoch": float(epoch)}
+        for name, weights in self.weights.items():
+            getattr(model, name).load_state_dict(weights)
+        logger.info("epoch %d of %d is kept: %s was highest there (%.4g)", self.epoch, epoch,
+                    self.rule.replace("_", " "), self.value)  # fmt: skip
+        return {**shown, "kept_epoch": float(self.epoch)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch so far."""
+        return {"epoch": self.epoch, "value": self.value, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.epoch, self.value, self.weights = state["epoch"], state["value"], state["weights"]
