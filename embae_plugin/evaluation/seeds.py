@@ -18,7 +18,7 @@ from tabulate import tabulate
 from embae_plugin.evaluation.curves import adaptation_curves
 from embae_plugin.evaluation.report import HEADERS, SHOWN, Row
 
-BASELINE = "baseline"
+BASELINE, BOUND = "baseline", "supervised"
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,12 @@ def _shared(runs: Sequence[RunScores], names: Callable[[RunScores], Sequence[str
 
 
 def spread_table(runs: Sequence[RunScores], style: str = "github") -> str:
-    """Two lines for each variant that all runs have: scores, and gains over each run's baseline."""
+    """Lines for each variant that all runs have: scores, and gains over each run's baseline.
+
+    Where the runs have the supervised bound, too: the share of the gap to it that is closed.
+    """
     body: list[list[str]] = []
+    bounded = all(BOUND in run.rows and BASELINE in run.rows for run in runs)
     for name in _shared(runs, lambda run: list(run.rows)):
         cells, gains = [], []
         for column in SHOWN:
@@ -119,8 +123,24 @@ def spread_table(runs: Sequence[RunScores], style: str = "github") -> str:
         body.append([name, *cells])
         if name != BASELINE and BASELINE in runs[0].rows:
             body.append([f"{name}, gain", *gains])
+            if bounded and name != BOUND:
+                body.append([f"{name}, of the gap", *_shares(runs, name)])
     headers = ["Model", *(HEADERS[column] for column in SHOWN)]
     return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
+
+
+def _shares(runs: Sequence[RunScores], name: str) -> list[str]:
+    """How much of each run's gap between baseline and bound a variant closes, in percent."""
+    cells = []
+    for column in SHOWN:
+        values = [
+            100 * (row[column] - low[column]) / (high[column] - low[column])
+            for row, low, high in ((r.rows[name], r.rows[BASELINE], r.rows[BOUND]) for r in runs)
+            if all(one.get(column) is not None for one in (row, low, high))
+            and high[column] > low[column]
+        ]
+        cells.append(f"{mean_text(values, 0)} %" if values else "–")
+    return cells
 
 
 def schedule_table(

@@ -47,9 +47,7 @@ def stopping_table(runs: Sequence[RunScores], style: str = "github") -> str:
             best = [max(row[column] for row in curve) for curve in curves]
             kept = [chosen(curve, rule)[column] for curve in curves]
             given = [top - value for top, value in zip(best, kept, strict=True)]
-            above = [
-                value - curve[-1][column] for value, curve in zip(kept, curves, strict=True)
-            ]
+            above = [value - curve[-1][column] for value, curve in zip(kept, curves, strict=True)]
             line += [f"{statistics.fmean(given):.4f}", f"{max(given):.4f}",
                      f"{min(above):+.4f}", f"{max(above):+.4f}"]  # fmt: skip
         body.append(line)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from embae_plugin.cli.main import main
+from embae_plugin.evaluation.label_free import MEASURES
 from tests.evaluation.test_seeds import write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -34,3 +37,23 @@ def test_one_run_without_scored_epochs_has_a_table_but_nothing_to_draw(tmp_path,
 def test_a_folder_that_is_no_run(tmp_path, capsys):
     assert main(["curves", str(tmp_path)]) == 2
     assert "results.json does not exist" in capsys.readouterr().err
+
+
+def test_rules_to_stop_by_over_runs_of_any_data(tmp_path, capsys):
+    folders = []
+    for number, target in enumerate(("viper", "market1501")):
+        folder = tmp_path / target
+        folder.mkdir()
+        scores = {"rank1": 0.5, "rank1_nd": 0.5, "mAP": 0.4, "mAP_nd": 0.4}
+        rows = [{"variant": "baseline", **scores}]
+        (folder / "results.json").write_text(
+            json.dumps({"target": target, "sources": ["x"], "seed": 1, "rows": rows})
+        )
+        epochs = [{"phase": "embedding", "epoch": n, "reconstruction": 1.0, **scores,
+                   **dict.fromkeys(MEASURES, float(n + number))} for n in (1, 2)]  # fmt: skip
+        (folder / "history.json").write_text(json.dumps({"transfer-cam": epochs}))
+        folders.append(str(folder))
+    assert main(["curves", "--stopping", *folders]) == 0
+    assert "2 curves of 2 run(s)" in capsys.readouterr().err
+    assert main(["curves", "--stopping", *folders, "--out", str(tmp_path / "a.png")]) == 2
+    assert "--stopping has tables alone" in capsys.readouterr().err
