@@ -50,7 +50,7 @@ def base(tmp_path_factory) -> Path:
 def world(base, tmp_path, monkeypatch) -> Path:
     """A copy of it, which is the current folder."""
     plain = "embae_plugin.data.feature_bank.fuse_for_inference"  # folding takes longer than these
-    monkeypatch.setattr(plain, lambda trunk: copy.deepcopy(trunk).eval())
+    monkeypatch.setattr(plain, lambda trunk, device: copy.deepcopy(trunk).to(device).eval())
     shutil.copytree(base, tmp_path / "w")
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w"

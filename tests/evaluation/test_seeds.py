@@ -107,13 +107,16 @@ def test_runs_of_different_pairs_or_of_the_same_seed_are_not_averaged(tmp_path):
 
 
 def test_shares_of_the_gap_where_all_runs_have_the_supervised_bound(tmp_path):
-    folders = [write_run(tmp_path / "a", 1, 0.300, [0.340]), write_run(tmp_path / "b", 2, 0.1, [0.2])]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    write_run(folders[0], 1, 0.300, [0.340])
+    write_run(folders[1], 2, 0.100, [0.200])
     for folder, top in zip(folders, (0.500, 0.300), strict=True):
         content = json.loads((folder / "results.json").read_text())
         row = {"variant": "supervised", "rank1": top, "rank1_nd": top, "mAP": top, "mAP_nd": 0.0}
         content["rows"].append(row)
         (folder / "results.json").write_text(json.dumps(content))
-    lines = {cells(line)[0]: cells(line)[1:] for line in spread_table(read_runs(folders)).splitlines()}
+    table = spread_table(read_runs(folders)).splitlines()
+    lines = {cells(line)[0]: cells(line)[1:] for line in table}
     # 0.04 of 0.2 and 0.1 of 0.2; a bound below the baseline has no share
     assert lines["fix, of the gap"] == [f"35 ± {statistics.stdev([20, 50]):.0f} %"] * 3 + ["–"]
     assert "supervised, of the gap" not in lines and "supervised, gain" in lines
