@@ -117,6 +117,8 @@ MODELS: dict[str, Callable[[Beyond], EmbAE]] = {
     "clusters-baseline": lambda b: b.clusters(b.run.model, "heads", "clusters-baseline"),
     "clusters-heads": lambda b: b.clusters(
         with_output(b.normed, "joint"), "heads", "clusters-heads"),
+    "clusters-cam": lambda b: b.clusters(
+        with_output(b.reconstruction("cam"), "joint"), "heads", "clusters-cam"),
     "clusters-trunk": lambda b: b.clusters(b.normed, "trunk", "clusters-trunk"),
     "supervised": lambda b: b.supervised(),
 }  # fmt: skip
