@@ -30,7 +30,8 @@ TINY = (
              num_instances: 2}
 """
 )
-STAGES = ["autoencoder-camera", "autoencoder-common", "clusters-baseline", "clusters-heads",
+STAGES = ["autoencoder-camera", "autoencoder-common", "clusters-baseline", "clusters-cam",
+          "clusters-heads",
           "clusters-trunk", "embedding", "norm-heads", "norm-transfer-all", "norm-transfer-cam",
           "norm-transfer-fix", "norm-transfer-new", "norm-trunk", "supervised"]  # fmt: skip
 
