@@ -18,7 +18,7 @@ VARIANTS = ("baseline", "all", "fix", "new", "dataset", "cam")
 COMPARISONS = (
     "aae", "pul", "baseline-h", "norm-heads", "norm", "norm-h", "norm+all", "norm+fix", "norm+new",
     "norm+cam", "clusters-baseline", "clusters-heads", "clusters-cam",
-    "clusters-trunk", "supervised",
+    "clusters-trunk", "supervised-heads", "supervised",
 )  # fmt: skip
 ADAPT_METHODS = ("norm", "heads", "trunk", "reconstruction")
 STOP_RULES = (

@@ -3,7 +3,8 @@
 ``norm``: batch norm statistics by camera (Zhuang et al., 2020). Rows that end with ``-h`` compare
 trunk features h instead of z_id. ``norm+VARIANT``: EmbAE's stage 3
 on features so normalised. ``clusters``: pseudo-labels (Dai et al., 2021). ``supervised`` is the
-same training with the target's true labels, the bound that the others are measured against.
+same training with the target's true labels, of the trunk or of f_emb alone: the bounds that the
+others are measured against.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class Beyond:
             **cluster_settings(node), precision=self.run.cfg.embae.embedding.precision, **more,
         )  # fmt: skip
 
-    def supervised(self) -> EmbAE:
-        """The trunk's training with true identities in place of clusters."""
+    def supervised(self, learn: str, stage: str) -> EmbAE:
+        """The training of ``clusters-trunk`` or ``-heads`` with true identities for clusters."""
         cfg, name = self.run.cfg, self.run.data.target
         options = {"root": cfg.data.root, "split_id": cfg.data.split_id, **zoo_kwargs(cfg)}
         items = bridge.dataset_split(name, mode="train", **options)
@@ -101,7 +102,8 @@ class Beyond:
         if target is None or [item[0] for item in items] != list(target.paths):
             raise ValueError(f"the identities of {name} cannot be had for the row supervised")
         pids = np.array([item[1] for item in items], dtype=np.int64)
-        return self.clusters(self.normed, "trunk", "supervised", identities=pids)
+        start = self.normed if learn == "trunk" else with_output(self.normed, "joint")
+        return self.clusters(start, learn, stage, identities=pids)
 
 
 def _on_normed(variant: str) -> Callable[[Beyond], EmbAE]:
@@ -120,7 +122,8 @@ MODELS: dict[str, Callable[[Beyond], EmbAE]] = {
     "clusters-cam": lambda b: b.clusters(
         with_output(b.reconstruction("cam"), "joint"), "heads", "clusters-cam"),
     "clusters-trunk": lambda b: b.clusters(b.normed, "trunk", "clusters-trunk"),
-    "supervised": lambda b: b.supervised(),
+    "supervised-heads": lambda b: b.supervised("heads", "supervised-heads"),
+    "supervised": lambda b: b.supervised("trunk", "supervised"),
 }  # fmt: skip
 
 STAGE_OF_ROW = {

@@ -33,7 +33,8 @@ TINY = (
 STAGES = ["autoencoder-camera", "autoencoder-common", "clusters-baseline", "clusters-cam",
           "clusters-heads",
           "clusters-trunk", "embedding", "norm-heads", "norm-transfer-all", "norm-transfer-cam",
-          "norm-transfer-fix", "norm-transfer-new", "norm-trunk", "supervised"]  # fmt: skip
+          "norm-transfer-fix", "norm-transfer-new", "norm-trunk", "supervised",
+          "supervised-heads"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +144,12 @@ def test_each_row_starts_from_what_it_says(trained, folder):
     assert not same_weights(at["clusters-trunk"], at["supervised"])
 
 
-def test_true_identities_serve_the_row_supervised_alone(trained, folder):
+def test_true_identities_serve_the_supervised_rows_alone(trained, folder):
     run, _ = trained
     assert run.data.target_train.pids is None
     for stage in STAGES:
         identity = load_checkpoint(folder / "log" / stage / "last.pth")["identity"]
-        assert ("labels" in identity) == (stage == "supervised"), stage
+        assert ("labels" in identity) == (stage.startswith("supervised")), stage
 
 
 def test_supervised_refuses_identities_of_other_images(trained, folder, monkeypatch):
@@ -156,7 +157,7 @@ def test_supervised_refuses_identities_of_other_images(trained, folder, monkeypa
     split = beyond.bridge.dataset_split
     monkeypatch.setattr(beyond.bridge, "dataset_split", lambda *a, **k: split(*a, **k)[1:])
     with pytest.raises(ValueError, match="identities of market1501 cannot be had"):
-        beyond.Beyond(run).supervised()
+        beyond.Beyond(run).supervised("trunk", "supervised")
 
 
 def test_settings_of_the_node_are_those_of_the_engine():
