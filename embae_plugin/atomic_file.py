@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import secrets
@@ -21,9 +22,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         the file's name; it ends as ``path`` does, for libraries that go by the ending.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full; names the file.
+        OSError: ``path`` is a folder, its folder cannot be written to, or the disk is full; names
+            the file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "not written: it is a folder, name a file",
+                                os.fspath(path))  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))

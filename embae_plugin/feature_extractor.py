@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data.single_images import check_image_tensor
 from embae_plugin.models.bundle import InputSpec, load_bundle
 from embae_plugin.models.checkpoint_file import FORMAT, read_file
 from embae_plugin.reid import ReID, pick_device
@@ -62,6 +63,9 @@ class FeatureExtractor:
         self._stock: Any = None
         if model_name and not _is_embae(model_path):
             given = {"image_size": image_size, "pixel_mean": pixel_mean, "pixel_std": pixel_std}
+            if model_name not in bridge.available_models():
+                raise ValueError(f"model_name {model_name!r} is neither in torchreid's zoo, nor is "
+                                 f"model_path {str(model_path)!r} an EmbAE checkpoint")  # fmt: skip
             chosen = {name: value for name, value in given.items() if value is not None}
             self._stock = bridge.FeatureExtractor(
                 model_name, str(model_path), pixel_norm=pixel_norm, device=str(self.device),
@@ -71,10 +75,10 @@ class FeatureExtractor:
             return
         if not model_path:
             raise ValueError("model_path must name an EmbAE checkpoint or the folder of one")
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size or (0, 0)
-        bundle = load_bundle(model_path, *size)
+        bundle = load_bundle(model_path, *_height_and_width(image_size))
         own = bundle.input
-        mean, std = pixel_mean or own.norm_mean, pixel_std or own.norm_std
+        mean = own.norm_mean if pixel_mean is None else pixel_mean
+        std = own.norm_std if pixel_std is None else pixel_std
         if not pixel_norm:
             mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         bundle.input = InputSpec.make(own.height, own.width, mean, std)
@@ -91,14 +95,34 @@ class FeatureExtractor:
         Args:
             input: a file name or numpy array (H, W, 3) in R, G, B order, a list of them, or, as
                 with torchreid's, a tensor (3, H, W) or (N, 3, H, W) that is resized and
-                normalised already.
+                normalised already (not looked into: what is NaN stays NaN).
+
+        Raises:
+            ValueError, CorruptImageError: see :meth:`ReID.embed`; also a tensor of another shape,
+                or not of floating-point numbers.
         """
         if self._stock is not None:
             return cast(torch.Tensor, self._stock(input))
         if not isinstance(input, torch.Tensor):
             return self.reid.embed_tensor(input, normalize=self.normalize, tta=self.tta)
-        batch = (input[None] if input.ndim == 3 else input).to(self.device)
+        for image in input if input.ndim == 4 else (input,):
+            check_image_tensor(image)
+        if not input.is_floating_point():
+            raise ValueError(f"a tensor of {input.dtype}: tensors are normalised already; give "
+                             "pixels as numpy arrays")  # fmt: skip
+        batch = (input[None] if input.ndim == 3 else input).to(self.device).float()
         return self.reid.embed_batch(batch, None, self.normalize, self.tta)
+
+
+def _height_and_width(size: Any) -> tuple[int, int]:
+    """``image_size`` of torchreid's class as two numbers; 0 for the checkpoint's own."""
+    if size is None:
+        return 0, 0
+    if isinstance(size, int):
+        return size, size
+    if not isinstance(size, Iterable) or len(pair := tuple(size)) != 2:
+        raise ValueError(f"image_size {size!r}: give (height, width), or one number for both")
+    return pair[0], pair[1]
 
 
 def _is_embae(path: str | Path) -> bool:

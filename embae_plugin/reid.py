@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from numbers import Number
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,13 +28,25 @@ _LONG = 2000  # images that take some seconds on a CPU
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto`` is a GPU where there is one; a CUDA device that is not there becomes the CPU."""
-    if device == "auto":
+    """``auto`` is a GPU where there is one; a CUDA device that is not there becomes the CPU.
+
+    Raises:
+        ValueError: nothing can be computed there.
+    """
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device {device!r}: must be auto, cpu, cuda or cuda:NUMBER") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         logger.warning("there is no CUDA device here; the CPU is used instead of %s", device)
         return torch.device("cpu")
+    try:
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"device {chosen} cannot be used here: {reason}") from None
     return chosen
 
 
@@ -128,6 +141,8 @@ class ReID:
         """:meth:`embed` as a tensor (N, d) on the model's device."""
         if tta not in TTA:
             raise ValueError(f"tta {tta!r}: must be one of {', '.join(TTA)}")
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 0:
+            raise ValueError(f"batch_size {batch_size!r}: a whole number, 0 for the device's own")
         items = as_items(images)
         camids = self.camera_numbers(cameras, len(items))
         step = batch_size or (256 if self.device.type == "cuda" else 64)
@@ -160,15 +175,20 @@ class ReID:
         """
         if cameras is None:
             return None
-        if isinstance(cameras, (str, int, np.integer)):
-            cameras = [cameras] * count
+        single = isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0
+        ordered = isinstance(cameras, Iterable) and not isinstance(cameras, (Set, Mapping))
+        if not single and not ordered:
+            raise ValueError(f"cameras are a {type(cameras).__name__}: give one name or number for "
+                             "all images, or a list of them in the images' order")  # fmt: skip
+        cameras = [cameras] * count if single else list(cameras)
         if len(cameras) != count:
             raise ValueError(f"{len(cameras)} cameras for {count} images")
         table: dict[Any, int] = {name: n for n, name in enumerate(self.camera_names)}
         table.update({n: n for n in range(len(self.camera_names))})
         table.update({None: -1, -1: -1})
-        keys = [c if c is None or isinstance(c, str) else int(c) for c in cameras]
-        unknown = sorted({repr(key) for key in keys if key not in table})
+        keys = [_camera_key(camera) for camera in cameras]
+        pairs = zip(cameras, keys, strict=True)
+        unknown = sorted({repr(camera) for camera, key in pairs if key not in table})
         if unknown:
             known = ", ".join(self.camera_names) or "it knows none"
             raise ValueError(
@@ -190,7 +210,18 @@ class ReID:
         for start in tqdm(starts, desc="embed", unit="batch", disable=short):
             block = items[start : start + step]
             if all(isinstance(item, torch.Tensor) for item in block):
-                yield tensor_batch([item.to(self.device) for item in block], spec)
+                yield tensor_batch(block, spec, self.device)
             else:
                 pixels = torch.from_numpy(decoded(block, spec)).to(self.device)
                 yield normalise(pixels, spec.norm_mean, spec.norm_std)
+
+
+def _camera_key(camera: Any) -> Any:
+    """A camera as a name, a whole number or None; what is none of them as something unknown."""
+    if camera is None or isinstance(camera, str):
+        return camera
+    try:
+        number = int(camera)
+        return number if bool(number == camera) else (repr(camera),)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return (repr(camera),)

@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
+    if not 0 <= arguments.seed < 2**32:
+        raise ValueError(f"--seed {arguments.seed}: from 0 to {2**32 - 1}")
     cfg = load_config("", arguments.opts)
     cfg.train.seed = arguments.seed
     with log_to(None, arguments.verbose):

@@ -82,8 +82,7 @@ def _labelled(path: str) -> EmbeddingTable:
 def _score_files(arguments: argparse.Namespace) -> dict[str, Scores]:
     query = _labelled(arguments.query)
     gallery = _labelled(arguments.gallery) if arguments.gallery else query
-    models = {query.about.get("model"), gallery.about.get("model")}
-    if len(models) > 1:
+    if query.about.get("model") != gallery.about.get("model"):
         raise ValueError(f"{arguments.query} and {arguments.gallery} come from different models: "
                          "embed both with one")  # fmt: skip
     names = [table.pids for table in (query, gallery) if table.pids is not None]

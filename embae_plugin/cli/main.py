@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -86,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 stopped by Ctrl-C or SIGTERM.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         verb = next((word for word in words if not word.startswith("-")), "")
         arguments = build_parser(verb).parse_args(words)
@@ -99,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         advice = "(`embae doctor` checks the installation)"
         print(f"{process_name()}: {error} {advice}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"{process_name()}: there is not enough memory: {error}", file=sys.stderr)
         return 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"{process_name()}: {error}", file=sys.stderr)

@@ -155,6 +155,9 @@ def _write_parquet(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
                 writer = pq.ParquetWriter(draft, table.schema)
             writer.write_table(table)
             rows += len(part)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the name {error.object!a} is not UTF-8, which parquet files need: "
+                         "rename it, or write an .npz") from None  # fmt: skip
     finally:
         if writer is not None:
             writer.close()
@@ -179,7 +182,6 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
             columns["path"], columns["camid"], columns["embedding"], columns.get("pid"),
             json.loads(str(columns["about"])) if "about" in columns else {},
         )  # fmt: skip
-        table.embeddings = np.require(table.embeddings, np.float32, ["C", "W"])
     except KeyError as error:
         raise ValueError(
             f"{path} has no {error}: it is no file of embae extract, which holds path, camid and "
@@ -189,11 +191,35 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
         raise
     except Exception as error:  # whatever a damaged archive leads its reader to
         raise ValueError(f"{path} is damaged or no file of embae extract ({error})") from None
-    count = len(table.embeddings)
-    lengths = {len(table.paths), len(table.cameras), count}
-    if table.embeddings.ndim != 2 or len(lengths) != 1:
-        raise ValueError(f"{path} is damaged: its columns are of different lengths")
+    _check_columns(path, table)
     return table
+
+
+def _check_columns(path: Path, table: EmbeddingTable) -> None:
+    """Brings columns to their types; whole numbers become the names of cameras and identities.
+
+    Raises:
+        ValueError: names the column that cannot be used.
+    """
+    z = table.embeddings
+    if z.ndim != 2 or not z.shape[1] or z.dtype.kind not in "fiu":
+        raise ValueError(f"{path} cannot be used: its embedding is {z.dtype} {z.shape}, and must "
+                         "be (N, d) real numbers")  # fmt: skip
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see unit_length
+        table.embeddings = np.require(z, np.float32, ["C", "W"])
+    for name, attribute in (("path", "paths"), ("camid", "cameras"), ("pid", "pids")):
+        column = getattr(table, attribute)
+        if column is None:
+            continue
+        if column.ndim != 1 or column.dtype.kind not in "Uiu":
+            raise ValueError(f"{path} cannot be used: its {name} is {column.dtype} {column.shape}, "
+                             "and must be (N,) text or whole numbers")  # fmt: skip
+        if len(column) != len(z):
+            raise ValueError(f"{path} is damaged: its columns are of different lengths: "
+                             f"{len(column)} of {name}, {len(z)} embeddings")  # fmt: skip
+        setattr(table, attribute, column.astype(np.str_, copy=False))
+    if not isinstance(table.about, dict):
+        raise ValueError(f"{path} cannot be used: its about is no JSON object")
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -204,12 +230,14 @@ def _read_npz(path: Path) -> dict[str, Any]:
 def _read_parquet(path: Path) -> dict[str, Any]:
     table = parquet().read_table(path)
     columns: dict[str, Any] = {
-        name: texts([value or "" for value in table[name].to_pylist()])
+        name: texts(["" if value is None else str(value) for value in table[name].to_pylist()])
         for name in ("path", "camid", "pid")
         if name in table.column_names
     }
     nested = table["embedding"].combine_chunks()
-    columns["embedding"] = nested.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+    columns["embedding"] = nested.flatten().to_numpy(zero_copy_only=False)
+    width = getattr(table.schema.field("embedding").type, "list_size", -1)
+    columns["embedding"] = columns["embedding"].reshape(len(table), width)
     metadata = table.schema.metadata or {}
     if b"about" in metadata:
         columns["about"] = metadata[b"about"].decode()

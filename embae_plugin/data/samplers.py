@@ -40,6 +40,8 @@ class _EpochSampler(Sampler[int]):
     def __init__(self, num_images: int, batch_size: int, seed: int | None) -> None:
         if num_images == 0:
             raise ValueError("the data source has no images")
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size}: at least 1")
         self.batch_size = batch_size
         self.steps = max(1, num_images // batch_size)
         self.seed = torch.initial_seed() if seed is None else seed

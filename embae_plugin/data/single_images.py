@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from PIL import Image
 
 from embae_plugin.data.image_bank import CorruptImageError, decode
 from embae_plugin.models.bundle import InputSpec
+
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def as_items(images: Any) -> Sequence[Any]:
@@ -28,9 +30,14 @@ def as_items(images: Any) -> Sequence[Any]:
                 "tensors (3, H, W) or (N, 3, H, W)"
             )
         return [images] if images.ndim == 3 else list(images)
-    if not isinstance(images, Sequence):
-        images = list(images)
-    return cast(Sequence[Any], images)
+    if not isinstance(images, Iterable):
+        raise ValueError(_no_image(images))
+    return images if isinstance(images, Sequence) else list(images)
+
+
+def _no_image(item: Any) -> str:
+    return (f"a {type(item).__name__} is no image: give file names, PIL images, numpy arrays "
+            "(H, W, 3) or tensors (3, H, W)")  # fmt: skip
 
 
 def _pixels(item: Any, height: int, width: int) -> NDArray[np.uint8]:
@@ -38,6 +45,7 @@ def _pixels(item: Any, height: int, width: int) -> NDArray[np.uint8]:
     if isinstance(item, (str, Path)):
         return decode(str(item), height, width)
     if isinstance(item, torch.Tensor):
+        check_image_tensor(item)
         values = _unit_range(item[None])[0].permute(1, 2, 0).mul(255).round().clamp(0, 255)
         item = values.to(torch.uint8).cpu().numpy()
     if isinstance(item, np.ndarray):
@@ -47,10 +55,9 @@ def _pixels(item: Any, height: int, width: int) -> NDArray[np.uint8]:
             )
         item = Image.fromarray(np.ascontiguousarray(item))
     if not isinstance(item, Image.Image):
-        raise ValueError(
-            f"a {type(item).__name__} is no image: give file names, PIL images, numpy arrays "
-            "(H, W, 3) or tensors (3, H, W)"
-        )
+        raise ValueError(_no_image(item))
+    if 0 in item.size:
+        raise ValueError(f"an image of {item.size[0]} x {item.size[1]} pixels holds nothing")
     image = item.convert("RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -81,14 +88,24 @@ def decoded(block: Sequence[Any], spec: InputSpec) -> NDArray[np.uint8]:
     return out
 
 
+def check_image_tensor(image: torch.Tensor) -> None:
+    """Refuses a tensor (3, H, W) that pixels cannot be read from.
+
+    Raises:
+        ValueError: another shape, another kind of numbers, or none in memory.
+    """
+    if image.layout != torch.strided or image.is_nested or image.device.type == "meta":
+        raise ValueError("a sparse, nested or meta tensor: an image is dense")
+    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+        raise ValueError(f"a tensor of shape {tuple(image.shape)}: an image is (3, H, W)")
+    if image.dtype not in _DTYPES:
+        raise ValueError(f"a tensor of {image.dtype}: an image is uint8, or float in [0, 1]")
+
+
 def _unit_range(batch: torch.Tensor) -> torch.Tensor:
     """Tensor images (B, 3, H, W) as float in [0, 1]."""
-    if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
-        raise ValueError(f"a tensor of shape {tuple(batch.shape[1:])}: an image is (3, H, W)")
     if batch.dtype == torch.uint8:
         return batch.float().div(255)
-    if not batch.is_floating_point():
-        raise ValueError(f"a tensor of {batch.dtype}: an image is uint8, or float in [0, 1]")
     low, high = (float(value) for value in batch.aminmax())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
@@ -109,10 +126,19 @@ def _scaled(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     return F.interpolate(batch, size, mode="bilinear", antialias=True)
 
 
-def tensor_batch(images: Sequence[torch.Tensor], spec: InputSpec) -> torch.Tensor:
-    """Normalised float (B, 3, height, width) from single tensor images."""
+def tensor_batch(
+    images: Sequence[torch.Tensor], spec: InputSpec, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Normalised float (B, 3, height, width) on ``device`` from single tensor images.
+
+    Raises:
+        ValueError: see :func:`check_image_tensor`; also values out of range.
+    """
+    for image in images:
+        check_image_tensor(image)
+    images = [image.to(device) for image in images]
     if len({(image.shape, image.dtype) for image in images}) == 1:
-        pixels = _scaled(torch.stack(list(images)), spec)
+        pixels = _scaled(torch.stack(images), spec)
     else:
         pixels = torch.cat([_scaled(image[None], spec) for image in images])
     mean, std = pixels.new_tensor(spec.norm_mean), pixels.new_tensor(spec.norm_std)

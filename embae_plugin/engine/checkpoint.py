@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from embae_plugin.models.checkpoint_file import (
     FORMAT,
     VERSION,
+    check_finite,
+    check_kinds,
     load_checkpoint,
     read_file,
     save_checkpoint,
@@ -96,7 +97,8 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
         parts: load only these children (``trunk``, ``f_emb``, …); empty for the whole model.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_file`; also where names or shapes differ.
+        FileNotFoundError, ValueError: see :func:`read_file`; also where names or shapes differ,
+            and for values that are no weights, NaN or infinite.
     """
     payload = read_file(path)
     _check_spec(path, payload, model)
@@ -107,6 +109,8 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds no weights")
     state = {str(key).removeprefix("module."): value for key, value in payload.items()}
+    if len(state) < len(payload):
+        raise ValueError(f"{path} holds weights twice, with and without 'module.' before the name")
     own = model.state_dict()
     if parts:
         state = {key: value for key, value in state.items() if key.split(".")[0] in parts}
@@ -115,10 +119,11 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
     wrong = [f"no {part} in this model" for part in parts if part not in held]
     wrong += [f"missing {key}" for key in own if key not in state]
     wrong += [f"unexpected {key}" for key in state if key not in own]
+    check_kinds(path, state, own)
     wrong += [
         f"{key} is {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
         for key in own
-        if key in state and getattr(state[key], "shape", None) != own[key].shape
+        if key in state and state[key].shape != own[key].shape
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -126,9 +131,6 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
             f"{path} belongs to another model: {'; '.join(wrong[:5])}{more}. Give the model.name, "
             "embae.trunk and embae dimensions it was trained with"
         )
-    broken = [key for key in own if not bool(torch.isfinite(state[key]).all())]
-    if broken:
-        raise ValueError(f"{path} holds NaN or infinite weights: {', '.join(broken[:5])}. Training "
-                         "had failed when it was written; take an earlier one")  # fmt: skip
+    check_finite(path, state, own)
     model.load_state_dict(state, strict=not parts)
     logger.info("weights loaded from %s", path)

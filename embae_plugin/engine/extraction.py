@@ -73,6 +73,8 @@ class Extraction:
     ) -> None:
         self.out, self.crops, self.max_bad, self.block = Path(out), crops, max_bad, block
         check_suffix(out)
+        if self.out.is_dir():
+            raise ValueError(f"{out} is a folder: name a file with --out")
         if self.out.exists() and not force:
             raise ValueError(
                 f"{out} exists: name another file with --out, or replace it with --force"

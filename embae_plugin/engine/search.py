@@ -132,8 +132,8 @@ def search(
         index: see :func:`nearest`.
 
     Raises:
-        ValueError: embeddings of different width, no gallery, or a query of unknown camera
-            where other cameras are asked for.
+        ValueError: embeddings of different width, NaN or infinite, no gallery, or a query of
+            unknown camera where other cameras are asked for.
     """
     if top < 1:
         raise ValueError(f"--top {top}: at least 1")
@@ -144,6 +144,13 @@ def search(
             f"the queries have {query.embeddings.shape[1]} dimensions and the gallery "
             f"{gallery.embeddings.shape[1]}: embed both with one model"
         )
+    for name, table in (("queries", query), ("gallery", gallery)):
+        broken = np.flatnonzero(~np.isfinite(table.embeddings).all(axis=1))
+        if len(broken):
+            raise ValueError(
+                f"{len(broken)} of {len(table)} embeddings of the {name} hold NaN or infinite "
+                f"values, that of {table.paths[broken[0]]} first: embed them again"
+            )
     if other_cameras_only and not all(query.cameras):
         raise ValueError(
             "--other-cameras-only needs the query's camera: name it with --query-camera, or put "

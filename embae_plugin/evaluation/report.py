@@ -83,9 +83,12 @@ def dropped_note(rows: Sequence[Row]) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file atomically (temporary name, then rename)."""
+    """Writes a text file atomically (temporary name, then rename).
+
+    File names that are not UTF-8 get escapes such as ``\\udcff``, which JSON reads back.
+    """
     with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_results(path: str | Path, target: str, rows: Sequence[Row], **more: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,17 @@ def _read(path: Path, absent: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: {absent}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from None
+
+
+def _check_numbers(row: Row, columns: Sequence[str], needed: bool) -> None:
+    """Refuses scores that are no numbers; absent ones, too, where they are ``needed``."""
+    for column in columns:
+        value = row[column] if needed else row.get(column)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number and (needed or value is not None):
+            raise TypeError(f"{column} is {value!r}, no number")
 
 
 def read_run(folder: str | Path) -> RunScores:
@@ -63,9 +72,16 @@ def read_run(folder: str | Path) -> RunScores:
     history = _read(history_file, "") if history_file.exists() else {}
     try:
         rows = {str(row["variant"]): row for row in content["rows"]}
-        return RunScores(folder, str(content["target"]), tuple(content["sources"]),
-                         int(content["seed"]), rows, adaptation_curves(history))  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
+        for row in rows.values():
+            _check_numbers(row, SHOWN, needed=False)
+        scores = RunScores(folder, str(content["target"]), tuple(content["sources"]),
+                           int(content["seed"]), rows, {})  # fmt: skip
+        where = history_file
+        curves = adaptation_curves(history)
+        for epoch in (epoch for curve in curves.values() for epoch in curve):
+            _check_numbers(epoch, ("epoch", "rank1", "mAP"), needed=True)
+        return replace(scores, curves=curves)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where} is not what embae train writes: {error!r}") from None
 
 

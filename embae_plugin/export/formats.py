@@ -105,14 +105,22 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def run_onnx(path: Path) -> Runner:
     """Runs an ONNX file with onnxruntime.
 
     Raises:
         ImportError: onnxruntime is not installed.
+        ValueError: no such file, or one that it cannot run.
     """
     ort = optional("onnxruntime")
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes, straight below Exception
+        raise ValueError(f"{path} is no ONNX file that can be run: {_line(error)}") from None
     takes_camera = any(one.name == "camera" for one in session.get_inputs())
 
     def run(images: Floats, camera: NDArray[np.int64]) -> Floats:
@@ -124,10 +132,17 @@ def run_onnx(path: Path) -> Runner:
 
 
 def run_torchscript(path: Path) -> Runner:
-    """Runs a TorchScript file."""
-    with _quiet_tracing():
-        extra = {EXTRA_FILE: ""}
-        module = _jit.load(str(path), map_location="cpu", _extra_files=extra)
+    """Runs a TorchScript file.
+
+    Raises:
+        ValueError: no such file, or one that this package has not written.
+    """
+    extra = {EXTRA_FILE: ""}
+    try:
+        with _quiet_tracing():
+            module = _jit.load(str(path), map_location="cpu", _extra_files=extra)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is no TorchScript file of this package: {_line(error)}") from None
     takes_camera = bool(json.loads(extra[EXTRA_FILE])["camera_names"])
 
     @torch.inference_mode()

@@ -6,18 +6,26 @@ model through here.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embae_plugin.models.checkpoint_file import load_checkpoint, save_checkpoint
+from embae_plugin.models.checkpoint_file import (
+    check_finite,
+    check_kinds,
+    load_checkpoint,
+    save_checkpoint,
+)
 from embae_plugin.models.pooled import ReIDModel, model_from_spec
 
 Triple = tuple[float, float, float]
 
 ADAPTED = "adapted.pth"  # what `embae adapt` writes last into its folder
 STAGE = "last.pth"  # what a stage of `embae train` writes into its own
+LARGEST = 10_000  # pixels of an input's side; more is a mistake that no memory holds
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,11 @@ class InputSpec:
     norm_std: Triple
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
+        if not (1 <= self.height <= LARGEST and 1 <= self.width <= LARGEST):
             raise ValueError(f"an input of {self.height} x {self.width} pixels is impossible")
-        if len(self.norm_mean) != 3 or len(self.norm_std) != 3 or min(self.norm_std) <= 0:
+        values = (*self.norm_mean, *self.norm_std)
+        triples = len(self.norm_mean) == len(self.norm_std) == 3
+        if not triples or not all(map(math.isfinite, values)) or min(self.norm_std) <= 0:
             raise ValueError(
                 f"norm_mean {self.norm_mean} and norm_std {self.norm_std} must be 3 values each, "
                 "std > 0"
@@ -51,9 +61,20 @@ class InputSpec:
     def make(
         cls, height: int, width: int, norm_mean: Sequence[float], norm_std: Sequence[float]
     ) -> InputSpec:
-        """From numbers of any kind."""
-        mean, std = (tuple(float(value) for value in triple) for triple in (norm_mean, norm_std))
-        return cls(int(height), int(width), mean, std)  # type: ignore[arg-type]
+        """From numbers of any kind.
+
+        Raises:
+            ValueError: no numbers, no whole ones of pixels, or impossible ones.
+        """
+        try:
+            mean, std = (tuple(float(value) for value in three) for three in (norm_mean, norm_std))
+            sizes = operator.index(height), operator.index(width)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"an input of height {height!r}, width {width!r}, norm_mean {norm_mean!r} and "
+                f"norm_std {norm_std!r}: sizes are whole numbers of pixels, the others 3 numbers"
+            ) from None
+        return cls(*sizes, mean, std)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -102,15 +123,43 @@ def find_checkpoint(path: str | Path) -> Path:
 def _input_of(path: Path, saved: Any, trunk: Any, height: int, width: int) -> InputSpec:
     """The saved input, with the size replaced where one is given."""
     known = saved if isinstance(saved, Mapping) else {}
-    tall, wide = height or known.get("height"), width or known.get("width")
-    if not tall or not wide:
+    tall, wide = height or known.get("height", 0), width or known.get("width", 0)
+    if any(isinstance(side, int) and side == 0 for side in (tall, wide)):
         raise ValueError(
             f"{path} was written by a release that did not keep the size of the network's input: "
             "pass --height and --width as in its training (data.height and data.width; the "
             "paper's are 256 and 128)"
         )
     mean = known.get("norm_mean", trunk.norm_mean)
-    return InputSpec.make(tall, wide, mean, known.get("norm_std", trunk.norm_std))
+    try:
+        return InputSpec.make(tall, wide, mean, known.get("norm_std", trunk.norm_std))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _camera_names(path: Path, names: Any) -> tuple[str, ...]:
+    good = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    if not good or len(set(names)) < len(names):
+        raise ValueError(f"{path} is damaged: its camera_names are {names!r}, no different names")
+    return tuple(names)
+
+
+def _build(path: Path, spec: dict[str, Any], saved: dict[Any, Any]) -> ReIDModel:
+    """The model of a spec with its weights."""
+    try:
+        model = model_from_spec(spec)
+    except (ValueError, RuntimeError, TypeError) as error:  # torch's, of sizes beyond memory
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ValueError(f"{path}: no model can be built as it says: {reason}") from None
+    state, own = {str(key): value for key, value in saved.items()}, model.state_dict()
+    check_kinds(path, state, own)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: its weights are not those of its model: {reason}") from None
+    check_finite(path, state, own)
+    return model.eval()
 
 
 def load_bundle(path: str | Path, height: int = 0, width: int = 0) -> Bundle:
@@ -121,28 +170,25 @@ def load_bundle(path: str | Path, height: int = 0, width: int = 0) -> Bundle:
         height, width: of the input in pixels, for checkpoints that do not say; 0 takes theirs.
 
     Raises:
-        FileNotFoundError, ValueError: not there, not an EmbAE checkpoint, damaged, of a stage
-            that was not finished, or without a size and none given.
+        FileNotFoundError, ValueError: not there, not an EmbAE checkpoint, damaged, with weights
+            that are no numbers, of a stage that was not finished, or without a size and none given.
     """
     file = find_checkpoint(path)
     payload = load_checkpoint(file)
     if not isinstance(payload.get("spec"), dict) or not isinstance(payload.get("model"), dict):
         raise ValueError(f"{file} holds no model")
-    if not payload.get("done", True):
+    if payload.get("done", True) is not True:
         raise ValueError(
             f"{file} is of a stage that was not finished: give the command that wrote it again, "
             "it goes on where it stopped"
         )
-    model = model_from_spec(payload["spec"])
-    try:
-        model.load_state_dict(payload["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{file}: its weights are not those of its model: {reason}") from None
-    model.eval()
+    cameras = _camera_names(file, payload.get("camera_names", ()))
+    model = _build(file, payload["spec"], payload["model"])
     spec = _input_of(file, payload.get("input"), model.trunk, height, width)
-    about = payload.get("about") or {"stage": str(payload.get("stage", ""))}
-    return Bundle(model, spec, tuple(payload.get("camera_names", ())), dict(about))
+    about = payload.get("about")
+    if not isinstance(about, dict) or not about:
+        about = {"stage": str(payload.get("stage", ""))}
+    return Bundle(model, spec, cameras, dict(about))
 
 
 def save_bundle(path: str | Path, bundle: Bundle) -> None:

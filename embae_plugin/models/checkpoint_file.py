@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,58 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     payload = read_file(path)
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(f"{path} is not an EmbAE checkpoint")
-    if payload.get("version") != VERSION:
+    version = payload.get("version")
+    if not isinstance(version, int) or version != VERSION:
         raise ValueError(
-            f"{path} was written in checkpoint version {payload.get('version')}; this release "
+            f"{path} was written in checkpoint version {version}; this release "
             f"reads version {VERSION}. Use the release that wrote it"
         )
     return payload
+
+
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COUNTING = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+
+
+def check_kinds(path: str | Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuses values of ``state`` that are no dense tensors of the model's kind of numbers.
+
+    Args:
+        path: where ``state`` comes from.
+        state: what the file holds under each name.
+        own: the model's state dict; names that are in one of the two only are passed over.
+
+    Raises:
+        ValueError: names the first such values.
+    """
+    odd = [
+        key for key, mine in own.items()
+        if key in state and not _is_dense(state[key], mine.is_floating_point())
+    ]  # fmt: skip
+    if odd:
+        raise ValueError(
+            f"{path} holds something else than weights under {', '.join(odd[:5])}: a weight is a "
+            "dense tensor of real numbers"
+        )
+
+
+def _is_dense(value: Any, floating: bool) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_nested
+        and value.device.type == "cpu"
+        and value.dtype in (_FLOATING if floating else _COUNTING)
+    )
+
+
+def check_finite(path: str | Path, state: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuses weights that are no numbers.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    broken = [key for key in names if not bool(torch.isfinite(state[key]).all())]
+    if broken:
+        raise ValueError(f"{path} holds NaN or infinite weights: {', '.join(broken[:5])}. Training "
+                         "had failed when it was written; take an earlier one")  # fmt: skip

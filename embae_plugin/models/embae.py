@@ -205,6 +205,10 @@ class EmbAE(nn.Module):
             raise ValueError(
                 f"not the description of an EmbAE model: missing {missing}, unknown {unknown}"
             )
+        for key in (*_COUNTS, "cameras"):
+            if type(spec.get(key, 0)) is not int:
+                raise ValueError(f"{key} of an EmbAE model must be a whole number, not "
+                                 f"{spec[key]!r}")  # fmt: skip
         output = spec.get("output", "z_id")
         if output not in OUTPUTS:
             raise ValueError(
@@ -216,17 +220,9 @@ class EmbAE(nn.Module):
         model = cls(trunk, **sizes, generator=generator)
         model.output = output
         if spec.get("camera_parts"):
-            model.learn_cameras(str(spec["camera_parts"]), int(spec.get("cameras", 0)))
+            model.learn_cameras(str(spec["camera_parts"]), spec.get("cameras", 0))
         return model
 
 
-_SPEC_KEYS = (
-    "trunk",
-    "num_classes",
-    "loss",
-    "z_id_dim",
-    "z_nui_dim",
-    "hidden_dim",
-    "num_nuisance",
-    "order",
-)
+_COUNTS = ("num_classes", "z_id_dim", "z_nui_dim", "hidden_dim", "num_nuisance")
+_SPEC_KEYS = ("trunk", "loss", "order", *_COUNTS)

@@ -51,6 +51,8 @@ class Settings:
     length: int = 10
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # what scikit-learn takes
+            raise ValueError(f"seed of a report: {self.seed} is not from 0 to {2**32 - 1}")
         for name in ("map_limit", "people", "queries", "lists", "length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a report: {getattr(self, name)} is not at least 1")

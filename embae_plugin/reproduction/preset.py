@@ -29,6 +29,7 @@ from embae_plugin.config_files import config_folder
 from embae_plugin.reproduction.published import TABLES
 
 PREFIX = "reproduce_"
+MOST_SEEDS = 1000
 _KEYS = ("about", "base", "seeds", "settings", "pul", "tables")
 _TABLE_KEYS = ("base", "sources", "target", "settings")
 
@@ -121,11 +122,11 @@ def seeds_of(value: Any, where: str) -> tuple[int, ...]:
         ValueError: not that, or a seed twice.
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
-    seeds = list(range(1, value + 1)) if whole else value
+    seeds = list(range(1, min(value, MOST_SEEDS + 1) + 1)) if whole else value
     good = isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)
-    if not good or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{where} is {value!r}; it must be how many seeds, at least 1, or a list "
-                         "of different whole numbers")  # fmt: skip
+    if not good or len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
+        raise ValueError(f"{where} is {value!r}; it must be how many seeds, 1 to {MOST_SEEDS}, or "
+                         "a list of different whole numbers")  # fmt: skip
     return tuple(seeds)
 
 
