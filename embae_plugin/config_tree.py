@@ -76,7 +76,7 @@ def _embae_node() -> CfgNode:
     node.trunk = ""  # "": the trunk that model.name implies; else a timm name or torchreid:NAME
     node.trunk_weights = "imagenet"  # imagenet | a local file | "" for random weights
     node.z_id_dim = 128  # width of the metric embedding
-    node.z_nui_dim = 128  # width of the nuisance code
+    node.z_nui_dim = 128  # width of the nuisance code; 0 for none
     node.hidden_dim = 1024  # units of the hidden layer of f_emb, f_nui and f_dec
     node.head_order = "relu_bn"  # paper 4.2; bn_relu is the order of 3.2
     node.stages = list(STAGES)

@@ -50,13 +50,14 @@ REFUSED = [
     ("train.start_epoch", "2", r"train\.start_epoch is torchreid's own"),
 ]
 MUST_BE_POSITIVE = [
-    "embae.z_id_dim", "embae.z_nui_dim", "embae.hidden_dim", "data.height", "data.width",
+    "embae.z_id_dim", "embae.hidden_dim", "data.height", "data.width",
     "train.batch_size", "test.batch_size", "sampler.num_instances", "train.lr",
     "embae.autoencoder.batch_size", "embae.transfer.batch_size", "embae.embedding.final_lr",
     "embae.autoencoder.lr", "embae.autoencoder.final_lr", "embae.transfer.lr",
     "embae.transfer.nuisance_lr", "embae.transfer.final_lr",
 ]  # fmt: skip
 MUST_NOT_BE_NEGATIVE = [
+    "embae.z_nui_dim",
     "train.max_epoch", "train.weight_decay", "embae.autoencoder.max_epoch",
     "embae.transfer.max_epoch", "embae.transfer.nuisance_epoch",
     "embae.embedding.constant_epochs", "embae.save_interval",

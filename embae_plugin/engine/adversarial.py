@@ -99,6 +99,8 @@ class ImageAdversarialEngine(StageEngine):
         store: Any = None,
     ) -> None:
         super().__init__(datamanager, model, use_gpu, seed, store)
+        if model.z_nui_dim == 0:
+            raise ValueError("z_nui_dim is 0: there is no nuisance code to give a prior to")
         if batch_size % num_instances:
             raise ValueError(f"batch size {batch_size} is not divisible by K = {num_instances}")
         if not 0 < prior_std < math.inf:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from embae_plugin.evaluation.curves import adaptation_curves
+from embae_plugin.evaluation.curves import COLUMNS, adaptation_curves
 from embae_plugin.evaluation.report import HEADERS, SHOWN, Row
 
 BASELINE, BOUND = "baseline", "supervised"
@@ -79,7 +79,7 @@ def read_run(folder: str | Path) -> RunScores:
         where = history_file
         curves = adaptation_curves(history)
         for epoch in (epoch for curve in curves.values() for epoch in curve):
-            _check_numbers(epoch, ("epoch", "rank1", "mAP"), needed=True)
+            _check_numbers(epoch, ("epoch", *COLUMNS), needed=True)
         return replace(scores, curves=curves)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where} is not what embae train writes: {error!r}") from None

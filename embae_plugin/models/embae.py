@@ -30,7 +30,7 @@ class EmbAE(nn.Module):
         num_classes: identities of a classifier on z_id, for torchreid's own losses; 0 for none.
         loss: what a training forward returns, see :meth:`forward`.
         z_id_dim: width of the embedding z_id.
-        z_nui_dim: width of the nuisance latent z_nui.
+        z_nui_dim: width of the nuisance latent z_nui; 0 for an autoencoder of z_id alone.
         hidden_dim: units of the hidden layer of f_emb, f_nui and f_dec.
         num_nuisance: heads of f_nui: one for all images, or one for each dataset or camera.
         order: ``relu_bn`` (paper 4.2) or ``bn_relu``, see :class:`DenseHead`.
@@ -55,8 +55,9 @@ class EmbAE(nn.Module):
         super().__init__()
         sizes = {"z_id_dim": z_id_dim, "z_nui_dim": z_nui_dim, "hidden_dim": hidden_dim}
         for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} of an EmbAE model must be at least 1, not {size}")
+            least = 0 if name == "z_nui_dim" else 1
+            if size < least:
+                raise ValueError(f"{name} of an EmbAE model must be at least {least}, not {size}")
         if loss not in LOSSES:
             raise ValueError(f"loss of an EmbAE model is one of {', '.join(LOSSES)}, not {loss!r}")
         if num_classes < 0 or (num_classes == 0 and loss == "softmax"):

@@ -15,6 +15,9 @@ from embae_plugin.engine import (
     ImageTransferEngine,
 )
 from embae_plugin.engine.reconstruction import merge_lone_groups
+from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.pooled import model_from_spec
+from embae_plugin.models.trunks import build_trunk
 from tests.engine.tiny import same_weights, tiny_model
 
 SMALL = {"use_gpu": False, "seed": 3}
@@ -91,6 +94,26 @@ def test_the_first_step_of_new_moves_only_the_nuisance_encoder(data, store, tmp_
     for part in ("trunk", "f_emb", "f_dec"):
         assert same_weights(getattr(model, part), getattr(before, part)), part
     assert not same_weights(model.f_nui, before.f_nui)
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_without_a_nuisance_code_z_id_alone_reconstructs(data, store, tmp_path, variant):
+    model = EmbAE(build_trunk("mobilenetv1_x0_25"), z_id_dim=8, z_nui_dim=0, hidden_dim=16)
+    pretrain = ImageAutoencoderEngine(
+        data, model, VARIANTS[variant].encoders, batch_size=20, **SMALL, store=store
+    )
+    pretrain.run(tmp_path, max_epoch=2)
+    before = copy.deepcopy(model)
+    engine = ImageTransferEngine(
+        data, model, variant, lr=1e-2, batch_size=16, nuisance_epoch=2, **SMALL, store=store
+    )
+    history = engine.run(tmp_path, max_epoch=4)
+    assert [row["phase"] for row in history] == ["embedding"] * 4  # nothing to renew
+    assert history[-1]["reconstruction"] < history[0]["reconstruction"]
+    assert not same_weights(model.f_emb, before.f_emb)
+    again = model_from_spec(model.spec())
+    again.load_state_dict(model.state_dict())
+    assert same_weights(again, model)
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))

@@ -159,7 +159,8 @@ ODD_HISTORIES = ["[]", "null", "{", {"transfer-cam": 3}, {"transfer-cam": [3]},
                  {"transfer-cam": [{"mAP": 1}]},
                  {"transfer-cam": [{"mAP": "x", "epoch": 1, "rank1": 1}]},
                  {"transfer-cam": [{"mAP": 1, "epoch": "x", "rank1": 1}]},
-                 {"transfer-cam": [{"mAP": None, "epoch": 1, "rank1": None}]}]  # fmt: skip
+                 {"transfer-cam": [{"mAP": None, "epoch": 1, "rank1": None}]},
+                 {"transfer-cam": [{"mAP": 0.1, "epoch": 1, "rank1": 0.1}]}]  # fmt: skip
 
 
 def test_results_that_are_none(tmp_path, capsys):
