@@ -49,5 +49,5 @@ FULL = Sizes(
 QUICK = Sizes(
     "quick", repeats=2, query=128, gallery=15913, dim=128, large_galleries=(20_000, 100_000),
     stock_query=16, trunk="mobilenetv1", height=128, width=64, train_steps=2,
-    extract_images=200, ae_steps=8, trunk_steps=1, target=(500, 100, 500),
+    extract_images=600, ae_steps=8, trunk_steps=1, target=(500, 100, 500),
 )  # fmt: skip

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,12 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from embae_plugin.atomic_file import replacing
+from embae_plugin.data.parallel import can_fork, forked, shared_array
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = "embae-images-1"
+MANY = 1000  # images, from which on processes decode in place of threads
 
 
 class CorruptImageError(ValueError):
@@ -101,8 +103,13 @@ def content_key(paths: Sequence[str], height: int, width: int) -> str:
     return total.hexdigest()
 
 
+def _many(count: int) -> bool:
+    """Whether so many images are worth the start of processes."""
+    return count >= MANY and _workers() > 1 and can_fork()
+
+
 def _decode_into(out: np.ndarray, paths: Sequence[str], label: str, least_side: int = 1) -> None:
-    """Fills ``out`` (N, H, W, 3) in parallel (Pillow decodes outside Python's lock)."""
+    """Fills ``out`` (N, H, W, 3) in parallel; it must be shared memory if there are many."""
     height, width = out.shape[1:3]
 
     def work(index: int) -> tuple[str, str] | None:
@@ -112,12 +119,24 @@ def _decode_into(out: np.ndarray, paths: Sequence[str], label: str, least_side: 
             return paths[index], str(error)
         return None
 
-    with ThreadPoolExecutor(_workers()) as pool:
-        results = pool.map(work, range(len(paths)), chunksize=32)
-        bar = tqdm(results, total=len(paths), desc=f"decode {label}", unit="img", disable=None)
-        failures = [failure for failure in bar if failure is not None]
+    with tqdm(total=len(paths), desc=f"decode {label}", unit="img", disable=None) as bar:
+        if _many(len(paths)):
+            failures = forked(work, len(paths), _workers(), bar)
+        else:
+            failures = _by_threads(work, len(paths), bar)
     if failures:
         raise CorruptImageError(failures)
+
+
+def _by_threads(
+    work: Callable[[int], tuple[str, str] | None], count: int, bar: tqdm[Any]
+) -> list[tuple[str, str]]:
+    failures = []
+    with ThreadPoolExecutor(_workers()) as pool:
+        for failure in pool.map(work, range(count)):
+            bar.update()
+            failures += [] if failure is None else [failure]
+    return failures
 
 
 def _mapped(
@@ -224,7 +243,8 @@ class ImageBank:
             pixels = torch.from_numpy(mapped)
         else:
             self.place = "memory"
-            pixels = torch.empty(shape, dtype=torch.uint8)
+            many = _many(len(paths))
+            pixels = torch.from_numpy(shared_array(shape) if many else np.empty(shape, np.uint8))
             try:
                 _decode_into(pixels.numpy(), paths, label, least_side)
             except CorruptImageError as error:

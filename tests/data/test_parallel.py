@@ -1,0 +1,105 @@
+"""Forked processes that share memory: results, failures, and no process left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from embae_plugin.data import image_bank
+from embae_plugin.data.image_bank import CorruptImageError, ImageBank
+from embae_plugin.data.parallel import can_fork, forked, shared_array
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="needs processes that share memory")
+
+
+def bar(total):
+    return tqdm(total=total, disable=None)
+
+
+@pytest.mark.parametrize(("count", "workers"), [(1, 1), (31, 2), (33, 2), (200, 3), (5, 4)])
+def test_every_item_is_done_once_and_failures_come_in_order(count, workers):
+    out = shared_array((count,), np.int64)
+
+    def work(index):
+        out[index] += index + 1
+        return f"item {index}" if index % 7 == 3 else None
+
+    with bar(count) as shown:
+        found = forked(work, count, workers, shown)
+        assert shown.disable or shown.n == count
+    assert out.tolist() == list(range(1, count + 1))
+    assert found == [f"item {index}" for index in range(count) if index % 7 == 3]
+    assert not multiprocessing.active_children()
+
+
+def test_what_an_item_raises_is_raised():
+    def work(index):
+        raise OSError(f"item {index}")
+
+    with bar(50) as shown, pytest.raises(OSError, match="item"):
+        forked(work, 50, 2, shown)
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_process_is_told_as_a_lack_of_memory():
+    def work(index):
+        if index == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with bar(100) as shown, pytest.raises(MemoryError, match="was killed, most likely for want"):
+        forked(work, 100, 2, shown)
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_ends_it_at_once_and_leaves_no_process():
+    def work(index):
+        time.sleep(0.1)
+
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with bar(1000) as shown, pytest.raises(KeyboardInterrupt):
+        forked(work, 1000, 2, shown)
+    assert time.monotonic() - started < 10
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def crops(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.jpg" for number in range(70)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (20, 11, 3), dtype=np.uint8)).save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_processes_decode_what_threads_decode(crops, tmp_path, monkeypatch, cached):
+    expected = ImageBank(crops, 16, 8).images
+    monkeypatch.setattr(image_bank, "MANY", 2)
+    monkeypatch.setattr(image_bank, "_workers", lambda: 2)
+    calls = []
+    monkeypatch.setattr(image_bank, "forked", lambda *args: calls.append(1) or forked(*args))
+    bank = ImageBank(crops, 16, 8, cache_dir=tmp_path / "cache" if cached else "")
+    assert calls and torch.equal(bank.images, expected)
+    assert bank.place == ("file" if cached else "memory")
+
+
+def test_all_damaged_files_are_listed_and_the_others_kept(crops, monkeypatch):
+    monkeypatch.setattr(image_bank, "MANY", 2)
+    monkeypatch.setattr(image_bank, "_workers", lambda: 2)
+    for number in (3, 50, 69):
+        with open(crops[number], "wb") as stream:
+            stream.write(b"no image")
+    with pytest.raises(CorruptImageError) as caught:
+        ImageBank(crops, 16, 8)
+    assert [path for path, _ in caught.value.failures] == [crops[n] for n in (3, 50, 69)]
+    assert caught.value.pixels is not None and caught.value.pixels[4].float().std() > 0
