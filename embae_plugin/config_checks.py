@@ -76,7 +76,6 @@ _POSITIVE = (
     "embae.clusters.lr",
     "embae.clusters.final_lr",
     "embae.clusters.num_instances",
-    "embae.adapt.largest_cluster",
 )
 _NOT_NEGATIVE = (
     "train.max_epoch",
@@ -148,6 +147,8 @@ def check_config(cfg: CfgNode) -> None:
         _check_scikit_learn(cfg.embae.variants)
         _check_pul(cfg.embae.pul)
         _check_clusters(cfg.embae.clusters)
+        share = cfg.embae.adapt.largest_cluster
+        _check(0 < share <= 1, f"embae.adapt.largest_cluster is {share}; it is a share, 0 to 1")
         _check_datasets(list(cfg.data.sources), list(cfg.data.targets), list(cfg.embae.stages))
 
 

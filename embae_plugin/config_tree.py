@@ -146,7 +146,7 @@ def _embae_node() -> CfgNode:
         method="trunk",  # norm | heads | trunk | reconstruction (the paper's variants)
         variant="cam",  # of reconstruction; with a single camera it is new
         stop="effective_rank",  # of reconstruction: the epoch that is kept, see transfer.stop
-        largest_cluster=30.0,  # mean size above which clusters are not taken for people
+        largest_cluster=0.15,  # share of the crops above which one is not taken for a person
         least_kept=0.1,  # share of crops in clusters below which nothing is learned from them
     )
     node.test = _node(tta="flip", protocols=["market", "nd"])  # tta: none | flip | ten_crop

@@ -42,6 +42,7 @@ REFUSED = [
     ("data.type", "video", r"data\.type is 'video'"),
     ("model.name", "resnet50", r"needs an EmbAE model, model\.name is 'resnet50'"),
     ("model.resume", "a.pth", r"model\.resume is torchreid's own"),
+    ("embae.adapt.largest_cluster", "30", r"largest_cluster is 30\S* it is a share, 0 to 1"),
     ("test.rerank", "True", r"test\.rerank is torchreid's own"),
     ("test.visrank", "True", r"test\.visrank is torchreid's own"),
     ("cuhk03.use_metric_cuhk03", "True", r"use_metric_cuhk03 is torchreid's own"),

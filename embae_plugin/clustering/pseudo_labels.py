@@ -49,15 +49,16 @@ class PseudoLabels:
 
         Args:
             least_kept: share of the crops that must be in clusters.
-            largest: mean size of a cluster beyond which it is more than one person's.
+            largest: share of all crops in one cluster beyond which it is more than a person's.
         """
         kept, total = len(self.kept), len(self.labels)
         if self.clusters < 2 or kept < least_kept * total:
             return f"{kept} of {total} crops lie in clusters, of which there are {self.clusters}"
-        if kept / self.clusters > largest:
+        most = int(np.bincount(self.labels[self.kept]).max())
+        if most > largest * total:
             return (
-                f"{kept} crops fall into {self.clusters} clusters, of {kept / self.clusters:.0f} "
-                "crops each, which is more than one person's"
+                f"one cluster holds {most} of {total} crops, which is more than one person's "
+                "(if so few people are there, raise embae.adapt.largest_cluster)"
             )
         return ""
 

@@ -112,3 +112,18 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     x, _, camera = world(offset=0.0)
     with pytest.raises(ImportError, match="pip install scikit-learn"):
         pseudo_labels(x, camera)
+
+
+@pytest.mark.parametrize(
+    ("labels", "doubt"),
+    [
+        ([0] * 10 + [1] * 10 + [2] * 10 + [-1] * 70, ""),
+        ([0] * 21 + [1] * 10 + [-1] * 69, "one cluster holds 21 of 100 crops, which is more than"),
+        ([0] * 4 + [1] * 5 + [-1] * 91, "9 of 100 crops lie in clusters, of which there are 2"),
+        ([0] * 50 + [-1] * 50, "50 of 100 crops lie in clusters, of which there are 1"),
+        ([-1] * 100, "0 of 100 crops lie in clusters, of which there are 0"),
+    ],
+)
+def test_clusters_that_are_no_people(labels, doubt):
+    found = PseudoLabels(np.array(labels)).doubts(least_kept=0.1, largest=0.2)
+    assert found.startswith(doubt) and bool(found) == bool(doubt)
