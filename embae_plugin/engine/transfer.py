@@ -141,8 +141,10 @@ class ImageTransferEngine(StageEngine):
         main = phase("embedding", variant.learn, max_epoch, self.lr)
         camids = torch.from_numpy(records.camids)
         main.watch = self._watch = Watch(main, features, camids, self.stop, self.seed)
-        if variant.renewed is None or self.model.z_nui_dim == 0:  # no code, nothing to renew
+        if variant.renewed is None:
             return [main]
         self.model.reset_nuisance(int(groups.max()) + 1, seeded(self.seed, self.stage))
+        if self.model.z_nui_dim == 0:  # no code, so nothing for new encoders to learn
+            return [main]
         nuisance = phase("nuisance", ("f_nui",), self.nuisance_epoch, self.nuisance_lr)
         return [nuisance, main]

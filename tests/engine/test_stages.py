@@ -109,6 +109,7 @@ def test_without_a_nuisance_code_z_id_alone_reconstructs(data, store, tmp_path, 
     )
     history = engine.run(tmp_path, max_epoch=4)
     assert [row["phase"] for row in history] == ["embedding"] * 4  # nothing to renew
+    assert model.f_nui.num_heads == {"cam": 3}.get(variant, 1)  # one for each target camera
     assert history[-1]["reconstruction"] < history[0]["reconstruction"]
     assert not same_weights(model.f_emb, before.f_emb)
     again = model_from_spec(model.spec())
