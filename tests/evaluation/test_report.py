@@ -153,13 +153,25 @@ def test_nan_in_a_row_is_refused_and_the_old_file_stays(tmp_path):
     assert json.loads(path.read_text())["rows"] == [] and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_failure_while_writing_leaves_the_old_text(tmp_path):
+def test_a_failure_while_writing_leaves_the_old_text(tmp_path, monkeypatch):
     path = tmp_path / "note.txt"
     write_text(path, "old – one\n")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "half \ud800")
+
+    def full(self, text, **options):
+        self.write_bytes(text[:4].encode())
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(type(path), "write_text", full)
+        write_text(path, "the new one")
     assert path.read_text(encoding="utf-8") == "old – one\n"
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_names_that_are_not_utf8_are_written_with_escapes(tmp_path):
+    path = tmp_path / "note.txt"
+    write_text(path, "x\udcff.png")
+    assert path.read_text(encoding="utf-8") == "x\\udcff.png"
 
 
 @pytest.mark.parametrize("rows", [PAPER, PAPER[:1], [score_row("baseline", {"nd": NO_QUERY})]],
