@@ -29,13 +29,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
     by up to a hundredth: other numbers than a processor's, and than those of the same network
     with its batch norm folded.
     """
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _switches()]
+    switches = _switches()
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
     try:
         overall = torch.get_float32_matmul_precision()
     except RuntimeError:  # set through the newer names only; those are restored below
         overall = "highest"
     torch.set_float32_matmul_precision("highest")
-    for owner, name, exact in _switches():
+    for owner, name, exact in switches:
         if exact != "":
             setattr(owner, name, exact)
     try:

@@ -27,13 +27,17 @@ SUBJECTS: dict[str, Callable[[Context], list[Row]]] = {
 }
 
 
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def choose(names: str) -> list[str]:
     """The subjects that a comma-separated list names, in the table's order; "" for all.
 
     Raises:
         ValueError: an unknown name.
     """
-    asked = [name.strip() for name in names.split(",") if name.strip()]
+    asked = _listed(names)
     for name in asked:
         if name not in SUBJECTS:
             known = ", ".join(SUBJECTS)
@@ -47,7 +51,7 @@ def choose_devices(names: str) -> list[str]:
     Raises:
         ValueError: an unknown name, or a device that this machine lacks.
     """
-    asked = [name.strip() for name in names.split(",") if name.strip()]
+    asked = _listed(names)
     for name in asked:
         if name not in DEVICES:
             raise ValueError(f"--devices: no device {name!r}; there are {', '.join(DEVICES)}")
@@ -84,7 +88,7 @@ def run_subjects(
         for name in names:
             logger.info("measuring %s", name)
             started = time.monotonic()
-            for device in set(devices) & set(present_devices()):
+            for device in (one for one in present_devices() if one in devices):
                 context.measure_rates(device)  # each time: something may have disturbed the last
             try:
                 rows += SUBJECTS[name](context)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 
 import numpy as np
 
@@ -57,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         row = score_row(name, scores)
         if arguments.json:
             write_text(arguments.json, json.dumps(row, indent=1, allow_nan=False) + "\n")
-        print(score_table([row]))
+        sys.stdout.write(f"{score_table([row])}\n")
         note = dropped_note([row])
         if note:
-            print(f"\n{note}")
+            sys.stdout.write(f"\n{note}\n")
     return 0
 
 

@@ -80,6 +80,11 @@ def _verb_module(name: str) -> ModuleType:
         raise ImportError(f"`embae {name}` cannot start: {reason}") from error
 
 
+def _refused(message: str) -> int:
+    sys.stderr.write(f"{process_name()}: {message}\n")
+    return 2
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the process's exit code.
 
@@ -98,18 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments))
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":  # the others are stopped together with it
-            print(f"embae: {error or 'stopped'}", file=sys.stderr)
+            sys.stderr.write(f"embae: {error or 'stopped'}\n")
         return 130
     except ImportError as error:
-        advice = "(`embae doctor` checks the installation)"
-        print(f"{process_name()}: {error} {advice}", file=sys.stderr)
-        return 2
+        return _refused(f"{error} (`embae doctor` checks the installation)")
     except MemoryError as error:
-        print(f"{process_name()}: there is not enough memory: {error}", file=sys.stderr)
-        return 2
+        return _refused(f"there is not enough memory: {error}")
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"{process_name()}: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
 
 
 if __name__ == "__main__":

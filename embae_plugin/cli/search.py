@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -65,12 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
             write_text(arguments.html, search_page(answers, about))
             logger.info("written to %s", arguments.html)
         if arguments.json == "-":
-            print(text)
+            sys.stdout.write(f"{text}\n")
         elif arguments.json:
             write_text(arguments.json, text + "\n")
             logger.info("written to %s", arguments.json)
         if arguments.json != "-":
-            print(hits_table(answers))
+            sys.stdout.write(f"{hits_table(answers)}\n")
     return 0
 
 

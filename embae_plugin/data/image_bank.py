@@ -103,13 +103,8 @@ def content_key(paths: Sequence[str], height: int, width: int) -> str:
     return total.hexdigest()
 
 
-def _many(count: int) -> bool:
-    """Whether so many images are worth the start of processes."""
-    return count >= MANY and _workers() > 1 and can_fork()
-
-
 def _decode_into(out: np.ndarray, paths: Sequence[str], label: str, least_side: int = 1) -> None:
-    """Fills ``out`` (N, H, W, 3) in parallel; it must be shared memory if there are many."""
+    """Fills ``out`` (N, H, W, 3), which is memory that forked processes share, in parallel."""
     height, width = out.shape[1:3]
 
     def work(index: int) -> tuple[str, str] | None:
@@ -120,7 +115,7 @@ def _decode_into(out: np.ndarray, paths: Sequence[str], label: str, least_side: 
         return None
 
     with tqdm(total=len(paths), desc=f"decode {label}", unit="img", disable=None) as bar:
-        if _many(len(paths)):
+        if len(paths) >= MANY and _workers() > 1 and can_fork():
             failures = forked(work, len(paths), _workers(), bar)
         else:
             failures = _by_threads(work, len(paths), bar)
@@ -243,8 +238,7 @@ class ImageBank:
             pixels = torch.from_numpy(mapped)
         else:
             self.place = "memory"
-            many = _many(len(paths))
-            pixels = torch.from_numpy(shared_array(shape) if many else np.empty(shape, np.uint8))
+            pixels = torch.from_numpy(shared_array(shape))
             try:
                 _decode_into(pixels.numpy(), paths, label, least_side)
             except CorruptImageError as error:

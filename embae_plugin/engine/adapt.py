@@ -110,10 +110,11 @@ def _reconstruct(model: EmbAE, target: ImageRecords, setting: _Setting) -> Adapt
     )  # fmt: skip
     history = engine.run(setting.save_dir, node.max_epoch)
     words = f"reconstruction ({variant})"
-    if "kept_epoch" not in history[-1]:
+    if not history or "kept_epoch" not in history[-1]:
         return Adapted(model, history, {"method": words})
-    kept, rule = int(history[-1]["kept_epoch"]), cfg.embae.adapt.stop
+    kept = int(history[-1]["kept_epoch"])
     words = f"{words}, of whose {node.max_epoch} epochs number {kept} is kept"
+    rule = cfg.embae.adapt.stop
     return Adapted(model, history, {"method": words, "kept_epoch": kept, "stop": rule})
 
 

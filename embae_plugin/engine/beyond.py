@@ -1,10 +1,10 @@
 """Rows that go past the paper, beside its own and from the same stage 1.
 
 ``norm``: batch norm statistics by camera (Zhuang et al., 2020). Rows that end with ``-h`` compare
-trunk features h instead of z_id. ``norm+VARIANT``: EmbAE's stage 3
-on features so normalised. ``clusters``: pseudo-labels (Dai et al., 2021). ``supervised`` is the
-same training with the target's true labels, of the trunk or of f_emb alone: the bounds that the
-others are measured against.
+trunk features h instead of z_id. ``norm+VARIANT``: EmbAE's stage 3 on features so normalised.
+``clusters``: pseudo-labels (Dai et al., 2021). ``supervised`` is the same training with the
+target's true labels, of the trunk or of f_emb alone: the bounds that the others are measured
+against.
 """
 
 from __future__ import annotations

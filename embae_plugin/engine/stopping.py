@@ -11,13 +11,10 @@ import torch
 from embae_plugin.engine.reconstruction import ReconstructionPhase
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.scoring import embed_camera_features
-from embae_plugin.evaluation.label_free import MEASURES, MOST, measure
+from embae_plugin.evaluation.label_free import LAST, MEASURES, MOST, RULES, measure
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
-
-LAST = "last"
-RULES = (LAST, *MEASURES)
 
 
 def check_rule(rule: str) -> None:
@@ -47,20 +44,23 @@ class Watch:
     ) -> None:
         check_rule(rule)
         self.phase, self.rule = phase, rule
-        drawn = torch.randperm(len(features), generator=seeded(seed, "watch"))[:MOST].sort().values
-        self.features, self.camids = features[drawn.to(features.device)], camids[drawn]
+        self.features, self.camids = features, camids
+        order = torch.randperm(len(features), generator=seeded(seed, "watch"))
+        self.drawn = order[:MOST].sort().values
         self.epoch, self.value = 0, -math.inf
         self.weights: dict[str, dict[str, torch.Tensor]] = {}
 
     @torch.inference_mode()
     def _measured(self, model: EmbAE, every: bool) -> dict[str, float]:
         model.eval()
+        features = self.features[self.drawn.to(self.features.device)]
+        camids = self.camids[self.drawn]
         views = [
-            embed_camera_features(model, self.features[:, [n]], self.camids.numpy())
-            for n in range(self.features.shape[1])
+            embed_camera_features(model, features[:, [n]], camids.numpy())
+            for n in range(features.shape[1])
         ]
         names = tuple(MEASURES) if every else (self.rule,)
-        return measure(torch.stack(views, dim=1), self.camids, names)
+        return measure(torch.stack(views, dim=1), camids, names)
 
     def after_epoch(self, epoch: int, every: bool) -> dict[str, float]:
         """Measures; after the last epoch, puts the best one's weights back.
@@ -78,7 +78,7 @@ class Watch:
         shown = {name: value for name, value in found.items() if math.isfinite(value)}
         if self.rule == LAST:
             return shown
-        if found[self.rule] > self.value or not self.weights:  # NaN keeps the first epoch
+        if found[self.rule] > self.value:  # never, where it is NaN
             self.epoch, self.value = epoch, found[self.rule]
             self.weights = {
                 name: {key: v.clone() for key, v in getattr(model, name).state_dict().items()}
@@ -86,7 +86,7 @@ class Watch:
             }
         if epoch < self.phase.epochs:
             return shown
-        if math.isnan(self.value):
+        if not self.weights:
             logger.warning("%s cannot be measured on these crops (one camera, or no mirrored "
                            "views): the last epoch is kept", self.rule)  # fmt: skip
             return {**shown, "kept_epoch": float(epoch)}

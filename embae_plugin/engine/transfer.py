@@ -18,7 +18,8 @@ from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_groups
 from embae_plugin.engine.schedule import seeded
-from embae_plugin.engine.stopping import LAST, Watch, check_rule
+from embae_plugin.engine.stopping import Watch, check_rule
+from embae_plugin.evaluation.label_free import LAST
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)

@@ -76,6 +76,8 @@ MEASURES: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
     "camera_mixing": camera_mixing,
     "mutual_neighbours": mutual_neighbours,
 }
+LAST = "last"
+RULES = (LAST, *MEASURES)  # to choose an epoch by
 
 
 def measure(

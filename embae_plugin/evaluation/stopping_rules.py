@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from embae_plugin.evaluation.label_free import MEASURES
+from embae_plugin.evaluation.label_free import LAST, MEASURES, RULES
 from embae_plugin.evaluation.report import HEADERS, Row
 from embae_plugin.evaluation.seeds import RunScores
 
@@ -16,7 +16,7 @@ COLUMNS = ("rank1", "mAP")
 
 def chosen(curve: Sequence[Row], rule: str) -> Row:
     """The scored epoch that a rule keeps: ``last``, or the one where a measure is highest."""
-    if rule == "last":
+    if rule == LAST:
         return curve[-1]
     return max(curve, key=lambda row: row[rule])
 
@@ -41,7 +41,7 @@ def stopping_table(runs: Sequence[RunScores], style: str = "github") -> str:
             "with test.eval_freq 1, a target of several cameras and embae.test.tta flip"
         )
     body = []
-    for rule in ("last", *MEASURES):
+    for rule in RULES:
         line = [rule.replace("_", " ")]
         for column in COLUMNS:
             best = [max(row[column] for row in curve) for curve in curves]

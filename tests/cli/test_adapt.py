@@ -340,6 +340,13 @@ def test_pseudo_labels_are_left_out_where_clusters_are_no_people(world, caplog):
     assert load_bundle("out").model.output == "h"
 
 
+def test_no_epochs_at_all_leave_the_model_as_it_was(world):
+    none = ["embae.transfer.max_epoch", "0", "embae.adapt.variant", "fix"]
+    assert main([*COMMAND, *FEW_EPOCHS, *none]) == 0
+    before, after = (load_bundle(path).model.state_dict() for path in ("source.pth", "out"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_reconstruction_needs_an_autoencoder(world, capsys):
     payload = checkpoint_file.load_checkpoint("source.pth")
     checkpoint_file.save_checkpoint("one.pth", {**payload, "stage": "embedding", "about": {}})

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from embae_plugin.config_tree import STOP_RULES
-from embae_plugin.engine.stopping import RULES
-from embae_plugin.evaluation.label_free import MEASURES, measure
+from embae_plugin.evaluation.label_free import MEASURES, RULES, measure
 
 
 def crops(seed: int, count: int = 60, dim: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
