@@ -87,6 +87,10 @@ _NOT_NEGATIVE = (
     "embae.save_interval",
     "embae.adversarial.max_epoch",
     "embae.z_nui_dim",
+    "embae.nuisance.noise",
+    "embae.nuisance.dropout",
+    "embae.nuisance.variational",
+    "embae.nuisance.decorrelation",
     "embae.adversarial.triplet_weight",
     "embae.adversarial.reconstruction_weight",
     "embae.adversarial.adversarial_weight",
@@ -146,6 +150,7 @@ def check_config(cfg: CfgNode) -> None:
         _check_method(cfg, flat)
         _check_scikit_learn(cfg.embae.variants)
         _check_pul(cfg.embae.pul)
+        _check_nuisance(cfg.embae.nuisance, cfg.embae.z_nui_dim)
         _check_clusters(cfg.embae.clusters)
         share = cfg.embae.adapt.largest_cluster
         _check(0 < share <= 1, f"embae.adapt.largest_cluster is {share}; it is a share, 0 to 1")
@@ -215,6 +220,14 @@ def _check_pul(node: CfgNode) -> None:
         _check(node[key] >= 2, f"embae.pul.{key} is {node[key]}; it must be at least 2")
     _check(node.base == "embedding" or not node.heads_only, "embae.pul.heads_only leaves nothing "
            "to learn with embae.pul.base softmax, which is a trunk alone")  # fmt: skip
+
+
+def _check_nuisance(node: CfgNode, width: int) -> None:
+    share = node.dropout
+    _check(share < 1, f"embae.nuisance.dropout is {share}; it must be at least 0 and below 1")
+    used = [f"embae.nuisance.{key}" for key, value in node.items() if value]
+    _check(width > 0 or not used, f"{', '.join(used)}: with embae.z_nui_dim 0 there is no code "
+           "that it could hold back")  # fmt: skip
 
 
 def _check_datasets(sources: list[str], targets: list[str], stages: list[str]) -> None:

@@ -77,6 +77,9 @@ def _embae_node() -> CfgNode:
     node.trunk_weights = "imagenet"  # imagenet | a local file | "" for random weights
     node.z_id_dim = 128  # width of the metric embedding
     node.z_nui_dim = 128  # width of the nuisance code; 0 for none
+    node.nuisance = _node(  # what holds z_nui back in stages 2 and 3, see losses/bottleneck.py
+        noise=0.0, dropout=0.0, variational=0.0, decorrelation=0.0
+    )
     node.hidden_dim = 1024  # units of the hidden layer of f_emb, f_nui and f_dec
     node.head_order = "relu_bn"  # paper 4.2; bn_relu is the order of 3.2
     node.stages = list(STAGES)

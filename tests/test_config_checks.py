@@ -43,6 +43,7 @@ REFUSED = [
     ("model.name", "resnet50", r"needs an EmbAE model, model\.name is 'resnet50'"),
     ("model.resume", "a.pth", r"model\.resume is torchreid's own"),
     ("embae.adapt.largest_cluster", "30", r"largest_cluster is 30\S* it is a share, 0 to 1"),
+    ("embae.nuisance.dropout", "1.0", r"nuisance\.dropout is 1\.0; .*below 1"),
     ("test.rerank", "True", r"test\.rerank is torchreid's own"),
     ("test.visrank", "True", r"test\.visrank is torchreid's own"),
     ("cuhk03.use_metric_cuhk03", "True", r"use_metric_cuhk03 is torchreid's own"),
@@ -58,7 +59,8 @@ MUST_BE_POSITIVE = [
     "embae.transfer.nuisance_lr", "embae.transfer.final_lr",
 ]  # fmt: skip
 MUST_NOT_BE_NEGATIVE = [
-    "embae.z_nui_dim",
+    "embae.z_nui_dim", "embae.nuisance.noise", "embae.nuisance.dropout",
+    "embae.nuisance.variational", "embae.nuisance.decorrelation",
     "train.max_epoch", "train.weight_decay", "embae.autoencoder.max_epoch",
     "embae.transfer.max_epoch", "embae.transfer.nuisance_epoch",
     "embae.embedding.constant_epochs", "embae.save_interval",
@@ -115,3 +117,9 @@ def test_torchreids_own_losses_keep_torchreids_freedom():
     options = ["loss.name", "triplet", "test.rerank", "True", "train.batch_size", "30",
                "data.targets", "['market1501', 'viper']"]  # fmt: skip
     check_config(load_config(options=options))
+
+
+def test_a_code_that_is_not_there_cannot_be_held_back():
+    options = ["embae.z_nui_dim", "0", "embae.nuisance.noise", "1.0"]
+    with pytest.raises(ValueError, match=r"embae\.nuisance\.noise: with embae\.z_nui_dim 0"):
+        check_config(load_config(options=[*GOOD, *options]))

@@ -24,6 +24,7 @@ from embae_plugin.engine.beyond import cluster_settings
 from embae_plugin.engine.clusters import ImageClusterEngine, NotPeople
 from embae_plugin.engine.norm import ImageNormEngine
 from embae_plugin.engine.transfer import ImageTransferEngine
+from embae_plugin.losses import Bottleneck
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def _reconstruct(model: EmbAE, target: ImageRecords, setting: _Setting) -> Adapt
     engine = ImageTransferEngine(
         setting.data, model, variant, nuisance_epoch=node.nuisance_epoch, lr=node.lr,
         final_lr=node.final_lr, nuisance_lr=node.nuisance_lr, batch_size=node.batch_size,
-        stop=cfg.embae.adapt.stop, **setting.common,
+        stop=cfg.embae.adapt.stop, bottleneck=Bottleneck(**cfg.embae.nuisance), **setting.common,
     )  # fmt: skip
     history = engine.run(setting.save_dir, node.max_epoch)
     words = f"reconstruction ({variant})"

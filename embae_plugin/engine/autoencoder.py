@@ -9,6 +9,7 @@ from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_groups
 from embae_plugin.engine.schedule import seeded
+from embae_plugin.losses.bottleneck import OPEN, Bottleneck
 from embae_plugin.models.embae import EmbAE
 
 ENCODERS = ("common", "dataset", "camera")
@@ -24,6 +25,7 @@ class ImageAutoencoderEngine(StageEngine):
             for each camera of each dataset).
         lr, final_lr: Adam's rate at the first and last epoch.
         batch_size: images in a step, shared evenly by the encoders.
+        bottleneck: what holds z_nui back while it learns; nothing, as in the paper, by default.
         use_gpu, seed, store: see :class:`StageEngine`.
     """
 
@@ -36,6 +38,7 @@ class ImageAutoencoderEngine(StageEngine):
         lr: float = 1e-3,
         final_lr: float = 1e-5,
         batch_size: int = 256,
+        bottleneck: Bottleneck = OPEN,
         use_gpu: bool = True,
         seed: int = 1,
         store: Any = None,
@@ -45,6 +48,7 @@ class ImageAutoencoderEngine(StageEngine):
         super().__init__(datamanager, model, use_gpu, seed, store)
         self.encoders, self.stage = encoders, f"autoencoder-{encoders}"
         self.lr, self.final_lr, self.batch_size = lr, final_lr, batch_size
+        self.bottleneck = bottleneck
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""
@@ -54,6 +58,7 @@ class ImageAutoencoderEngine(StageEngine):
             "final_lr": self.final_lr,
             "batch_size": self.batch_size,
             "images": len(self.data.source),
+            **self.bottleneck.settings(),
         }
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
@@ -66,6 +71,6 @@ class ImageAutoencoderEngine(StageEngine):
         return [
             ReconstructionPhase(
                 self.encoders, self.model, features.features, groups, ("f_nui", "f_dec"),
-                max_epoch, self.lr, self.final_lr, self.batch_size, self.seed,
+                max_epoch, self.lr, self.final_lr, self.batch_size, self.seed, self.bottleneck,
             )
         ]  # fmt: skip

@@ -81,7 +81,7 @@ class Beyond:
         return self.run.stage(
             engine, model, node.max_epoch, variant=variant, nuisance_epoch=node.nuisance_epoch,
             lr=node.lr, nuisance_lr=node.nuisance_lr, final_lr=node.final_lr,
-            batch_size=node.batch_size, stop=node.stop,
+            batch_size=node.batch_size, stop=node.stop, bottleneck=self.run.bottleneck,
         )  # fmt: skip
 
     def clusters(self, model: EmbAE, learn: str, stage: str, **more: Any) -> EmbAE:

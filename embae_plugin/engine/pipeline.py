@@ -30,6 +30,7 @@ from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.scoring import score_model
 from embae_plugin.engine.transfer import VARIANTS, ImageTransferEngine
 from embae_plugin.evaluation.report import Row, score_row
+from embae_plugin.losses import Bottleneck
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.factories import TRUNK_OF_MODEL
 from embae_plugin.models.pooled import ReIDModel, model_from_spec
@@ -93,6 +94,7 @@ class Run:
 
     def __init__(self, cfg: CfgNode, writer: Any = None) -> None:
         self.cfg, self.writer = cfg, writer
+        self.bottleneck = Bottleneck(**cfg.embae.nuisance)
         self.save_dir = Path(cfg.data.save_dir)
         self.use_gpu = bool(cfg.use_gpu) and torch.cuda.is_available()
         device = "cuda" if self.use_gpu else "cpu"
@@ -197,7 +199,7 @@ class Run:
         node = self.cfg.embae.autoencoder
         return self.stage(
             ImageAutoencoderEngine, self.model, node.max_epoch, encoders=encoders, lr=node.lr,
-            final_lr=node.final_lr, batch_size=node.batch_size,
+            final_lr=node.final_lr, batch_size=node.batch_size, bottleneck=self.bottleneck,
         )  # fmt: skip
 
     def transfer(self, variant: str, pretrained: EmbAE) -> EmbAE:
@@ -207,6 +209,7 @@ class Run:
             ImageTransferEngine, pretrained, node.max_epoch, variant=variant,
             nuisance_epoch=node.nuisance_epoch, lr=node.lr, nuisance_lr=node.nuisance_lr,
             final_lr=node.final_lr, batch_size=node.batch_size, stop=node.stop,
+            bottleneck=self.bottleneck,
         )  # fmt: skip
 
     def stage(

@@ -17,6 +17,7 @@ from torch import nn
 from embae_plugin.data.samplers import balanced_batches
 from embae_plugin.engine.schedule import exponential_lr, seeded
 from embae_plugin.losses import ReconstructionLoss
+from embae_plugin.losses.bottleneck import OPEN, Bottleneck
 from embae_plugin.models.embae import EmbAE
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _constant(module: nn.Module, h: torch.Tensor, *extra: torch.Tensor) -> torch
 
 
 class ReconstructionPhase:
-    """Minimises |f_dec(z_id, z_nui) − h|² over the parts in ``learn``.
+    """Minimises |f_dec(z_id, z_nui) − h|², and a bottleneck's penalty, over the parts in ``learn``.
 
     Args:
         name: of the phase, in logs and checkpoints.
@@ -74,6 +75,7 @@ class ReconstructionPhase:
         lr, final_lr: Adam's rate at the first and the last epoch, exponential in between.
         batch_size: images in a step, at most; split evenly over the groups.
         seed: of batches and views.
+        bottleneck: what holds z_nui back.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class ReconstructionPhase:
         final_lr: float,
         batch_size: int,
         seed: int,
+        bottleneck: Bottleneck = OPEN,
     ) -> None:
         self.name, self.model, self.learn, self.epochs = name, model, tuple(learn), epochs
         self.lr, self.final_lr, self.seed = lr, final_lr, seed
@@ -97,7 +100,7 @@ class ReconstructionPhase:
         self.num_groups = int(groups.max()) + 1 if len(groups) else 1
         self.per_group = max(2, batch_size // self.num_groups)
         self.steps = max(1, len(groups) // (self.per_group * self.num_groups))
-        self.loss = ReconstructionLoss()
+        self.loss, self.bottleneck = ReconstructionLoss(), bottleneck
         self.optimizer: torch.optim.Optimizer | None = None
         self.z_id: torch.Tensor | None = None
         self.z_nui: torch.Tensor | None = None
@@ -133,7 +136,7 @@ class ReconstructionPhase:
         return rate
 
     def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """One step on per_group images of each group; returns the mean squared error."""
+        """One step on per_group images of each group; returns the mean squared error alone."""
         rows = self.plan[step]
         h = self.rows[rows]
         model = self.model
@@ -143,12 +146,19 @@ class ReconstructionPhase:
             z_nui = model.f_nui.forward_grouped(grouped).flatten(0, 1)
         else:
             z_nui = self.z_nui[rows]
-        loss = self.loss(model.reconstruct(z_id, z_nui), h)
+        narrowed = self._narrowed(z_nui, epoch, step)
+        error = self.loss(model.reconstruct(z_id, narrowed), h)
+        loss = error + self.bottleneck.penalty(z_id, z_nui)
         optimizer = self._adam()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return {"reconstruction": loss.detach()}
+        return {"reconstruction": error.detach()}
+
+    def _narrowed(self, z_nui: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
+        if not self.bottleneck.settings():
+            return z_nui
+        return self.bottleneck.narrow(z_nui, seeded(self.seed, self.name, "z_nui", epoch, step))
 
     def _adam(self) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -19,19 +19,10 @@ from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.train_step import resolve_precision
+from embae_plugin.losses.bottleneck import dropout
 from embae_plugin.models.dense import new_linear
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.pooled import PooledReID, ReIDModel
-
-
-def dropout(x: torch.Tensor, rate: float, generator: torch.Generator) -> torch.Tensor:
-    """Zeroes entries with probability ``rate`` and scales the others by 1 / (1 − rate).
-
-    Unlike ``nn.Dropout`` it draws from a generator of its own (on the CPU), so that a resumed run
-    drops what it would have dropped.
-    """
-    keep = torch.rand(x.shape, generator=generator) >= rate
-    return x * keep.to(x.device) / (1 - rate)
 
 
 class ImageIdentificationEngine(StageEngine):

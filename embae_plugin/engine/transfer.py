@@ -20,6 +20,7 @@ from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_g
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.stopping import Watch, check_rule
 from embae_plugin.evaluation.label_free import LAST
+from embae_plugin.losses.bottleneck import OPEN, Bottleneck
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class ImageTransferEngine(StageEngine):
         batch_size: images in a step.
         stop: the epoch that is kept: ``last``, or the one where a label-free measure is highest
             (:mod:`embae_plugin.evaluation.label_free`).
+        bottleneck: what holds z_nui back while it learns; nothing, as in the paper, by default.
         use_gpu, seed, store: see :class:`StageEngine`.
 
     Raises:
@@ -79,6 +81,7 @@ class ImageTransferEngine(StageEngine):
         nuisance_lr: float = 1e-3,
         batch_size: int = 256,
         stop: str = LAST,
+        bottleneck: Bottleneck = OPEN,
         use_gpu: bool = True,
         seed: int = 1,
         store: Any = None,
@@ -94,7 +97,7 @@ class ImageTransferEngine(StageEngine):
         self.variant, self.stage = variant, f"transfer-{variant}"
         self.nuisance_epoch = nuisance_epoch
         self.lr, self.nuisance_lr, self.final_lr = lr, nuisance_lr, final_lr
-        self.batch_size, self.stop = batch_size, stop
+        self.batch_size, self.stop, self.bottleneck = batch_size, stop, bottleneck
         self._watch: Watch | None = None
 
     def learns_from(self) -> ImageRecords | None:
@@ -114,6 +117,7 @@ class ImageTransferEngine(StageEngine):
             "target": self.data.target,
             "target images": 0 if records is None else len(records),
             **({} if self.stop == LAST else {"stop": self.stop}),
+            **self.bottleneck.settings(),
         }
 
     def watch(self, phase: str, epoch: int, every: bool) -> dict[str, float]:
@@ -136,7 +140,7 @@ class ImageTransferEngine(StageEngine):
         def phase(name: str, learn: tuple[str, ...], epochs: int, lr: float) -> ReconstructionPhase:
             return ReconstructionPhase(
                 name, self.model, features, groups, learn, epochs, lr, self.final_lr,
-                self.batch_size, self.seed,
+                self.batch_size, self.seed, self.bottleneck,
             )  # fmt: skip
 
         main = phase("embedding", variant.learn, max_epoch, self.lr)

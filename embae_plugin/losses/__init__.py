@@ -8,11 +8,13 @@ from embae_plugin.losses.batch_hard import (
     batch_hard_mine,
     pairwise_distances,
 )
+from embae_plugin.losses.bottleneck import Bottleneck
 from embae_plugin.losses.reconstruction import ReconstructionLoss
 
 __all__ = [
     "BatchHardStatistics",
     "BatchHardTripletLoss",
+    "Bottleneck",
     "ReconstructionLoss",
     "batch_hard_mine",
     "pairwise_distances",

@@ -18,7 +18,7 @@ from embae_plugin.engine.checkpoint import load_checkpoint
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.engine.pul import kmeans, purity, reliable_images
 from embae_plugin.engine.schedule import seeded
-from embae_plugin.engine.softmax import dropout
+from embae_plugin.losses.bottleneck import dropout
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.pooled import PooledReID, model_from_spec
 from embae_plugin.models.trunks import build_trunk

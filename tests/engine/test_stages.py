@@ -15,6 +15,7 @@ from embae_plugin.engine import (
     ImageTransferEngine,
 )
 from embae_plugin.engine.reconstruction import merge_lone_groups
+from embae_plugin.losses import Bottleneck
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.pooled import model_from_spec
 from embae_plugin.models.trunks import build_trunk
@@ -177,3 +178,43 @@ def test_cam_works_with_a_lone_image_and_with_one_camera(data, store, tmp_path):
         _, model = adapt(changed, store, tmp_path / name, "cam")
         assert model.f_nui.num_heads == 1
         assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+HELD = {"noise": 1.0, "dropout": 0.5, "variational": 0.01, "decorrelation": 5.0}
+
+
+def held_autoencoder(data, store, folder, **settings):
+    model = tiny_model()
+    engine = ImageAutoencoderEngine(
+        data, model, "camera", batch_size=20, bottleneck=Bottleneck(**settings), **SMALL,
+        store=store,
+    )  # fmt: skip
+    history = engine.run(folder, max_epoch=4)
+    return model, history, engine
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_each_bottleneck_changes_what_is_learned_and_repeats(data, store, tmp_path, name):
+    free, *_ = held_autoencoder(data, store, tmp_path / "free")
+    held, history, engine = held_autoencoder(data, store, tmp_path / "1", **{name: HELD[name]})
+    again, *_ = held_autoencoder(data, store, tmp_path / "2", **{name: HELD[name]})
+    assert not same_weights(free.f_nui, held.f_nui)
+    assert same_weights(again, held)
+    assert engine.identity()[f"z_nui {name}"] == HELD[name]
+    assert history[-1]["reconstruction"] < history[0]["reconstruction"]
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_an_adaptation_learns_f_emb_under_each_bottleneck(data, store, tmp_path, name):
+    bottleneck = Bottleneck(**{name: HELD[name]})
+    _, free = adapt(data, store, tmp_path / "free", "cam")
+    _, held = adapt(data, store, tmp_path / "held", "cam", bottleneck=bottleneck)
+    assert not same_weights(free.f_emb, held.f_emb)
+
+
+def test_more_noise_leaves_more_of_the_error_to_z_id(data, store, tmp_path):
+    errors = [
+        held_autoencoder(data, store, tmp_path / str(n), noise=n)[1][-1]["reconstruction"]
+        for n in (0.0, 1.0, 10.0)
+    ]
+    assert errors == sorted(errors)

@@ -1,0 +1,104 @@
+"""What keeps the nuisance code from carrying everything: noise, dropout, a prior, decorrelation.
+
+With z_nui as wide as z_id the decoder can read most of a feature from z_nui alone, and little has
+to be held by z_id. A narrower code is one remedy; these are others. All act in training only, and
+none is part of the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+
+
+def dropout(x: torch.Tensor, rate: float, generator: torch.Generator) -> torch.Tensor:
+    """Zeroes entries with probability ``rate`` and scales the others by 1 / (1 − rate).
+
+    Unlike ``nn.Dropout`` it draws from a generator of its own (on the CPU), so that a resumed run
+    drops what it would have dropped.
+    """
+    keep = torch.rand(x.shape, generator=generator) >= rate
+    return x * keep.to(x.device) / (1 - rate)
+
+
+def cross_covariance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean squared correlation between each unit of ``a`` (B, m) and each of ``b`` (B, n).
+
+    The XCov penalty of Cheung et al. (ICLR workshop, 2015), of units brought to unit variance
+    first, so that shrinking a code is no way out of it. From 0 to 1; 0 for a batch of one.
+    """
+    if len(a) < 2:
+        return (a.sum() + b.sum()) * 0.0
+    a, b = (_standardised(x.float()) for x in (a, b))
+    return (a.T @ b / len(a)).square().mean()
+
+
+def _standardised(x: torch.Tensor) -> torch.Tensor:
+    centred = x - x.mean(0)
+    return centred * torch.rsqrt(centred.square().mean(0) + 1e-12)
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """How z_nui is held back while an autoencoder learns; every part is off at 0.
+
+    Attributes:
+        noise: standard deviation of Gaussian noise on each unit, as a multiple of the unit's own
+            over the batch. A unit can then tell the decoder log₂(1 + 1/noise²)/2 bits at most,
+            however large its values become (the Gaussian channel; Shannon, 1948).
+        dropout: share of z_nui's entries that the decoder does not get (Srivastava et al., 2014).
+        variational: weight of the divergence of N(z_nui, 1) from N(0, 1), in nats an image; the
+            decoder gets a sample of the former. A variational autoencoder of constant variance
+            (Ghosh et al., ICLR 2020).
+        decorrelation: weight of :func:`cross_covariance` between z_id and z_nui.
+
+    Raises:
+        ValueError: a value that is negative or infinite, or a dropout of 1 and more.
+    """
+
+    noise: float = 0.0
+    dropout: float = 0.0
+    variational: float = 0.0
+    decorrelation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{field.name} of z_nui is {value}; it must not be negative")
+        if self.dropout >= 1:
+            raise ValueError(f"dropout of z_nui is {self.dropout}; it must be below 1")
+
+    def settings(self) -> dict[str, float]:
+        """The parts that are on, by name."""
+        values = {f"z_nui {field.name}": getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value}
+
+    def narrow(self, z_nui: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """(B, d) what the decoder gets of a training batch's z_nui (B, d)."""
+        if self.noise:
+            spread = z_nui.std(0, unbiased=False, keepdim=True)
+            z_nui = z_nui + self.noise * spread * self._draw(z_nui, generator)
+        if self.variational:
+            z_nui = z_nui + self._draw(z_nui, generator)
+        if self.dropout:
+            z_nui = dropout(z_nui, self.dropout, generator)
+        return z_nui
+
+    @staticmethod
+    def _draw(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    def penalty(self, z_id: torch.Tensor, z_nui: torch.Tensor) -> torch.Tensor:
+        """What is added to the reconstruction error of a batch; a scalar."""
+        total = z_nui.new_zeros(())
+        if self.variational:
+            total = total + self.variational * z_nui.square().sum(1).mean() / 2
+        if self.decorrelation:
+            total = total + self.decorrelation * cross_covariance(z_id, z_nui)
+        return total
+
+
+OPEN = Bottleneck()  # the paper's
