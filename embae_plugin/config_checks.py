@@ -194,6 +194,9 @@ def _check_method(cfg: CfgNode, flat: dict[str, Any]) -> None:
             f"{key} is torchreid's own and not part of loss.name embae; leave it at {neutral!r}, "
             "or use loss.name triplet",
         )
+    _check(not cfg.embae.embedding.camera_norm or cfg.embae.embedding.step != "graph",
+           "embae.embedding.step graph cannot be had with embae.embedding.camera_norm, which "
+           "splits every batch in another way: leave it at auto")  # fmt: skip
     _check(cfg.train.optim == "adam" or cfg.embae.embedding.step != "graph",
            "embae.embedding.step graph works with train.optim adam only")  # fmt: skip
 

@@ -94,6 +94,7 @@ def _embae_node() -> CfgNode:
         final_lr=1e-7,  # ... then exponential decay to this at the last epoch
         precision="auto",  # auto | float32 | bf16
         step="auto",  # auto | eager | graph (one captured CUDA graph)
+        camera_norm=False,  # normalise each source camera's images in a batch by themselves
     )
     node.autoencoder = _node(max_epoch=60, lr=1e-3, final_lr=1e-5, batch_size=256)
     node.transfer = _node(

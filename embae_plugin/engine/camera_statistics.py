@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from embae_plugin.data.augment import normalise
@@ -18,7 +21,13 @@ from embae_plugin.data.crops import FEW
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.schedule import seeded
-from embae_plugin.models.camera_norm import LEAST, CameraNorm, at_cameras, camera_layers
+from embae_plugin.models.camera_norm import (
+    LEAST,
+    CameraNorm,
+    at_cameras,
+    camera_layers,
+    use_cameras,
+)
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.inference import inference_format
 from embae_plugin.precision import full_precision
@@ -102,6 +111,32 @@ def estimate(
     model.eval()
 
 
+@torch.no_grad()
+def estimate_common(
+    model: EmbAE, records: ImageRecords, store: FeatureStore, seed: int = 1
+) -> None:
+    """Gives the trunk's batch norm the statistics of all records together; in place.
+
+    For a trunk without statistics by camera, whose running ones are not those of its images.
+
+    Raises:
+        ValueError: no images, or a trunk without batch norm.
+    """
+    plain = {n: m for n, m in model.trunk.named_modules() if isinstance(m, _BatchNorm)}
+    use_cameras(model.trunk, 1)
+    as_one = replace(records, camids=np.zeros(len(records), dtype=np.int64))
+    try:
+        _estimate_trunk(model, as_one, store, torch.tensor([len(records)]), seed, "source")
+        for name, layer in plain.items():
+            estimated = cast(CameraNorm, model.trunk.get_submodule(name))
+            cast(torch.Tensor, layer.running_mean).copy_(estimated.running_mean[0])
+            cast(torch.Tensor, layer.running_var).copy_(estimated.running_var[0])
+    finally:
+        for name, layer in plain.items():
+            model.trunk.set_submodule(name, layer)
+    model.eval()
+
+
 def _estimate_heads(
     model: EmbAE, records: ImageRecords, store: FeatureStore, counts: torch.Tensor
 ) -> None:
@@ -128,6 +163,7 @@ def _estimate_trunk(
     store: FeatureStore,
     counts: torch.Tensor,
     seed: int,
+    label: str = "target",
     batch_size: int = 96,
 ) -> None:
     """The mean over batches of one camera's images of what each layer sees in training mode.
@@ -136,7 +172,7 @@ def _estimate_trunk(
     none has more, the trunk's own statistics stay.
     """
     layers, trunk = camera_layers(model.trunk), model.trunk
-    bank = store.images(records, "target")
+    bank = store.images(records, label)
     rows_of = [np.flatnonzero(records.camids == camera) for camera in range(len(counts))]
     momenta = [layer.momentum for layer in layers]
     order = inference_format(bank.device)

@@ -16,7 +16,7 @@ from embae_plugin import distributed
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.augment import unsupported_transforms
 from embae_plugin.engine.base import StageEngine
-from embae_plugin.engine.embedding_phases import BankPhase, LoaderPhase
+from embae_plugin.engine.embedding_phases import BankPhase, CommonStatistics, LoaderPhase
 from embae_plugin.engine.loop import PROCESSES, Phase
 from embae_plugin.engine.schedule import exponential_lr
 from embae_plugin.engine.train_step import EagerStep, resolve_precision
@@ -52,6 +52,9 @@ class ImageEmbeddingEngine(StageEngine):
         transforms: torchreid's names; None for what the datamanager was made with.
         precision: ``auto``, ``float32`` or ``bf16``.
         step: ``auto``, ``eager`` or ``graph``.
+        camera_norm: normalise the images of each source camera in a batch by their own moments
+            (Zhuang et al., ECCV 2020); afterwards the trunk's batch norm gets the statistics of
+            all source images.
         use_gpu, seed, store: see :class:`StageEngine`.
 
     Raises:
@@ -80,6 +83,7 @@ class ImageEmbeddingEngine(StageEngine):
         transforms: Sequence[str] | None = None,
         precision: str = "auto",
         step: str = "auto",
+        camera_norm: bool = False,
         use_gpu: bool = True,
         seed: int = 1,
         store: Any = None,
@@ -93,6 +97,7 @@ class ImageEmbeddingEngine(StageEngine):
         self.loss = BatchHardTripletLoss("soft" if soft_margin else margin)
         self.batch_size, self.num_instances = batch_size, num_instances
         self.dataset_choice, self.precision, self.step = dataset_choice, precision, step
+        self.camera_norm = camera_norm
         if transforms is None:
             transforms = bridge.transforms_of(datamanager)["transforms"]
         self.transforms = tuple(name.lower() for name in transforms)
@@ -109,6 +114,7 @@ class ImageEmbeddingEngine(StageEngine):
             "dataset_choice": self.dataset_choice,
             "transforms": list(self.transforms),
             "loss": repr(self.loss),
+            **({"camera_norm": True} if self.camera_norm else {}),
         }
 
     def rate(self, epoch: int, max_epoch: int) -> float | None:
@@ -120,10 +126,11 @@ class ImageEmbeddingEngine(StageEngine):
         return exponential_lr(epoch, max_epoch, **self.schedule)  # type: ignore[arg-type]
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
-        """One phase: from decoded images, or from torchreid's loader."""
+        """From decoded images, or from torchreid's loader; and statistics with camera_norm."""
+        more: list[Phase] = [CommonStatistics(self)] if self.camera_norm else []
         foreign = unsupported_transforms(self.transforms)
         if not foreign:
-            return [BankPhase(self, max_epoch)]
+            return [BankPhase(self, max_epoch), *more]
         if self.data.train_loader is None:
             raise ValueError(
                 f"transforms {', '.join(foreign)} need torchreid's loader, which this run has not"
@@ -131,7 +138,7 @@ class ImageEmbeddingEngine(StageEngine):
         logger.warning("transforms %s are done by torchreid's loader, image by image in every "
                        "epoch; random_flip, random_crop and random_erase alone would run on "
                        "decoded images, many times faster", ", ".join(foreign))  # fmt: skip
-        return [LoaderPhase(self, max_epoch)]
+        return [LoaderPhase(self, max_epoch), *more]
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """One step on a batch of torchreid's loader; torchreid's own interface."""

@@ -1,9 +1,13 @@
-"""The two roads of stage 1: decoded images on the device, or torchreid's own loader."""
+"""The two roads of stage 1: decoded images on the device, or torchreid's own loader.
+
+With ``camera_norm`` either is followed by one pass for the statistics of all source images.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +16,11 @@ import torch
 from embae_plugin import distributed
 from embae_plugin.data.augment import ON_DEVICE, Augmentation, unsupported_transforms
 from embae_plugin.data.samplers import identity_batches
+from embae_plugin.engine.camera_statistics import estimate_common
+from embae_plugin.engine.loop import OneStep
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.train_step import EagerStep, build_step, resolve_precision
+from embae_plugin.models.camera_batches import BatchCameras, join_norms, split_norms
 
 if TYPE_CHECKING:
     from embae_plugin.engine.embedding import ImageEmbeddingEngine
@@ -40,8 +47,16 @@ class _EmbeddingPhase:
         bf16 = resolve_precision(engine.precision, engine.device)
         self.eager = EagerStep(engine.model, engine.loss, engine.optimizer, bf16)
 
+        self.batch: BatchCameras | None = None
+
     def start(self) -> None:
         self.engine.model.to(memory_format=torch.channels_last).requires_grad_(True)
+        if self.engine.camera_norm:
+            self.batch = split_norms(self.engine.model.trunk)
+
+    def by_camera(self, cameras: torch.Tensor) -> AbstractContextManager[None]:
+        """While it lasts, the trunk normalises a batch sorted by ``cameras`` (B,) by them."""
+        return nullcontext() if self.batch is None else self.batch.sorted_by(cameras)
 
     def start_epoch(self, epoch: int) -> float:
         self.engine.model.train()
@@ -87,6 +102,7 @@ class BankPhase(_EmbeddingPhase):
         self.pids, self.dsetids = records.pids, records.dsetids
         self.steps = max(1, len(records) // (engine.batch_size * distributed.size()))
         self.augment = Augmentation(engine.transforms, engine.store.mean, engine.store.std)
+        self.cameras = records.groups("camera")
         self._plan(0)  # refuses too few identities now, not after the images are decoded
         self.plan = torch.zeros(0)
 
@@ -105,7 +121,7 @@ class BankPhase(_EmbeddingPhase):
         engine = self.engine
         self.bank = engine.store.images(engine.data.source, "source")
         self.do_step = build_step(
-            engine.step, self.eager, self.bank, self.augment, engine.batch_size
+            engine.step, self.eager, self.bank, self.augment, engine.batch_size, engine.camera_norm
         )
         self.pids_t = torch.from_numpy(self.pids)
 
@@ -115,10 +131,13 @@ class BankPhase(_EmbeddingPhase):
 
     def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         index = self.plan[step]
+        if self.engine.camera_norm:
+            index = index[self.cameras[index].argsort(stable=True)]
         rank = distributed.rank()
         which = ("augment", epoch, step, rank) if rank else ("augment", epoch, step)
         generator = seeded(self.engine.seed, *which)
-        loss = self.do_step(self.bank, index, self.pids_t[index], self.augment, generator)
+        with self.by_camera(self.cameras[index]):
+            loss = self.do_step(self.bank, index, self.pids_t[index], self.augment, generator)
         return {"loss": loss}
 
     def describe(self, epoch: int, step: int) -> str:
@@ -168,8 +187,14 @@ class LoaderPhase(_EmbeddingPhase):
         data = self._next()
         self.paths = list(data.get("impath", []))
         device = self.engine.device
-        images = data["img"].to(device, memory_format=torch.channels_last)
-        return {"loss": self.eager.compute(images, data["pid"].to(device))}
+        images, pids = data["img"], data["pid"]
+        cameras = data["dsetid"] * (1 + int(data["camid"].max())) + data["camid"]
+        if self.engine.camera_norm:
+            order = cameras.argsort(stable=True)
+            images, pids, cameras = images[order], pids[order], cameras[order]
+        images = images.to(device, memory_format=torch.channels_last)
+        with self.by_camera(cameras):
+            return {"loss": self.eager.compute(images, pids.to(device))}
 
     def _next(self) -> Any:
         self.position += 1
@@ -181,3 +206,22 @@ class LoaderPhase(_EmbeddingPhase):
 
     def describe(self, epoch: int, step: int) -> str:
         return f"The batch's images: {', '.join(self.paths)}"
+
+
+class CommonStatistics(OneStep):
+    """Batch norm statistics of all source images, for a trunk that has learned camera by camera.
+
+    Until a target's cameras have their own (:class:`ImageNormEngine`), these serve.
+    """
+
+    def __init__(self, engine: ImageEmbeddingEngine) -> None:
+        self.engine = engine
+
+    def start(self) -> None:
+        """The trunk's own layers again."""
+        join_norms(self.engine.model.trunk)
+
+    def work(self) -> None:
+        """Estimates."""
+        engine = self.engine
+        estimate_common(engine.model, engine.data.source, engine.store, engine.seed)

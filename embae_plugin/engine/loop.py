@@ -59,6 +59,39 @@ class Phase(Protocol):
         """What the step was about, for an error message (the images in the batch)."""
 
 
+class OneStep:
+    """A phase of a single step that learns nothing and so has no state; :meth:`work` does it."""
+
+    name, epochs, steps = "statistics", 1, 1
+
+    def work(self) -> None:
+        """What the phase is for."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def start_epoch(self, epoch: int) -> float:
+        """There is no learning rate."""
+        return 0.0
+
+    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
+        """The work, and no loss."""
+        self.work()
+        return {"loss": torch.zeros(())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Never asked for: there is no loss."""
+        return ""
+
+
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, has saved itself, and can be started again."""
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.camera_statistics import camera_count, estimate
-from embae_plugin.engine.loop import Phase
+from embae_plugin.engine.loop import OneStep, Phase
 from embae_plugin.models.camera_norm import camera_layers
 from embae_plugin.models.embae import EmbAE
 
@@ -53,7 +51,7 @@ class ImageNormEngine(StageEngine):
         return [StatisticsPhase(self, self.parts)]
 
 
-class StatisticsPhase:
+class StatisticsPhase(OneStep):
     """One step: statistics by camera, of the weights of the moment.
 
     Args:
@@ -61,36 +59,15 @@ class StatisticsPhase:
         parts: what to give statistics; "" estimates those the trunk has again, if it has any.
     """
 
-    name, epochs, steps = "statistics", 1, 1
-
     def __init__(self, engine: StageEngine, parts: str = "") -> None:
         self.engine, self.parts = engine, parts
         target, model = engine.data.target_train, engine.model
         if parts and target is not None and isinstance(model, EmbAE) and not model.camera_parts:
             model.learn_cameras(parts, camera_count(target.camids))
 
-    def start(self) -> None:
-        """Nothing to prepare."""
-
-    def start_epoch(self, epoch: int) -> float:
-        """There is no learning rate."""
-        return 0.0
-
-    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
+    def work(self) -> None:
         """Estimates."""
         engine, target = self.engine, self.engine.data.target_train
         parts = self.parts or ("trunk" if camera_layers(engine.model.trunk) else "")
         if parts and target is not None and isinstance(engine.model, EmbAE):
             estimate(engine.model, target, engine.store, parts, engine.seed)
-        return {"loss": torch.zeros(())}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def describe(self, epoch: int, step: int) -> str:
-        """Never asked for: there is no loss."""
-        return ""

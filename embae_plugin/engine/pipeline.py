@@ -174,7 +174,7 @@ class Run:
             margin=cfg.loss.triplet.margin, batch_size=cfg.train.batch_size,
             num_instances=cfg.sampler.num_instances, dataset_choice=node.dataset_choice,
             transforms=list(cfg.data.transforms), precision=node.precision, step=node.step,
-            **self._engine_settings(),
+            camera_norm=node.camera_norm, **self._engine_settings(),
         )  # fmt: skip
         identity = {
             "sources": list(cfg.data.sources), "split_id": cfg.data.split_id,

@@ -147,9 +147,17 @@ class GraphStep:
 
 
 def build_step(
-    mode: str, eager: EagerStep, bank: ImageBank, augment: Augmentation, batch_size: int
+    mode: str,
+    eager: EagerStep,
+    bank: ImageBank,
+    augment: Augmentation,
+    batch_size: int,
+    by_camera: bool = False,
 ) -> EagerStep | GraphStep:
     """The step for ``embae.embedding.step``: ``auto``, ``eager`` or ``graph``.
+
+    Args:
+        by_camera: batches are normalised camera by camera.
 
     Raises:
         ValueError: ``graph`` was asked for where it cannot work; says why.
@@ -165,6 +173,8 @@ def build_step(
         obstacles.append("the optimiser is not capturable Adam")
     if distributed.size() > 1:
         obstacles.append("several processes train together")
+    if by_camera:
+        obstacles.append("embae.embedding.camera_norm splits every batch in another way")
     if mode == "graph" and obstacles:
         raise ValueError(f"embae.embedding.step graph cannot be used: {'; '.join(obstacles)}")
     if mode == "eager" or obstacles:

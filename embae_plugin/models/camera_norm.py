@@ -108,14 +108,14 @@ class CameraNorm(nn.Module):
 
         Weights are shared with this layer, statistics copied.
         """
-        norm = _ActivatedNorm(self.weight.shape[0], self.eps, self.act)
+        norm = ActivatedNorm(self.weight.shape[0], self.eps, self.act)
         norm.weight, norm.bias = self.weight, self.bias
         norm.running_mean = self.running_mean[camera].clone()
         norm.running_var = self.running_var[camera].clone()
         return norm.eval()
 
 
-class _ActivatedNorm(nn.BatchNorm2d):
+class ActivatedNorm(nn.BatchNorm2d):
     """Batch norm and activation in one layer, as timm has them; of (B, D) inputs, too."""
 
     def __init__(self, width: int, eps: float, act: nn.Module) -> None:
