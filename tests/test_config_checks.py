@@ -123,3 +123,9 @@ def test_a_code_that_is_not_there_cannot_be_held_back():
     options = ["embae.z_nui_dim", "0", "embae.nuisance.noise", "1.0"]
     with pytest.raises(ValueError, match=r"embae\.nuisance\.noise: with embae\.z_nui_dim 0"):
         check_config(load_config(options=[*GOOD, *options]))
+
+
+def test_statistics_by_camera_cannot_be_captured_in_a_graph():
+    options = ["embae.embedding.camera_norm", "True", "embae.embedding.step", "graph"]
+    with pytest.raises(ValueError, match="graph cannot be had with embae.embedding.camera_norm"):
+        check_config(load_config(options=[*GOOD, *options]))

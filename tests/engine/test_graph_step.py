@@ -93,6 +93,9 @@ def test_auto_leaves_the_graph_to_flips_and_capturable_adam(monkeypatch):
     assert build_step("eager", good, on_gpu, flips, 12) is good
     assert build_step("auto", good, on_gpu, crops, 12) is good
     assert build_step("auto", sgd, on_gpu, flips, 12) is sgd
+    assert build_step("auto", good, on_gpu, flips, 12, by_camera=True) is good
+    with pytest.raises(ValueError, match="camera_norm splits every batch"):
+        build_step("graph", good, on_gpu, flips, 12, by_camera=True)
 
 
 def test_an_engine_refuses_a_graph_without_a_gpu_before_any_step(tmp_path):
