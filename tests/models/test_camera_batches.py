@@ -63,7 +63,7 @@ def test_running_statistics_are_those_of_all_cameras_and_move_as_far_as_one_batc
     [((6, 4), [6, 4]), ((5, 3), [8]), ((3, 5), [8]), ((1, 1, 1), [3]), ((4, 2, 6), [6, 6])],
 )
 def test_a_camera_of_few_rows_joins_its_neighbour(sizes, parts):
-    x, cameras = batch(*sizes)
+    _, cameras = batch(*sizes)
     norms = split_norms(net())
     with norms.sorted_by(cameras):
         assert norms.sizes == parts
