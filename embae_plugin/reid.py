@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Number
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from tqdm import tqdm
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.single_images import as_items, decoded, tensor_batch
 from embae_plugin.models.bundle import Bundle, InputSpec, load_bundle
+from embae_plugin.models.camera_norm import current_of
+from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.folded import FoldedTrunk
 from embae_plugin.models.inference import inference_format
 from embae_plugin.precision import full_precision
 
@@ -75,6 +78,7 @@ class ReID:
         self.device = pick_device(device)
         self._order = inference_format(self.device)
         self.model = bundle.model.to(self.device).to(memory_format=self._order).eval()
+        self._trunk = FoldedTrunk()
         self.input: InputSpec = bundle.input
         self.camera_names, self.about = tuple(bundle.camera_names), dict(bundle.about)
 
@@ -200,7 +204,11 @@ class ReID:
     def _forward(self, batch: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
         batch = batch.contiguous(memory_format=self._order)
         with full_precision(self.device):
-            return cast(torch.Tensor, self.model(batch, camids)).float()
+            model, known = self.model, None
+            if camids is not None and isinstance(model, EmbAE) and current_of(model) is not None:
+                known = model.known_cameras(camids)
+            h = self._trunk.features(model.trunk, batch, known)
+            return model.embed_features(h, known).float()
 
     def _batches(self, items: Sequence[Any], step: int) -> Iterator[torch.Tensor]:
         """Normalised float32 (B, 3, H, W) on the device, ``step`` images at a time."""

@@ -13,7 +13,8 @@ from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.image_bank import CorruptImageError
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.scoring import embed_records
-from embae_plugin.models.bundle import InputSpec
+from embae_plugin.models.bundle import InputSpec, load_bundle
+from embae_plugin.models.camera_norm import camera_layers
 from tests.crops_world import HEIGHT, WIDTH, picture, write_checkpoint, write_crops
 from tests.engine.tiny import tiny_store
 
@@ -110,21 +111,36 @@ def test_cameras_are_names_numbers_or_unknown(world):
         reid.embed(paths[:2], cameras=["gate"])
 
 
-def test_cameras_reach_a_model_that_asks_for_them(world, monkeypatch):
-    reid, paths, _ = world
-    seen = []
-    plain = type(reid.model).forward
+@pytest.mark.parametrize("parts", ["trunk", "heads"])
+def test_each_image_is_embedded_by_its_camera_s_statistics(world, parts):
+    reid, paths, root = world
+    bundle = load_bundle(root)
+    bundle.model.learn_cameras(parts, 2)
+    for number, layer in enumerate(camera_layers(bundle.model)):
+        layer.running_mean += torch.tensor([[0.3], [-0.2], [0.0]]) * (1 + number % 3)
+    ours = ReID(bundle, "cpu")
+    cameras = ["yard", "gate", None, "gate", "yard", "yard", None, "gate"]
+    got = ours.embed(paths, cameras=cameras)
+    alone = [ours.embed(p, cameras=c) for p, c in zip(paths, cameras, strict=True)]
+    np.testing.assert_allclose(got, np.concatenate(alone), atol=1e-5)
+    np.testing.assert_allclose(got[2], reid.embed(paths[2])[0], atol=1e-5)  # never seen: as it was
+    assert not np.allclose(got[0], reid.embed(paths[0])[0], atol=1e-2)
+    many = ours.embed(paths * 40, cameras=cameras * 40)  # enough of them to fold the trunk
+    np.testing.assert_allclose(many, np.tile(got, (40, 1)), atol=1e-5)
 
-    def forward(x, camids=None):
-        seen.append(None if camids is None else camids.tolist())
-        return plain(reid.model, x)
 
-    monkeypatch.setattr(reid.model, "forward", forward)
-    asking = ReID(type("B", (), {"model": reid.model, "input": reid.input, "about": {},
-                                 "camera_names": reid.camera_names})(), "cpu")  # fmt: skip
-    asking.embed(paths[:3], cameras=["yard", "gate", None], tta="none", batch_size=2)
-    asking.embed(paths[:1], tta="none")
-    assert seen == [[1, 0], [-1], None]
+def test_weights_that_change_are_seen_however_many_images_went_before(world):
+    _, paths, root = world
+    reid = ReID.load(root, device="cpu")
+    before = reid.embed(paths * 40)
+    with torch.no_grad():
+        for parameter in reid.model.trunk.parameters():
+            parameter.mul_(1.1)
+    fresh = ReID(load_bundle(root), "cpu")
+    fresh.model.load_state_dict(reid.model.state_dict())
+    after = reid.embed(paths * 40)
+    np.testing.assert_allclose(after[:8], fresh.embed(paths), atol=1e-5)
+    assert not np.allclose(before[:8], after[:8], atol=1e-3)
 
 
 def test_an_unknown_tta(world):
