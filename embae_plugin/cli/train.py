@@ -47,16 +47,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
 
 
+LISTS = ("sources", "targets", "transforms")
+
+
 def config_of(arguments: argparse.Namespace) -> CfgNode:
     """The checked configuration of a command line."""
-    cfg = load_config(arguments.config_file, arguments.opts)
+    options, names = _options_apart(arguments)
+    cfg = load_config(arguments.config_file, options)
     if arguments.root:
         cfg.data.root = arguments.root
-    for name in ("sources", "targets", "transforms"):
-        if getattr(arguments, name):
-            cfg.data[name] = list(getattr(arguments, name))
+    for name in LISTS:
+        if names[name]:
+            cfg.data[name] = names[name]
     check_config(cfg)
     return cfg
+
+
+def _options_apart(arguments: argparse.Namespace) -> tuple[list[str], dict[str, list[str]]]:
+    """The `key value` pairs, and the words of each flag that takes several.
+
+    Such a flag takes all words up to the next flag, so in ``-t viper data.combineall False`` the
+    pair is among them. Keys have a dot, and no name has one.
+    """
+    options, names = list(arguments.opts), {}
+    for name in LISTS:
+        words = list(getattr(arguments, name) or [])
+        keys = [number for number, word in enumerate(words) if "." in word]
+        first = keys[0] if keys else len(words)
+        if words and not first:
+            raise ValueError(f"--{name} is followed by {words[0]}: name at least one of its own")
+        names[name], options = words[:first], words[first:] + options
+    return options, names
 
 
 def run(arguments: argparse.Namespace) -> int:

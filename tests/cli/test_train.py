@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from embae_plugin.cli.main import main
+from embae_plugin.cli.train import add_arguments, config_of
 from embae_plugin.config import check_config, load_config
 from embae_plugin.data import feature_bank, image_bank
 from embae_plugin.engine.checkpoint import load_checkpoint
@@ -146,3 +148,27 @@ def test_help_names_the_verbs(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0 and "train" in capsys.readouterr().out
+
+
+# --- flags that take several words -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-s viper cuhk01 -t market1501 data.combineall True train.seed 7",
+        "-s viper cuhk01 data.combineall True -t market1501 train.seed 7",
+        "-t market1501 --transforms random_flip -s viper cuhk01 --root x data.combineall True "
+        "train.seed 7",
+        "-t market1501 -s viper cuhk01 train.seed 3 --root x data.combineall True train.seed 7",
+    ],
+    ids=["behind the targets", "behind both", "behind the root", "in two places"],
+)
+def test_pairs_may_follow_any_flag(words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    preset = ["--config-file", "viper_cuhk01_to_market1501"]
+    cfg = config_of(parser.parse_args([*preset, *words.split()]))
+    assert cfg.data.sources == ["viper", "cuhk01"] and cfg.data.targets == ["market1501"]
+    assert cfg.data.combineall is True and cfg.train.seed == 7
+    assert cfg.data.transforms == ["random_flip"]

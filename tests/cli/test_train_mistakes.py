@@ -53,6 +53,16 @@ def test_a_missing_config_file_is_told(capsys):
     assert "configuration file gone.yaml does not exist; built in are" in message(capsys)
 
 
+def test_a_list_without_a_name_is_told(capsys):
+    assert main(["train", "-s", "viper", "-t", "data.combineall", "False"]) == 2
+    assert "--targets is followed by data.combineall: name at least one" in message(capsys)
+
+
+def test_a_mistaken_key_behind_a_list_is_told_as_a_key(capsys):
+    assert main(["train", "-s", "viper", "-t", "market1501", "embea.variants", "['cam']"]) == 2
+    assert "no configuration key 'embea.variants'" in message(capsys)
+
+
 def test_weights_of_another_network_are_told(root, tmp_path, capsys):
     torch.save(build_trunk("mobilenetv1_x0_5").net.state_dict(), tmp_path / "wide.pth")
     weights = str(tmp_path / "wide.pth")
