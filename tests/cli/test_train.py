@@ -172,3 +172,22 @@ def test_pairs_may_follow_any_flag(words):
     assert cfg.data.sources == ["viper", "cuhk01"] and cfg.data.targets == ["market1501"]
     assert cfg.data.combineall is True and cfg.train.seed == 7
     assert cfg.data.transforms == ["random_flip"]
+
+
+# --- what is not the paper's ------------------------------------------------------------------
+
+
+def test_stage_1_by_camera_and_a_code_held_back(root, tmp_path):
+    changes = {
+        "embae__embedding__camera_norm": "True",
+        "embae__nuisance__noise": "1.0",
+        "embae__nuisance__decorrelation": "1.0",
+        "embae__variants": "['baseline', 'cam', 'norm+cam']",
+    }
+    assert train(root, tmp_path, **changes) == 0
+    assert [row["variant"] for row in rows_of(tmp_path)] == ["baseline", "cam", "norm+cam"]
+    first = load_checkpoint(tmp_path / "embedding" / "last.pth")
+    assert first["identity"]["camera_norm"] and "cameras" not in first["spec"]
+    for stage in ("autoencoder-camera", "transfer-cam", "norm-transfer-cam"):
+        identity = load_checkpoint(tmp_path / stage / "last.pth")["identity"]
+        assert (identity["z_nui noise"], identity["z_nui decorrelation"]) == (1.0, 1.0), stage
