@@ -187,9 +187,9 @@ class LoaderPhase(_EmbeddingPhase):
         data = self._next()
         self.paths = list(data.get("impath", []))
         device = self.engine.device
-        images, pids = data["img"], data["pid"]
-        cameras = data["dsetid"] * (1 + int(data["camid"].max())) + data["camid"]
+        images, pids, cameras = data["img"], data["pid"], data["camid"]
         if self.engine.camera_norm:
+            cameras = data["dsetid"] * (1 + int(cameras.max())) + cameras
             order = cameras.argsort(stable=True)
             images, pids, cameras = images[order], pids[order], cameras[order]
         images = images.to(device, memory_format=torch.channels_last)
