@@ -17,7 +17,6 @@ from tqdm import tqdm
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.single_images import as_items, decoded, tensor_batch
 from embae_plugin.models.bundle import Bundle, InputSpec, load_bundle
-from embae_plugin.models.camera_norm import current_of
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.folded import FoldedTrunk
 from embae_plugin.models.inference import inference_format
@@ -204,11 +203,10 @@ class ReID:
     def _forward(self, batch: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
         batch = batch.contiguous(memory_format=self._order)
         with full_precision(self.device):
-            model, known = self.model, None
-            if camids is not None and isinstance(model, EmbAE) and current_of(model) is not None:
-                known = model.known_cameras(camids)
-            h = self._trunk.features(model.trunk, batch, known)
-            return model.embed_features(h, known).float()
+            if camids is not None and isinstance(self.model, EmbAE):
+                camids = self.model.known_cameras(camids)
+            h = self._trunk.features(self.model.trunk, batch, camids)
+            return self.model.embed_features(h, camids).float()
 
     def _batches(self, items: Sequence[Any], step: int) -> Iterator[torch.Tensor]:
         """Normalised float32 (B, 3, H, W) on the device, ``step`` images at a time."""

@@ -146,19 +146,18 @@ class ReconstructionPhase:
             z_nui = model.f_nui.forward_grouped(grouped).flatten(0, 1)
         else:
             z_nui = self.z_nui[rows]
-        narrowed = self._narrowed(z_nui, epoch, step)
-        error = self.loss(model.reconstruct(z_id, narrowed), h)
-        loss = error + self.bottleneck.penalty(z_id, z_nui)
+        penalty = None
+        if self.bottleneck != OPEN:
+            penalty = self.bottleneck.penalty(z_id, z_nui)
+            generator = seeded(self.seed, self.name, "z_nui", epoch, step)
+            z_nui = self.bottleneck.narrow(z_nui, generator)
+        error = self.loss(model.reconstruct(z_id, z_nui), h)
+        loss = error if penalty is None else error + penalty
         optimizer = self._adam()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return {"reconstruction": error.detach()}
-
-    def _narrowed(self, z_nui: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
-        if not self.bottleneck.settings():
-            return z_nui
-        return self.bottleneck.narrow(z_nui, seeded(self.seed, self.name, "z_nui", epoch, step))
 
     def _adam(self) -> torch.optim.Optimizer:
         if self.optimizer is None:

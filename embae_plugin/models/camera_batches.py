@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from embae_plugin.models.camera_norm import LEAST, ActivatedNorm
+from embae_plugin.models.camera_norm import LEAST, ActivatedNorm, statistics_of
 
 
 class BatchCameras:
@@ -71,14 +71,11 @@ class SplitNorm(ActivatedNorm):
     """
 
     def __init__(self, source: _BatchNorm, batch: BatchCameras) -> None:
-        if source.running_mean is None or source.running_var is None or source.weight is None:
-            raise ValueError(
-                "a batch norm without running statistics or weights cannot tell cameras apart"
-            )
+        mean, var = statistics_of(source)
         act = cast(nn.Module, getattr(source, "act", nn.Identity()))
         super().__init__(source.num_features, source.eps, act)
         self.weight, self.bias, self.momentum = source.weight, source.bias, source.momentum
-        self.running_mean, self.running_var = source.running_mean, source.running_var
+        self.running_mean, self.running_var = mean, var
         self.num_batches_tracked = source.num_batches_tracked
         self.batch, self.source = batch, (source,)  # in a tuple it is no child
         self.train(source.training)

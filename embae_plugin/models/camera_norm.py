@@ -36,6 +36,15 @@ class CurrentCameras:
         self.slices: list[tuple[int, int, int]] = []
 
 
+def statistics_of(source: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch norm's running mean and variance; ValueError if it has none, or no weight."""
+    if source.running_mean is None or source.running_var is None or source.weight is None:
+        raise ValueError(
+            "a batch norm without running statistics or weights cannot have each camera's own"
+        )
+    return source.running_mean, source.running_var
+
+
 class CameraNorm(nn.Module):
     """A batch norm layer's stand-in with statistics for each of C cameras, and for others.
 
@@ -58,16 +67,13 @@ class CameraNorm(nn.Module):
 
     def __init__(self, source: _BatchNorm, cameras: int, current: CurrentCameras) -> None:
         super().__init__()
-        if source.running_mean is None or source.running_var is None or source.weight is None:
-            raise ValueError(
-                "a batch norm without running statistics or weights cannot have each camera's own"
-            )
+        mean, var = statistics_of(source)
         self.weight, self.bias = source.weight, source.bias
         self.eps, self.momentum = source.eps, source.momentum or 0.1
         self.act = copy.deepcopy(cast(nn.Module, getattr(source, "act", nn.Identity())))
         self.current = current
-        self.register_buffer("running_mean", source.running_mean.repeat(cameras + 1, 1))
-        self.register_buffer("running_var", source.running_var.repeat(cameras + 1, 1))
+        self.register_buffer("running_mean", mean.repeat(cameras + 1, 1))
+        self.register_buffer("running_var", var.repeat(cameras + 1, 1))
         self.train(source.training)
 
     @property

@@ -48,6 +48,7 @@ class FoldedTrunk:
         if x.device.type != "cpu" or len(x) < FEW * len(cameras):
             with at_cameras(trunk, camids):
                 return cast(torch.Tensor, trunk(x))
+        self._forget_if_changed(trunk)
         if len(cameras) == 1 or camids is None:
             return self._of_camera(trunk, x, cameras[0])
         found = x.new_empty(len(x), trunk.feature_dim)
@@ -64,14 +65,19 @@ class FoldedTrunk:
         with at_cameras(trunk, torch.tensor([camera])):
             return cast(torch.Tensor, trunk(x))
 
-    def _folded(self, trunk: Trunk, camera: int, images: int) -> nn.Module | None:
-        """The copy for a camera, or None while it would not pay to make one."""
-        tensors = chain(trunk.parameters(), trunk.buffers())
-        state = [(id(tensor), tensor._version) for tensor in tensors]
+    def _forget_if_changed(self, trunk: Trunk) -> None:
+        # Tensors made in inference mode count no versions, and cannot be changed outside of it.
+        state = [
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+            for tensor in chain(trunk.parameters(), trunk.buffers())
+        ]
         if state != self._state:
             self._state = state
             self._copies.clear()
             self._seen.clear()
+
+    def _folded(self, trunk: Trunk, camera: int, images: int) -> nn.Module | None:
+        """The copy for a camera, or None while it would not pay to make one."""
         copy = self._copies.pop(camera, None)
         if copy is None:
             self._seen[camera] = self._seen.get(camera, 0) + images

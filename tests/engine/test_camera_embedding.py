@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 import torch
 import torchreid
@@ -14,6 +12,7 @@ from embae_plugin.engine.checkpoint import load_checkpoint
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.models.camera_batches import SplitNorm
 from embae_plugin.models.embae import EmbAE
+from tests.engine.test_resume import stop_at
 from tests.engine.tiny import same_weights, tiny_store, two_layer_model
 from tests.zoo_files import write_market1501
 
@@ -109,23 +108,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_bits(data, store, tmp_p
     whole = engine(data, store)
     history = whole.run(tmp_path / "whole", max_epoch=3)
     cut = engine(data, store)
-    plan, left = cut.phases, stopped_at
-
-    def phases(max_epoch):
-        made = plan(max_epoch)
-        inner = made[0].step
-
-        def step(epoch, number):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                signal.raise_signal(signal.SIGINT)
-            return inner(epoch, number)
-
-        made[0].step = step
-        return made
-
-    cut.phases = phases
+    stop_at(cut, stopped_at)
     with pytest.raises(Interrupted):
         cut.run(tmp_path / "cut", max_epoch=3)
     again = engine(data, store)

@@ -18,7 +18,6 @@ from embae_plugin.engine.checkpoint import load_checkpoint
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.engine.pul import kmeans, purity, reliable_images
 from embae_plugin.engine.schedule import seeded
-from embae_plugin.losses.bottleneck import dropout
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.pooled import PooledReID, model_from_spec
 from embae_plugin.models.trunks import build_trunk
@@ -143,17 +142,6 @@ def test_kmeans_finds_clear_clusters_and_depends_on_its_seed_alone():
     again = kmeans(features, 3, seeded("a"))
     assert np.array_equal(labels, again[1]) and np.array_equal(centres, again[0])
     assert centres.dtype == np.float32 and labels.dtype == np.int64
-
-
-def test_dropout_zeroes_its_share_keeps_the_mean_and_follows_its_generator():
-    x = torch.full((200, 100), 3.0, requires_grad=True)
-    out = dropout(x, 0.25, seeded(0))
-    assert set(out.unique().tolist()) == {0.0, 4.0}
-    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
-    assert torch.equal(out, dropout(x, 0.25, seeded(0)))
-    assert torch.equal(dropout(x, 0.0, seeded(0)), x)
-    out.sum().backward()
-    assert torch.equal(x.grad, (out > 0).float() * 4 / 3)
 
 
 # --- rounds ---------------------------------------------------------------------------------

@@ -63,6 +63,17 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
     assert torch.equal(out, dropout(torch.ones(400, 50), 0.25, seeded()))
 
 
+def test_dropout_zeroes_its_share_keeps_the_mean_and_follows_its_generator():
+    x = torch.full((200, 100), 3.0, requires_grad=True)
+    out = dropout(x, 0.25, seeded(0))
+    assert set(out.unique().tolist()) == {0.0, 4.0}
+    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(out, dropout(x, 0.25, seeded(0)))
+    assert torch.equal(dropout(x, 0.0, seeded(0)), x)
+    out.sum().backward()
+    assert torch.equal(x.grad, (out > 0).float() * 4 / 3)
+
+
 def test_cross_covariance_is_the_mean_squared_correlation():
     a, b = code(40, 3), code(40, 4, seed=1) + code(40, 3)[:, :1]
     table = np.corrcoef(a.double().numpy().T, b.double().numpy().T)[:3, 3:]

@@ -104,3 +104,11 @@ def test_only_so_many_copies_are_kept(trunk, monkeypatch):
         for camera in (0, 1, 0, 2, 0):
             ours.features(trunk, x, torch.tensor([camera]))
     assert sorted(ours._copies) == [0, 2] and len(made) == 3  # 1 was used longest ago
+
+
+def test_a_trunk_made_in_inference_mode_works():
+    with torch.inference_mode():
+        trunk = build_trunk("mobilenetv1_x0_25", generator=torch.Generator().manual_seed(0)).eval()
+        x = images(WORTH_IT)
+        got = FoldedTrunk().features(trunk, x)
+        torch.testing.assert_close(got, trunk(x), rtol=1e-4, atol=1e-5)
