@@ -109,8 +109,9 @@ def load_config(
         ValueError: a key that does not exist, a value of another type, or an odd option list.
     """
     cfg = get_default_config() if base is None else base.clone()
+    given = set(options[0::2])
     if config_file:
-        _merge_file(cfg, find_config(str(config_file)))
+        given |= _merge_file(cfg, find_config(str(config_file)))
     if len(options) % 2:
         raise ValueError(
             "options after the flags come in pairs 'key value'; the last one, "
@@ -124,10 +125,20 @@ def load_config(
     except ValueError as error:
         raise ValueError(f"command line: {error}") from None
     _refuse_empty(cfg, "command line")
+    if base is None and cfg.loss.name == "embae":
+        _follow_the_trunk(cfg, given)
     return cfg
 
 
-def _merge_file(cfg: CfgNode, path: Path, seen: tuple[Path, ...] = ()) -> None:
+def _follow_the_trunk(cfg: CfgNode, given: set[str]) -> None:
+    """Leaves the normalisation to the trunk's weights where nothing was said of it."""
+    for key in ("norm_mean", "norm_std"):
+        if f"data.{key}" not in given:
+            cfg.data[key] = []
+
+
+def _merge_file(cfg: CfgNode, path: Path, seen: tuple[Path, ...] = ()) -> set[str]:
+    """Merges a file and what it is based on; returns the keys that were set."""
     if not path.is_file():
         raise FileNotFoundError(f"configuration file {path} does not exist")
     if path.resolve() in seen:
@@ -137,10 +148,10 @@ def _merge_file(cfg: CfgNode, path: Path, seen: tuple[Path, ...] = ()) -> None:
             loaded = CfgNode.load_cfg(stream)
     except Exception as error:
         raise ValueError(f"{path}: not a readable yaml configuration ({error})") from None
-    base = loaded.pop("_BASE_", "")
+    base, given = loaded.pop("_BASE_", ""), set()
     if base:
         beside = path.parent / str(base)
-        _merge_file(
+        given = _merge_file(
             cfg, beside if beside.is_file() else find_config(str(base)), (*seen, path.resolve())
         )
     _prepare(loaded, cfg)
@@ -150,3 +161,4 @@ def _merge_file(cfg: CfgNode, path: Path, seen: tuple[Path, ...] = ()) -> None:
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path}: {error}") from None
     _refuse_empty(cfg, str(path))
+    return given | set(_flat_keys(loaded))

@@ -142,7 +142,9 @@ def check_config(cfg: CfgNode) -> None:
         _check(0 <= flat[key] < math.inf, f"{key} is {flat[key]}; it must not be negative")
     share = flat["embae.image_memory_share"]
     _check(0 < share <= 1, f"embae.image_memory_share is {share}; it is a share, 0 to 1")
-    _check_normalisation(flat["data.norm_mean"], flat["data.norm_std"])
+    _check_normalisation(
+        flat["data.norm_mean"], flat["data.norm_std"], empty=cfg.loss.name == "embae"
+    )
     if cfg.loss.name == "embae":
         _check_choices(flat, _CHOICES_OF_EMBAE)
         _check_batch(flat["train.batch_size"], flat["sampler.num_instances"])
@@ -157,7 +159,10 @@ def check_config(cfg: CfgNode) -> None:
         _check_datasets(list(cfg.data.sources), list(cfg.data.targets), list(cfg.embae.stages))
 
 
-def _check_normalisation(mean: list[Any], std: list[Any]) -> None:
+def _check_normalisation(mean: list[Any], std: list[Any], empty: bool) -> None:
+    """``empty``: none at all are allowed, which stand for those of the trunk's weights."""
+    if empty and not mean and not std:
+        return
     for key, values in (("data.norm_mean", mean), ("data.norm_std", std)):
         numbers = all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
         _check(len(values) == 3 and numbers, f"{key} is {values}; it must be 3 numbers (R, G, B)")
@@ -184,9 +189,9 @@ def _check_method(cfg: CfgNode, flat: dict[str, Any]) -> None:
     _check(cfg.data.type == "image", "loss.name embae works on images; data.type is "
            f"{cfg.data.type!r}")  # fmt: skip
     _check(
-        cfg.model.name.startswith("embae_"),
-        f"loss.name embae needs an EmbAE model, model.name is {cfg.model.name!r}; for example "
-        "model.name embae_mobilenetv1",
+        cfg.model.name.startswith("embae_") or bool(cfg.model.load_weights),
+        f"loss.name embae needs an EmbAE model, or with model.load_weights a network of "
+        f"torchreid's; model.name is {cfg.model.name!r}; for example model.name embae_mobilenetv1",
     )
     for key, neutral in _NOT_OF_EMBAE.items():
         _check(
@@ -234,7 +239,8 @@ def _check_nuisance(node: CfgNode, width: int) -> None:
 
 
 def _check_datasets(sources: list[str], targets: list[str], stages: list[str]) -> None:
-    _check(bool(sources), "data.sources is empty; name at least one labelled dataset")
+    _check(bool(sources) or "embedding" not in stages,
+           "data.sources is empty; name at least one labelled dataset")  # fmt: skip
     _check(
         len(targets) <= 1,
         f"EmbAE adapts to one target in a run, data.targets has {len(targets)}: "

@@ -11,37 +11,42 @@ import torch
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.single_images import check_image_tensor
-from embae_plugin.models.bundle import InputSpec, load_bundle
-from embae_plugin.models.checkpoint_file import FORMAT, read_file
+from embae_plugin.models.door import holds_embae, open_model
+from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.reid import ReID, pick_device
 
 logger = logging.getLogger(__name__)
 
 
 class FeatureExtractor:
-    """torchreid's ``FeatureExtractor`` for an EmbAE checkpoint: the same call, the same results.
+    """torchreid's ``FeatureExtractor`` for any model, with cameras: the same call and results.
 
     A tracker that was written for torchreid's changes one import::
 
         from embae_plugin import FeatureExtractor   # was: from torchreid.utils import …
 
-        extractor = FeatureExtractor(model_path="adapted/", device="cuda")
+        extractor = FeatureExtractor(model_path="adapted/", camera="gate", device="cuda")
         features = extractor(crops)                  # torch.Tensor (N, d) on the device
 
     Args:
-        model_name: not needed for an EmbAE checkpoint, which knows its network. With a
-            ``model_path`` that is none, the call is handed to torchreid's own class.
-        model_path: the folder of `embae adapt`, or a checkpoint file.
+        model_name: torchreid's name of the network; not needed for a checkpoint of EmbAE, and
+            for one of torchreid's only where its weights do not tell. Without a ``model_path``
+            the call is handed to torchreid's own class, which fetches ImageNet weights.
+        model_path: the folder of `embae adapt`, a file, or a name; see :func:`open_model`.
         image_size: (height, width); None for the checkpoint's own.
         pixel_mean, pixel_std: None for the checkpoint's own.
         pixel_norm: False leaves images in [0, 1].
         device: ``cuda``, ``cuda:1``, ``cpu``; the CPU is taken where there is no GPU.
         verbose: log which model it is.
+        camera: name of the camera whose crops come, for a model adapted by camera; a call may
+            name others. ``"unknown"`` for one that the model has never seen.
+        bgr: numpy arrays are B, G, R, as OpenCV reads them.
         normalize: scale features to length 1 (torchreid's never does).
         tta: ``none`` as torchreid, or ``flip`` for better features in twice the time.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`embae_plugin.models.bundle.load_bundle`.
+        FileNotFoundError, ValueError: see :func:`embae_plugin.models.door.open_model`; also a
+            camera that the model does not know.
     """
 
     def __init__(
@@ -55,27 +60,24 @@ class FeatureExtractor:
         device: str | torch.device = "cuda",
         verbose: bool = True,
         *,
+        camera: str | int | None = None,
+        bgr: bool = False,
         normalize: bool = False,
         tta: str = "none",
     ) -> None:
         self.device = pick_device(device)
-        self.normalize, self.tta = normalize, tta
+        self.camera, self.bgr, self.normalize, self.tta = camera, bgr, normalize, tta
         self._stock: Any = None
-        if model_name and not _is_embae(model_path):
+        if not model_path:
             given = {"image_size": image_size, "pixel_mean": pixel_mean, "pixel_std": pixel_std}
-            if model_name not in bridge.available_models():
-                raise ValueError(f"model_name {model_name!r} is neither in torchreid's zoo, nor is "
-                                 f"model_path {str(model_path)!r} an EmbAE checkpoint")  # fmt: skip
             chosen = {name: value for name, value in given.items() if value is not None}
-            self._stock = bridge.FeatureExtractor(
-                model_name, str(model_path), pixel_norm=pixel_norm, device=str(self.device),
-                verbose=verbose, **chosen,
-            )  # fmt: skip
+            self._stock = self._torchreids_own(model_name, pixel_norm, verbose, chosen)
             self.model = self._stock.model
             return
-        if not model_path:
-            raise ValueError("model_path must name an EmbAE checkpoint or the folder of one")
-        bundle = load_bundle(model_path, *_height_and_width(image_size))
+        arch = "" if str(model_name).startswith("embae_") else model_name
+        if arch and holds_embae(model_path):  # which knows its network
+            arch = ""
+        bundle = open_model(model_path, *_height_and_width(image_size), arch=arch)
         own = bundle.input
         mean = own.norm_mean if pixel_mean is None else pixel_mean
         std = own.norm_std if pixel_std is None else pixel_std
@@ -84,34 +86,56 @@ class FeatureExtractor:
         bundle.input = InputSpec.make(own.height, own.width, mean, std)
         self.reid = ReID(bundle, self.device)
         self.model = self.reid.model
+        if camera is not None:
+            self.reid.embedder.camera_numbers(camera, 1)
         if verbose:
             logger.info("%s: %s, %d features", model_path, self.model.trunk.name,
                         self.reid.feature_dim)  # fmt: skip
 
+    def _torchreids_own(
+        self, name: str, pixel_norm: bool, verbose: bool, chosen: dict[str, Any]
+    ) -> Any:
+        if not name:
+            raise ValueError("model_path must name a checkpoint, the folder of one, or a model")
+        if self.camera is not None:
+            raise ValueError(f"camera {self.camera!r}: {name} as it comes knows no cameras")
+        if name not in bridge.available_models():
+            raise ValueError(f"model_name {name!r} is not in torchreid's zoo, and no model_path "
+                             "names a checkpoint")  # fmt: skip
+        return bridge.FeatureExtractor(
+            name, "", pixel_norm=pixel_norm, device=str(self.device), verbose=verbose, **chosen
+        )
+
     @torch.inference_mode()
-    def __call__(self, input: Any) -> torch.Tensor:
-        """Features (N, d) on the device.
+    def __call__(self, input: Any, camera: Any = None) -> torch.Tensor:
+        """Features (N, d) on the device. Safe to call from several threads.
 
         Args:
-            input: a file name or numpy array (H, W, 3) in R, G, B order, a list of them, or, as
-                with torchreid's, a tensor (3, H, W) or (N, 3, H, W) that is resized and
-                normalised already (not looked into: what is NaN stays NaN).
+            input: a file name or numpy array (H, W, 3) in R, G, B order (see ``bgr``), a list of
+                them, or, as with torchreid's, a tensor (3, H, W) or (N, 3, H, W) that is resized
+                and normalised already (not looked into: what is NaN stays NaN).
+            camera: the camera of these images, or of each of them; None for the constructor's.
 
         Raises:
             ValueError, CorruptImageError: see :meth:`ReID.embed`; also a tensor of another shape,
                 or not of floating-point numbers.
         """
         if self._stock is not None:
+            if camera is not None:
+                raise ValueError(f"camera {camera!r}: this model knows no cameras")
             return cast(torch.Tensor, self._stock(input))
+        camera = self.camera if camera is None else camera
+        embedder = self.reid.embedder
         if not isinstance(input, torch.Tensor):
-            return self.reid.embed_tensor(input, normalize=self.normalize, tta=self.tta)
+            return embedder.images(input, camera, self.normalize, self.tta, bgr=self.bgr)
         for image in input if input.ndim == 4 else (input,):
             check_image_tensor(image)
         if not input.is_floating_point():
             raise ValueError(f"a tensor of {input.dtype}: tensors are normalised already; give "
                              "pixels as numpy arrays")  # fmt: skip
         batch = (input[None] if input.ndim == 3 else input).to(self.device).float()
-        return self.reid.embed_batch(batch, None, self.normalize, self.tta)
+        numbers = embedder.camera_numbers(camera, len(batch))
+        return embedder.batch(batch, numbers, self.normalize, self.tta)
 
 
 def _height_and_width(size: Any) -> tuple[int, int]:
@@ -124,13 +148,3 @@ def _height_and_width(size: Any) -> tuple[int, int]:
         raise ValueError(f"image_size {size!r}: give (height, width), or one number for both")
     return pair[0], pair[1]
 
-
-def _is_embae(path: str | Path) -> bool:
-    """Whether a path leads to an EmbAE checkpoint."""
-    if not str(path):
-        return False
-    path = Path(path)
-    if path.is_dir() or not path.exists():
-        return path.is_dir()
-    payload = read_file(path)
-    return isinstance(payload, dict) and payload.get("format") == FORMAT

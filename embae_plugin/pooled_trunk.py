@@ -1,13 +1,84 @@
-"""Makes a model of torchreid's zoo end at its global average pooling."""
+"""Takes models of torchreid's zoo apart: up to the pooling, and what embeds behind it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+SIZES = ((256, 128), (160, 64))  # the zoo's inputs: (height, width); the second is HACNN's
+
+
+class NetworkParts(NamedTuple):
+    """A model of the zoo in two parts; one behind the other gives its evaluation feature.
+
+    Attributes:
+        net: (B, 3, H, W) to (B, ``width``).
+        fc: the embedding layer behind the pooling (linear, batch norm, ReLU), or None.
+        width: of what ``net`` returns.
+        size: (height, width) in pixels that it takes.
+        evaluated: ``net`` is the whole model, whose feature comes out only while its own flag
+            ``training`` is off.
+    """
+
+    net: nn.Module
+    fc: nn.Sequential | None
+    width: int
+    size: tuple[int, int]
+    evaluated: bool
+
+
+def network_parts(name: str, build_model: Callable[..., Any]) -> NetworkParts:
+    """torchreid's model ``name`` with random weights, taken apart.
+
+    A model whose embedding layer cannot be told from the rest stays whole. State-dict keys are
+    torchreid's, less ``classifier…``, those of ``fc`` less their ``fc.``.
+
+    Args:
+        name: of the model.
+        build_model: torchreid's.
+
+    Raises:
+        ValueError: what it returns is no single feature vector.
+    """
+    model = _build(name, build_model, pretrained=False)
+    fc, own = getattr(model, "fc", None), _feature(model)
+    if own is None:
+        raise ValueError(f"torchreid's '{name}' returns no single feature vector")
+    feature, size = own
+    width = _strip_to_pooling(model)
+    if width is not None and isinstance(fc, nn.Sequential | None):
+        again = _feature(model)
+        pooled = None if again is None else again[0]
+        with torch.no_grad():
+            behind = pooled if fc is None or pooled is None else fc.eval()(pooled)
+        if behind is not None and behind.shape == feature.shape and torch.equal(behind, feature):
+            return NetworkParts(model, fc, width, size, evaluated=False)
+    whole = _build(name, build_model, pretrained=False)
+    for part in [part for part, _ in whole.named_children() if part.startswith("classifier")]:
+        setattr(whole, part, nn.Identity())
+    return NetworkParts(whole, None, feature.shape[1], size, evaluated=True)
+
+
+def _feature(model: Any) -> tuple[torch.Tensor, tuple[int, int]] | None:
+    """What the model makes of an image in eval mode, (1, D), and the image's size."""
+    training = model.training
+    try:
+        for size in SIZES:
+            image = torch.linspace(-1, 1, 3 * size[0] * size[1]).view(1, 3, *size)
+            try:
+                with torch.no_grad():
+                    feature = model.eval()(image)
+            except (TypeError, AssertionError, RuntimeError, ValueError):
+                continue
+            if isinstance(feature, torch.Tensor) and feature.ndim == 2:
+                return feature, size
+        return None
+    finally:
+        model.train(training)
 
 
 def pooled_trunk(name: str, build_model: Callable[..., Any], pretrained: bool) -> nn.Module:

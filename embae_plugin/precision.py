@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,28 +22,57 @@ def _switches() -> list[tuple[Any, str, Any]]:
     return new + [(s, "fp32_precision", "") for s in products if hasattr(s, "fp32_precision")]
 
 
+class _Held:
+    """The process's switches while at least one thread needs them exact."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.overall = "highest"
+        self.before: list[tuple[Any, str, Any]] = []
+
+    def take(self) -> None:
+        """Sets them at the first user."""
+        with self.lock:
+            self.users += 1
+            if self.users > 1:
+                return
+            switches = _switches()
+            self.before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
+            try:
+                self.overall = torch.get_float32_matmul_precision()
+            except RuntimeError:  # set through the newer names only; those are restored below
+                self.overall = "highest"
+            torch.set_float32_matmul_precision("highest")
+            for owner, name, exact in switches:
+                if exact != "":
+                    setattr(owner, name, exact)
+
+    def give_back(self) -> None:
+        """Restores them after the last user."""
+        with self.lock:
+            self.users -= 1
+            if self.users:
+                return
+            torch.set_float32_matmul_precision(self.overall)
+            for owner, name, value in self.before:
+                setattr(owner, name, value)
+
+
+_held = _Held()
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Keeps TF32, bfloat16 and autocast out of the products and convolutions inside.
 
     On a GPU cuDNN's convolutions round their operands to 10 bits by default, which moves features
     by up to a hundredth: other numbers than a processor's, and than those of the same network
-    with its batch norm folded.
+    with its batch norm folded. The switches are the process's: other threads compute exactly, too,
+    until the last block ends.
     """
-    switches = _switches()
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
-    try:
-        overall = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set through the newer names only; those are restored below
-        overall = "highest"
-    torch.set_float32_matmul_precision("highest")
-    for owner, name, exact in switches:
-        if exact != "":
-            setattr(owner, name, exact)
+    _held.take()
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(overall)
-        for owner, name, value in before:
-            setattr(owner, name, value)
+        _held.give_back()

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from embae_plugin.data.augment import normalise
-from embae_plugin.data.single_images import as_items, decoded, tensor_batch
-from embae_plugin.models.bundle import Bundle, InputSpec, load_bundle
-from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.folded import FoldedTrunk
-from embae_plugin.models.inference import inference_format
-from embae_plugin.precision import full_precision
+from embae_plugin.embedder import Embedder
+from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.door import open_model
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
-TTA = ("none", "flip")
-_LONG = 2000  # images that take some seconds on a CPU
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -63,22 +53,21 @@ class ReID:
     >>> distance = np.linalg.norm(e[0] - e[1])            # smaller: likelier the same person
 
     Args:
-        bundle: a model with its input, see :func:`load_bundle`.
+        bundle: a model with its input, see :func:`open_model`.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
 
     Attributes:
         model: the network, in eval mode, on ``device``.
         input: the :class:`InputSpec` that images are brought to.
+        embedder: the :class:`Embedder` behind :meth:`embed`.
         camera_names: cameras that the model knows apart; empty for a model of no camera.
         device: where it computes.
     """
 
     def __init__(self, bundle: Bundle, device: str | torch.device = "auto") -> None:
         self.device = pick_device(device)
-        self._order = inference_format(self.device)
-        self.model = bundle.model.to(self.device).to(memory_format=self._order).eval()
-        self._trunk = FoldedTrunk()
-        self.input: InputSpec = bundle.input
+        self.embedder = Embedder(bundle.model, bundle.input, self.device)
+        self.model, self.input = self.embedder.model, bundle.input
         self.camera_names, self.about = tuple(bundle.camera_names), dict(bundle.about)
 
     @classmethod
@@ -92,9 +81,9 @@ class ReID:
         """From a checkpoint file or the folder of `embae adapt`.
 
         Raises:
-            FileNotFoundError, ValueError: see :func:`load_bundle`.
+            FileNotFoundError, ValueError: see :func:`open_model`.
         """
-        return cls(load_bundle(path, height, width), device)
+        return cls(open_model(path, height, width), device)
 
     @property
     def feature_dim(self) -> int:
@@ -108,20 +97,23 @@ class ReID:
         normalize: bool = True,
         tta: str = "flip",
         batch_size: int = 0,
+        bgr: bool = False,
     ) -> Floats:
-        """Embeddings of crops, in the order given.
+        """Embeddings of crops, in the order given. Safe to call from several threads.
 
         Args:
             images: one image or a sequence of N: file names, PIL images, numpy arrays uint8
-                (H, W, 3) in R, G, B order (OpenCV's are B, G, R: ``array[..., ::-1]``), tensors
-                (3, H, W), each of any size; or one array (N, H, W, 3) or tensor (N, 3, H, W).
-                Tensors are uint8, or float in [0, 1], not normalised.
+                (H, W, 3) in R, G, B order (with ``bgr`` in OpenCV's), tensors (3, H, W), each of
+                any size; or one array (N, H, W, 3) or tensor (N, 3, H, W). Tensors are uint8, or
+                float in [0, 1], not normalised.
             cameras: which camera took each image, for a model adapted camera by camera: a name
-                out of ``camera_names`` or its number, one for all or a sequence of N; None (or
-                −1) for a camera it has never seen.
+                out of ``camera_names`` or its number, one for all or a sequence of N;
+                ``"unknown"`` for a camera it has never seen. Left out, it means the same, and is
+                warned of, because much of what adaptation gained is lost.
             normalize: scale embeddings to length 1, as distances are compared (paper 5.1).
             tta: ``flip`` averages an image and its mirror image, ``none`` takes half the time.
             batch_size: images at a time; 0 for 64 on a CPU, 256 on a GPU.
+            bgr: numpy arrays are B, G, R, as OpenCV reads them.
 
         Returns:
             (N, d) float32 numpy array; N = 1 for one image.
@@ -130,9 +122,9 @@ class ReID:
             ValueError: an image of another shape, kind or range, an unknown camera.
             CorruptImageError: lists the files that cannot be decoded.
         """
-        return self.embed_tensor(images, cameras, normalize, tta, batch_size).cpu().numpy()
+        found = self.embed_tensor(images, cameras, normalize, tta, batch_size, bgr)
+        return found.cpu().numpy()
 
-    @torch.inference_mode()
     def embed_tensor(
         self,
         images: Any,
@@ -140,94 +132,7 @@ class ReID:
         normalize: bool = True,
         tta: str = "flip",
         batch_size: int = 0,
+        bgr: bool = False,
     ) -> torch.Tensor:
         """:meth:`embed` as a tensor (N, d) on the model's device."""
-        if tta not in TTA:
-            raise ValueError(f"tta {tta!r}: must be one of {', '.join(TTA)}")
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 0:
-            raise ValueError(f"batch_size {batch_size!r}: a whole number, 0 for the device's own")
-        items = as_items(images)
-        camids = self.camera_numbers(cameras, len(items))
-        step = batch_size or (256 if self.device.type == "cuda" else 64)
-        done, parts = 0, [torch.zeros(0, self.feature_dim, device=self.device)]
-        for batch in self._batches(items, step):
-            of = None if camids is None else camids[done : done + len(batch)].to(self.device)
-            parts.append(self.embed_batch(batch, of, normalize, tta))
-            done += len(batch)
-        return torch.cat(parts)
-
-    @torch.inference_mode()
-    def embed_batch(
-        self,
-        batch: torch.Tensor,
-        camids: torch.Tensor | None = None,
-        normalize: bool = True,
-        tta: str = "flip",
-    ) -> torch.Tensor:
-        """Embeddings (B, d) of images (B, 3, H, W) that are resized and normalised already."""
-        z = self._forward(batch, camids)
-        if tta == "flip":
-            z = (z + self._forward(batch.flip(3), camids)) / 2
-        return F.normalize(z, dim=1) if normalize else z
-
-    def camera_numbers(self, cameras: Any, count: int) -> torch.Tensor | None:
-        """``cameras`` of :meth:`embed` as (count,) numbers of the model, or None for none.
-
-        Raises:
-            ValueError: a name or number that the model does not know, or another count.
-        """
-        if cameras is None:
-            return None
-        single = isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0
-        ordered = isinstance(cameras, Iterable) and not isinstance(cameras, (Set, Mapping))
-        if not single and not ordered:
-            raise ValueError(f"cameras are a {type(cameras).__name__}: give one name or number for "
-                             "all images, or a list of them in the images' order")  # fmt: skip
-        cameras = [cameras] * count if single else list(cameras)
-        if len(cameras) != count:
-            raise ValueError(f"{len(cameras)} cameras for {count} images")
-        table: dict[Any, int] = {name: n for n, name in enumerate(self.camera_names)}
-        table.update({n: n for n in range(len(self.camera_names))})
-        table.update({None: -1, -1: -1})
-        keys = [_camera_key(camera) for camera in cameras]
-        pairs = zip(cameras, keys, strict=True)
-        unknown = sorted({repr(camera) for camera, key in pairs if key not in table})
-        if unknown:
-            known = ", ".join(self.camera_names) or "it knows none"
-            raise ValueError(
-                f"the model does not know camera {', '.join(unknown[:5])} (known: {known}); give "
-                "None for a camera that it has not been adapted to"
-            )
-        return torch.tensor([table[key] for key in keys], dtype=torch.long)
-
-    def _forward(self, batch: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
-        batch = batch.contiguous(memory_format=self._order)
-        with full_precision(self.device):
-            if camids is not None and isinstance(self.model, EmbAE):
-                camids = self.model.known_cameras(camids)
-            h = self._trunk.features(self.model.trunk, batch, camids)
-            return self.model.embed_features(h, camids).float()
-
-    def _batches(self, items: Sequence[Any], step: int) -> Iterator[torch.Tensor]:
-        """Normalised float32 (B, 3, H, W) on the device, ``step`` images at a time."""
-        spec = self.input
-        short = True if len(items) < _LONG else None  # a bar only where one waits
-        starts = range(0, len(items), step)
-        for start in tqdm(starts, desc="embed", unit="batch", disable=short):
-            block = items[start : start + step]
-            if all(isinstance(item, torch.Tensor) for item in block):
-                yield tensor_batch(block, spec, self.device)
-            else:
-                pixels = torch.from_numpy(decoded(block, spec)).to(self.device)
-                yield normalise(pixels, spec.norm_mean, spec.norm_std)
-
-
-def _camera_key(camera: Any) -> Any:
-    """A camera as a name, a whole number or None; what is none of them as something unknown."""
-    if camera is None or isinstance(camera, str):
-        return camera
-    try:
-        number = int(camera)
-        return number if bool(number == camera) else (repr(camera),)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return (repr(camera),)
+        return self.embedder.images(images, cameras, normalize, tta, batch_size, bgr)

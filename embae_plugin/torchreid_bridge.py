@@ -27,7 +27,7 @@ from embae_plugin.data.manager_items import target_train_items as target_train_i
 from embae_plugin.data.manager_items import test_items as test_items
 from embae_plugin.data.manager_items import train_items as train_items
 from embae_plugin.data.manager_items import transforms_of as transforms_of
-from embae_plugin.pooled_trunk import pooled_trunk
+from embae_plugin.pooled_trunk import NetworkParts, network_parts, pooled_trunk
 from embae_plugin.quiet_output import printed_to_log
 
 logger = logging.getLogger(__name__)
@@ -292,8 +292,24 @@ def build_torchreid_trunk(name: str, pretrained: bool) -> nn.Module:
     It maps (B, 3, H, W) to (B, ``feature_dim``) in training and evaluation alike; state-dict keys
     stay torchreid's, less ``classifier.*`` and ``fc.*``. See :func:`pooled_trunk` for errors.
     """
-    own = [n for n, f in _model_table().items() if f.__module__.startswith("torchreid.")]
-    if name not in own:
-        raise ValueError(f"unknown torchreid model '{name}'; available: {', '.join(sorted(own))}")
+    _check_own(name)
     with quiet():
         return pooled_trunk(name, build_model, pretrained)
+
+
+def torchreid_network(name: str) -> NetworkParts:
+    """A model of torchreid's zoo in two parts, with random weights; see :func:`network_parts`."""
+    _check_own(name)
+    with quiet():
+        return network_parts(name, build_model)
+
+
+def own_models() -> list[str]:
+    """Names of the models that torchreid itself brings."""
+    return sorted(n for n, f in _model_table().items() if f.__module__.startswith("torchreid."))
+
+
+def _check_own(name: str) -> None:
+    own = own_models()
+    if name not in own:
+        raise ValueError(f"unknown torchreid model '{name}'; available: {', '.join(own)}")

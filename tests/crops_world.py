@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from embae_plugin.models.bundle import Bundle, InputSpec, save_bundle
+from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import build_trunk
 
 HEIGHT, WIDTH = 32, 16

@@ -13,8 +13,9 @@ from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.image_bank import CorruptImageError
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.scoring import embed_records
-from embae_plugin.models.bundle import InputSpec, load_bundle
 from embae_plugin.models.camera_norm import camera_layers
+from embae_plugin.models.door import open_model
+from embae_plugin.models.input_spec import InputSpec
 from tests.crops_world import HEIGHT, WIDTH, picture, write_checkpoint, write_crops
 from tests.engine.tiny import tiny_store
 
@@ -114,7 +115,7 @@ def test_cameras_are_names_numbers_or_unknown(world):
 @pytest.mark.parametrize("parts", ["trunk", "heads"])
 def test_each_image_is_embedded_by_its_camera_s_statistics(world, parts):
     reid, paths, root = world
-    bundle = load_bundle(root)
+    bundle = open_model(root)
     bundle.model.learn_cameras(parts, 2)
     for number, layer in enumerate(camera_layers(bundle.model)):
         layer.running_mean += torch.tensor([[0.3], [-0.2], [0.0]]) * (1 + number % 3)
@@ -136,7 +137,7 @@ def test_weights_that_change_are_seen_however_many_images_went_before(world):
     with torch.no_grad():
         for parameter in reid.model.trunk.parameters():
             parameter.mul_(1.1)
-    fresh = ReID(load_bundle(root), "cpu")
+    fresh = ReID(open_model(root), "cpu")
     fresh.model.load_state_dict(reid.model.state_dict())
     after = reid.embed(paths * 40)
     np.testing.assert_allclose(after[:8], fresh.embed(paths), atol=1e-5)

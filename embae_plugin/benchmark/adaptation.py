@@ -41,7 +41,7 @@ class _Target:
     def extract(self) -> None:
         """Image banks into feature banks."""
         for split in self.splits:
-            self.store.features(self.model.trunk, split, "target")
+            self.store.features(self.model, split, "target")
 
     def adapt(self) -> None:
         """Stage 3."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
 
 from embae_plugin.benchmark.context import Context
 from embae_plugin.benchmark.floors import (
@@ -26,7 +25,7 @@ from embae_plugin.engine.autoencoder import ImageAutoencoderEngine
 from embae_plugin.engine.reconstruction import ReconstructionPhase
 from embae_plugin.engine.transfer import ImageTransferEngine
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.trunks import fuse_for_inference
+from embae_plugin.models.inference import Features, freeze
 
 SUBJECT = "stages"
 IMAGES = 1024  # that batches are drawn from: four of them
@@ -35,7 +34,7 @@ MARKET = 12_936  # training images of Market-1501
 
 @torch.no_grad()
 def recomputed_features(
-    phase: ReconstructionPhase, trunk: nn.Module, bank: ImageBank, step: int
+    phase: ReconstructionPhase, trunk: Features, bank: ImageBank, step: int
 ) -> torch.Tensor:
     """What ``phase`` reads from its bank in a step, computed from the images instead."""
     rows = phase.plan[step]
@@ -46,7 +45,7 @@ def recomputed_features(
 
 
 def recomputed_step(
-    phase: ReconstructionPhase, trunk: nn.Module, bank: ImageBank, step: int
+    phase: ReconstructionPhase, trunk: Features, bank: ImageBank, step: int
 ) -> dict[str, torch.Tensor]:
     """A step of ``phase`` on the same batch, with h, and what is fixed behind it, made anew."""
     h = recomputed_features(phase, trunk, bank, step)
@@ -90,7 +89,7 @@ def _parts(context: Context, device: str, model: EmbAE, store: FeatureStore) -> 
 
 
 def _compare(
-    context: Context, device: str, part: _Part, trunk: nn.Module, bank: ImageBank
+    context: Context, device: str, part: _Part, trunk: Features, bank: ImageBank
 ) -> tuple[Row, int]:
     """The row of one part: a step with h recomputed, and one with h cached; and its batch."""
     sizes = context.sizes
@@ -156,8 +155,8 @@ def _rows(context: Context, device: str) -> list[Row]:
     store = FeatureStore(sizes.height, sizes.width, NORM, NORM, device)
     records = read_records(context.crops(IMAGES, 1, 1), "train")
     bank = store.images(records, "crops")
-    fill = seconds(lambda: store.features(model.trunk, records, "crops"), device) / len(records)
-    trunk = fuse_for_inference(model.trunk)
+    fill = seconds(lambda: store.features(model, records, "crops"), device) / len(records)
+    trunk = freeze(model.trunk, (sizes.height, sizes.width), torch.device(device))
     rows, steps = [], []
     for part in _parts(context, device, model, store):
         row, batch = _compare(context, device, part, trunk, bank)

@@ -6,17 +6,25 @@ import argparse
 
 from embae_plugin.data.camera_rules import list_crops
 from embae_plugin.data.crops import Crops
+from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.door import open_model
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The model."""
     parser.add_argument("--checkpoint", required=required, default="",
-                        help="a checkpoint file, the folder of embae adapt, or the folder of a "
-                             "stage of embae train")  # fmt: skip
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="default: a GPU if there is one")  # fmt: skip
+                        help="the model: a file of torchreid's zoo or training, the folder of "
+                             "embae adapt or of a stage of embae train, a timm or safetensors "
+                             "file, or a name such as torchreid:osnet_x1_0/msmt17 (embae models "
+                             "lists them) or timm:NAME")  # fmt: skip
+    parser.add_argument("--arch", default="", metavar="NAME",
+                        help="the network of a weight file, if its weights do not tell: one of "
+                             "torchreid's, or timm:NAME")  # fmt: skip
+    parser.add_argument("--device", default="auto",
+                        help="auto (default: a GPU if there is one), cpu, cuda or "
+                             "cuda:1")  # fmt: skip
     parser.add_argument("--height", type=int, default=0,
-                        help="of the input, for a checkpoint that does not say")  # fmt: skip
+                        help="of the input in pixels (default: the checkpoint's)")  # fmt: skip
     parser.add_argument("--width", type=int, default=0, help="of the input, likewise")
 
 
@@ -35,6 +43,11 @@ def add_crop_arguments(parser: argparse.ArgumentParser) -> None:
                              "(default: 0.1); fewer are left out and listed")  # fmt: skip
     parser.add_argument("--min-side", type=int, default=8, metavar="PIXELS",
                         help="a smaller image cannot be used (default: 8)")  # fmt: skip
+
+
+def model_of(arguments: argparse.Namespace) -> Bundle:
+    """The model that the flags of :func:`add_checkpoint_arguments` name."""
+    return open_model(arguments.checkpoint, arguments.height, arguments.width, arguments.arch)
 
 
 def crops_of(arguments: argparse.Namespace) -> Crops:

@@ -26,11 +26,11 @@ from embae_plugin.config_files import find_config
 from embae_plugin.data.embedding_files import EmbeddingTable, texts, write_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ReIDData, load_data
+from embae_plugin.embedder import embed_records
 from embae_plugin.engine.checkpoint import state_fingerprint
-from embae_plugin.engine.scoring import embed_records
 from embae_plugin.evaluation.camera_sheet import save_camera_sheet
 from embae_plugin.evaluation.report import write_text
-from embae_plugin.models.bundle import load_bundle
+from embae_plugin.models.door import open_model
 from embae_plugin.report_page import Settings, gather, read_pair, write_page
 from embae_plugin.runtime import log_to
 
@@ -84,7 +84,7 @@ def write_report(out: Path, data: ReIDData) -> None:
     cameras = np.concatenate([records.camids for records in parts.values()])
     pids = np.concatenate([np.asarray(records.pids) for records in parts.values()])
     for when, stage in stages.items():
-        bundle = load_bundle(stage)
+        bundle = open_model(stage)
         model = bundle.model
         # The run has left the features there.
         store = FeatureStore.of(bundle.input, cache_dir=out / "run" / "features")

@@ -13,11 +13,15 @@ from __future__ import annotations
 import argparse
 import logging
 
-from embae_plugin.cli.crop_arguments import add_checkpoint_arguments, add_crop_arguments, crops_of
+from embae_plugin.cli.crop_arguments import (
+    add_checkpoint_arguments,
+    add_crop_arguments,
+    crops_of,
+    model_of,
+)
 from embae_plugin.data.crops import describe_cameras
 from embae_plugin.data.embedding_files import check_suffix
 from embae_plugin.engine.extraction import BLOCK, Extraction
-from embae_plugin.models.bundle import load_bundle
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
 
@@ -46,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_suffix(arguments.out)  # before the crops are listed, which may take long
         crops = crops_of(arguments)
         logger.info("%s", describe_cameras(crops, to_learn=False))
-        bundle = load_bundle(arguments.checkpoint, arguments.height, arguments.width)
+        bundle = model_of(arguments)
         work = Extraction(
             bundle, crops, arguments.out, not arguments.no_normalize, arguments.tta,
             arguments.max_bad, arguments.min_side, arguments.force,

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from embae_plugin.cli.crop_arguments import add_checkpoint_arguments
+from embae_plugin.cli.crop_arguments import add_checkpoint_arguments, model_of
 from embae_plugin.engine.search import Answer, load_queries, read_moved, search
 from embae_plugin.evaluation.report import write_text
 from embae_plugin.evaluation.search import INDEXES
 from embae_plugin.evaluation.search_page import search_page
+from embae_plugin.reid import ReID
 from embae_plugin.runtime import log_to
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--other-cameras-only", action="store_true",
                         help="leave out crops of the query's own camera")  # fmt: skip
     parser.add_argument("--query-camera", default="", metavar="NAME",
-                        help="the camera of query images")  # fmt: skip
+                        help="the camera of query images, as the model knows it; unknown for one "
+                             "that it has never seen")  # fmt: skip
     parser.add_argument("--index", default="flat", choices=INDEXES,
                         help="flat (default) is exact; ivf: faster in millions")  # fmt: skip
     parser.add_argument("--images", default="", metavar="DIR",
@@ -53,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     with log_to(None, arguments.verbose):
         gallery = read_moved(arguments.gallery, arguments.images)
         query = load_queries(
-            arguments.query, arguments.checkpoint, arguments.query_camera, gallery,
-            arguments.device, (arguments.height, arguments.width), arguments.images,
+            arguments.query,
+            (lambda: ReID(model_of(arguments), arguments.device)) if arguments.checkpoint else None,
+            arguments.query_camera, gallery, arguments.images,
         )  # fmt: skip
         answers = search(
             query, gallery, arguments.top, arguments.other_cameras_only, arguments.index

@@ -105,6 +105,24 @@ def _suggestion(names: Sequence[str]) -> str:
     return " 'c(?P<camera>\\d+)'"
 
 
+def camera_rule(pattern: str) -> re.Pattern[str]:
+    """A regular expression that finds a camera's name by its group ``camera``.
+
+    Raises:
+        ValueError: no regular expression, or one without that group.
+    """
+    try:
+        rule = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--camera-regex {pattern!r} is no regular expression: {error}") from None
+    if "camera" not in rule.groupindex:
+        raise ValueError(
+            f"--camera-regex {pattern!r} has no group named camera: write (?P<camera>…) around "
+            "what tells the camera, as in '_c(?P<camera>\\d+)'"
+        )
+    return rule
+
+
 def crops_by_regex(root: str | Path, pattern: str) -> Crops:
     r"""Crops whose camera is the group ``camera`` of a regular expression on their path.
 
@@ -116,15 +134,7 @@ def crops_by_regex(root: str | Path, pattern: str) -> Crops:
     Raises:
         ValueError: no regular expression, no group ``camera``, or it fits no image.
     """
-    try:
-        rule = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"--camera-regex {pattern!r} is no regular expression: {error}") from None
-    if "camera" not in rule.groupindex:
-        raise ValueError(
-            f"--camera-regex {pattern!r} has no group named camera: write (?P<camera>…) around "
-            "what tells the camera, as in '_c(?P<camera>\\d+)'"
-        )
+    rule = camera_rule(pattern)
     names = find_images(root)
     found = [rule.search(name.replace(os.sep, "/")) for name in names]
     cameras = [match["camera"] if match else None for match in found]

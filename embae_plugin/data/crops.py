@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,17 +47,16 @@ class Crops:
         counted = Counter(self.cameras)
         return {name: counted[name] for name in self.camera_names}
 
-    def numbers(self, camera_names: Sequence[str] | None = None) -> NDArray[np.int64]:
-        """(N,) numbers of the cameras in ``camera_names`` (default: its own); −1 for others."""
-        names = self.camera_names if camera_names is None else camera_names
-        table = {name: number for number, name in enumerate(names)}
-        return np.array([table.get(name, -1) for name in self.cameras], dtype=np.int64)
+    def numbers(self) -> NDArray[np.int64]:
+        """(N,) numbers of the cameras in :attr:`camera_names`."""
+        table = {name: number for number, name in enumerate(self.camera_names)}
+        return np.array([table[name] for name in self.cameras], dtype=np.int64)
 
-    def records(self, camera_names: Sequence[str] | None = None) -> ImageRecords:
+    def records(self) -> ImageRecords:
         """The crops as the engines read them, without identities."""
-        camids = self.numbers(camera_names)
+        camids = self.numbers()
         paths = tuple(str(self.root / name) for name in self.names)
-        return ImageRecords(paths, camids, np.zeros(len(self), dtype=np.int64))
+        return ImageRecords(paths, camids, np.zeros(len(self), dtype=np.int64), None, self.cameras)
 
     def part(self, start: int, stop: int) -> Crops:
         """The crops ``start`` to ``stop`` − 1; what was left out before is not repeated."""

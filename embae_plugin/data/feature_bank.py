@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,11 @@ from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.image_bank import CorruptImageError, ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.models.bundle import InputSpec
-from embae_plugin.models.camera_norm import camera_layers, of_camera
-from embae_plugin.models.trunks import Trunk, fuse_for_inference, trunk_fingerprint
+from embae_plugin.models.camera_norm import knows_cameras
+from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.inference import freeze, trunk_fingerprint
+from embae_plugin.models.input_spec import InputSpec
+from embae_plugin.models.trunks import Trunk
 from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
@@ -86,11 +88,12 @@ def extract_features(
     std: Sequence[float],
     batch_size: int = BLOCK,
     rows: tuple[int, int] | None = None,
+    cameras: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Trunk features of every image in every view.
 
     Args:
-        trunk: the frozen trunk; see :func:`fuse_for_inference`.
+        trunk: the frozen trunk; see :func:`freeze`.
         bank: the images; larger than ``size`` where the views are crops.
         views: V views.
         size: (height, width) of a view.
@@ -98,34 +101,50 @@ def extract_features(
         batch_size: images at a time; 64 keeps activations of a 256 x 128 crop in the cache of
             an ordinary processor and is raised on a GPU.
         rows: the first image and the one after the last, if not all N are wanted.
+        cameras: (N,) the trunk's number of each image's camera, −1 for one it has never seen; for
+            a trunk with statistics by camera.
 
     Returns:
         (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
     """
     device = bank.device
-    fused = fuse_for_inference(trunk, device)
     if device.type == "cuda":
         batch_size = max(batch_size, GPU_BLOCK)
     start, stop = rows or (0, len(bank))
+    if start >= stop:
+        raise ValueError(f"{bank.label}: there are no images to extract features from")
     out: torch.Tensor | None = None
-    done = 0
     with (
         tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar,
         full_precision(device),
     ):
-        for images in bank.blocks(batch_size, start, stop):
-            for number, view in enumerate(views):
-                window = images[:, view.top : view.top + size[0], view.left : view.left + size[1]]
-                window = window.flip(2) if view.mirrored else window
-                h = fused(normalise(window, mean, std)).float()
-                if out is None:
-                    out = torch.empty(stop - start, len(views), h.shape[1], device=device)
-                out[done : done + len(images), number] = h
-            done += len(images)
-            bar.update(len(images))
-    if out is None:
-        raise ValueError(f"{bank.label}: there are no images to extract features from")
-    return out
+        for camera, index in _by_camera(cameras, start, stop):
+            features = freeze(trunk, size, device, camera)
+            for block in torch.split(index, batch_size):
+                images = bank.batch(block)
+                for number, view in enumerate(views):
+                    down, right = view.top + size[0], view.left + size[1]
+                    window = images[:, view.top : down, view.left : right]
+                    window = window.flip(2) if view.mirrored else window
+                    h = features(normalise(window, mean, std))
+                    if out is None:
+                        out = torch.empty(stop - start, len(views), h.shape[1], device=device)
+                    out[(block - start).to(device), number] = h
+                bar.update(len(block))
+    return out if out is not None else torch.empty(0)
+
+
+def _by_camera(
+    cameras: torch.Tensor | None, start: int, stop: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each camera with the numbers of its images from ``start`` to ``stop`` − 1."""
+    index = torch.arange(start, stop)
+    if cameras is None:
+        yield -1, index
+        return
+    mine = cameras[start:stop]
+    for camera in torch.unique(mine).tolist():
+        yield camera, index[mine == camera]
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -254,7 +273,7 @@ class FeatureStore:
 
     def features(
         self,
-        trunk: Trunk,
+        model: EmbAE | Trunk,
         records: ImageRecords,
         label: str,
         tta: str = "flip",
@@ -263,61 +282,36 @@ class FeatureStore:
         """The trunk features of ``records``: from memory, from the cache folder, or computed.
 
         Args:
+            model: whose trunk it is; one with statistics by camera uses those of each record's
+                camera, by name. A trunk alone serves where it knows no cameras.
             tta: ``none`` (V = 1), ``flip`` (V = 2) or ``ten_crop`` (V = 10).
             keep: False for a trunk that is still learning, whose features serve once.
 
-        A trunk with statistics by camera (:class:`CameraNorm`) is used with those of each
-        record's camera.
+        Raises:
+            ValueError: a trunk that knows cameras, without the model that knows their names.
         """
-        layers = camera_layers(trunk)
-        if layers:
-            return self._features_by_camera(trunk, layers[0].cameras, records, label, tta, keep)
         crops = tta == "ten_crop"
         views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
+        trunk, cameras = _trunk_and_cameras(model, records)
         if not keep:
-            return FeatureBank(self._extract(trunk, records, label, views, crops), "")
-        content = self._content(records, crops)
-        name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
+            return FeatureBank(self._extract(trunk, records, label, views, crops, cameras), "")
+        content, numbers = self._content(records, crops), ""
+        if cameras is not None:
+            numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
+        name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}{numbers}"
         key = hashlib.sha256(name.encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
             features = None if path is None else load_features(path, len(records), len(views))
             found = distributed.all_ranks(features is not None)
             if features is None or not found:
-                features = self._extract(trunk, records, label, views, crops)
+                features = self._extract(trunk, records, label, views, crops, cameras)
                 # What inference mode made refuses to take part in training; a copy does not.
                 features = features.clone()
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
             self._features[key] = FeatureBank(features.to(self.device), key)
         return self._features[key]
-
-    def _features_by_camera(
-        self,
-        trunk: Trunk,
-        cameras: int,
-        records: ImageRecords,
-        label: str,
-        tta: str,
-        keep: bool,
-    ) -> FeatureBank:
-        """:meth:`features` of each camera's images by a plain copy of the trunk, put together."""
-        camids = torch.from_numpy(records.camids)
-        camids = torch.where((camids >= 0) & (camids < cameras), camids, -1)
-        found: torch.Tensor | None = None
-        keys = []
-        for camera in torch.unique(camids).tolist():
-            rows = (camids == camera).nonzero().flatten()
-            part = self.features(
-                of_camera(trunk, camera), records.rows(rows.numpy()), f"{label} {camera}", tta, keep
-            )
-            if found is None:
-                found = part.features.new_empty(len(records), *part.features.shape[1:])
-            found[rows.to(found.device)] = part.features
-            keys.append(part.key)
-        if found is None:
-            raise ValueError(f"{label}: there are no images to extract features from")
-        return FeatureBank(found, " ".join(keys))
 
     def _extract(
         self,
@@ -326,6 +320,7 @@ class FeatureStore:
         label: str,
         views: Sequence[View],
         enlarged: bool,
+        cameras: torch.Tensor | None,
     ) -> torch.Tensor:
         """:func:`extract_features`, each rank working on its share of the images."""
         block = GPU_BLOCK if self.device.type == "cuda" else BLOCK
@@ -338,14 +333,29 @@ class FeatureStore:
             bank = ImageBank(
                 mine, height, width, self.device, memory_share=self.memory_share, label=label
             )
+            cameras = None if cameras is None else cameras[start:stop]
             start, stop = 0, stop - start
         if start == stop:
             mine_h = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
         else:
             settings = (views, self.size, self.mean, self.std)
-            mine_h = extract_features(trunk, bank, *settings, rows=(start, stop))
+            mine_h = extract_features(
+                trunk, bank, *settings, rows=(start, stop), cameras=cameras
+            )
         return distributed.gather_rows(mine_h, parts)
 
     def release_images(self) -> None:
         """Forgets decoded images; features stay."""
         self._images.clear()
+
+
+def _trunk_and_cameras(
+    model: EmbAE | Trunk, records: ImageRecords
+) -> tuple[Trunk, torch.Tensor | None]:
+    """The trunk, and its numbers of the records' cameras if it knows cameras."""
+    trunk = model.trunk if isinstance(model, EmbAE) else model
+    if not knows_cameras(trunk):
+        return trunk, None
+    if not isinstance(model, EmbAE):
+        raise ValueError("a trunk with statistics by camera needs its model, which knows the names")
+    return trunk, model.camera_numbers(records.camera_names())

@@ -32,35 +32,48 @@ class ImageRecords:
         camids: (N,) int64, the camera within its dataset.
         dsetids: (N,) int64, which dataset of the run.
         pids: (N,) int64 identities, or None where they are unknown or must not be seen.
+        cameras: N names of cameras, by which models know them; None where the numbers are names.
     """
 
     paths: tuple[str, ...]
     camids: np.ndarray
     dsetids: np.ndarray
     pids: np.ndarray | None = None
+    cameras: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @classmethod
-    def from_items(cls, items: Sequence[Item]) -> ImageRecords:
-        """From torchreid's tuples (path, pid, camid, dsetid)."""
+    def from_items(cls, items: Sequence[Item], datasets: Sequence[str] = ()) -> ImageRecords:
+        """From torchreid's tuples (path, pid, camid, dsetid).
+
+        Args:
+            datasets: names of the datasets by dsetid; camera 0 of market1501 is then the camera
+                ``market1501:0``. One name stands for all items.
+        """
         columns = np.array([item[1:4] for item in items], dtype=np.int64).reshape(-1, 3)
         return cls(
             paths=tuple(str(item[0]) for item in items),
             pids=columns[:, 0].copy(),
             camids=columns[:, 1].copy(),
             dsetids=columns[:, 2].copy(),
+            cameras=_dataset_cameras(items, datasets),
         )
+
+    def camera_names(self) -> tuple[str, ...]:
+        """The name of each crop's camera."""
+        return tuple(map(str, self.camids.tolist())) if self.cameras is None else self.cameras
+
+    def camera_table(self) -> tuple[str, ...]:
+        """The name of each camera number, 0 to the highest; of those without a crop, too."""
+        names = {int(n): name for n, name in zip(self.camids, self.camera_names(), strict=True)}
+        absent = "" if self.cameras is None else "no crop of camera "
+        return tuple(names.get(n, f"{absent}{n}") for n in range(max(names, default=-1) + 1))
 
     def part(self, start: int, stop: int) -> ImageRecords:
         """The crops ``start`` to ``stop`` − 1."""
-        return ImageRecords(
-            paths=self.paths[start:stop],
-            camids=self.camids[start:stop],
-            dsetids=self.dsetids[start:stop],
-            pids=None if self.pids is None else self.pids[start:stop],
-        )
+        return self.rows(np.arange(start, min(stop, len(self))))
 
     def rows(self, index: np.ndarray) -> ImageRecords:
         """The crops numbered in ``index``, in that order."""
@@ -69,6 +82,7 @@ class ImageRecords:
             camids=self.camids[index],
             dsetids=self.dsetids[index],
             pids=None if self.pids is None else self.pids[index],
+            cameras=None if self.cameras is None else tuple(self.cameras[i] for i in index),
         )
 
     def unlabelled(self) -> ImageRecords:
@@ -125,6 +139,13 @@ class ImageRecords:
         return torch.from_numpy(numbers.reshape(-1).astype(np.int64))
 
 
+def _dataset_cameras(items: Sequence[Item], datasets: Sequence[str]) -> tuple[str, ...] | None:
+    if not datasets:
+        return None
+    one = len(datasets) == 1
+    return tuple(f"{datasets[0 if one else item[3]]}:{item[2]}" for item in items)
+
+
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
@@ -157,22 +178,24 @@ class ReIDData:
         target = datamanager.targets[0] if datamanager.targets else ""
         data = cls(
             sources=list(datamanager.sources),
-            source=ImageRecords.from_items(bridge.train_items(datamanager)),
+            source=ImageRecords.from_items(bridge.train_items(datamanager), datamanager.sources),
             target=target,
             train_loader=datamanager.train_loader,
             test_loader=datamanager.test_loader,
         )
         if target:
             query, gallery = bridge.test_items(datamanager, target)
-            data.query = ImageRecords.from_items(query)
-            data.gallery = ImageRecords.from_items(gallery)
+            data.query = ImageRecords.from_items(query, [target])
+            data.gallery = ImageRecords.from_items(gallery, [target])
         if target and target not in data.sources:
             items = bridge.target_train_items(datamanager)
-            data.target_train = ImageRecords.from_items(items).unlabelled()
+            data.target_train = ImageRecords.from_items(items, [target]).unlabelled()
         return data
 
 
-def merge_sources(parts: Iterable[Sequence[Item]]) -> ImageRecords:
+def merge_sources(
+    parts: Iterable[Sequence[Item]], datasets: Sequence[str] = ()
+) -> ImageRecords:
     """Several datasets as one: identities are kept apart, the i-th dataset's dsetid is i."""
     merged: list[Item] = []
     first_pid = 0
@@ -180,7 +203,7 @@ def merge_sources(parts: Iterable[Sequence[Item]]) -> ImageRecords:
         numbers = {pid: n for n, pid in enumerate(sorted({item[1] for item in items}))}
         merged += [(path, first_pid + numbers[pid], camid, dsetid) for path, pid, camid, _ in items]
         first_pid += len(numbers)
-    return ImageRecords.from_items(merged)
+    return ImageRecords.from_items(merged, datasets)
 
 
 def load_data(cfg: CfgNode) -> ReIDData:
@@ -198,14 +221,14 @@ def load_data(cfg: CfgNode) -> ReIDData:
         bridge.dataset_split(name, mode="train", combineall=cfg.data.combineall, **options)
         for name in cfg.data.sources
     ]
-    data = ReIDData(sources=list(cfg.data.sources), source=merge_sources(parts))
+    data = ReIDData(sources=list(cfg.data.sources), source=merge_sources(parts, cfg.data.sources))
     if cfg.data.targets:
         data.target = target = cfg.data.targets[0]
         data.query, data.gallery = (
-            ImageRecords.from_items(bridge.dataset_split(target, mode=mode, **options))
+            ImageRecords.from_items(bridge.dataset_split(target, mode=mode, **options), [target])
             for mode in ("query", "gallery")
         )
         if target not in data.sources:
             items = bridge.dataset_split(target, mode="train", **options)
-            data.target_train = ImageRecords.from_items(items).unlabelled()
+            data.target_train = ImageRecords.from_items(items, [target]).unlabelled()
     return data

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embae_plugin.data.image_bank import CorruptImageError, decode
-from embae_plugin.models.bundle import InputSpec
+from embae_plugin.models.input_spec import InputSpec
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -40,7 +40,7 @@ def _no_image(item: Any) -> str:
             "(H, W, 3) or tensors (3, H, W)")  # fmt: skip
 
 
-def _pixels(item: Any, height: int, width: int) -> NDArray[np.uint8]:
+def _pixels(item: Any, height: int, width: int, bgr: bool) -> NDArray[np.uint8]:
     """One image that is no tensor batch as uint8 (height, width, 3)."""
     if isinstance(item, (str, Path)):
         return decode(str(item), height, width)
@@ -49,11 +49,8 @@ def _pixels(item: Any, height: int, width: int) -> NDArray[np.uint8]:
         values = _unit_range(item[None])[0].permute(1, 2, 0).mul(255).round().clamp(0, 255)
         item = values.to(torch.uint8).cpu().numpy()
     if isinstance(item, np.ndarray):
-        if item.ndim != 3 or item.shape[2] != 3 or item.dtype != np.uint8 or not item.size:
-            raise ValueError(
-                f"an array of {item.dtype} {item.shape}: an image is uint8 (H, W, 3), R, G, B"
-            )
-        item = Image.fromarray(np.ascontiguousarray(item))
+        _check_array(item)
+        item = Image.fromarray(np.ascontiguousarray(item[..., ::-1] if bgr else item))
     if not isinstance(item, Image.Image):
         raise ValueError(_no_image(item))
     if 0 in item.size:
@@ -64,16 +61,39 @@ def _pixels(item: Any, height: int, width: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def decoded(block: Sequence[Any], spec: InputSpec) -> NDArray[np.uint8]:
-    """uint8 (B, H, W, 3); files are decoded side by side."""
+def _check_array(item: NDArray[Any]) -> None:
+    if item.ndim == 3 and item.shape[2] == 3 and item.dtype == np.uint8 and item.size:
+        return
+    kind = f"an array of {item.dtype} {item.shape}: an image is uint8 (H, W, 3), R, G, B"
+    if not item.size:
+        kind += "; this one holds nothing, as of a box outside the frame"
+    elif item.dtype != np.uint8 and item.dtype.kind == "f":
+        kind += "; multiply values in [0, 1] by 255 and use .astype('uint8')"
+    elif item.ndim == 2 or item.shape[-1] == 1:
+        kind += "; repeat a grey one: np.repeat(image.reshape(*image.shape[:2], 1), 3, 2)"
+    elif item.ndim == 3 and item.shape[2] == 4:
+        kind += "; leave the fourth channel out: image[..., :3]"
+    raise ValueError(kind)
+
+
+def decoded(
+    block: Sequence[Any], spec: InputSpec, bgr: bool = False, first: int = 0
+) -> NDArray[np.uint8]:
+    """uint8 (B, H, W, 3) in R, G, B order; files are decoded side by side.
+
+    Args:
+        block: B images; numpy arrays are in B, G, R order if ``bgr``.
+        spec: what they are resized to.
+        first: number of the first one among those that the caller has, for messages.
+    """
     out = np.empty((len(block), spec.height, spec.width, 3), dtype=np.uint8)
 
     def work(index: int) -> tuple[str, str] | None:
         try:
-            out[index] = _pixels(block[index], spec.height, spec.width)
+            out[index] = _pixels(block[index], spec.height, spec.width, bgr)
         except ValueError as error:
             if not isinstance(block[index], (str, Path)):
-                raise
+                raise ValueError(f"image {first + index} (counted from 0): {error}") from None
             return str(block[index]), str(error)
         return None
 

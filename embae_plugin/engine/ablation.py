@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from embae_plugin.data.records import ImageRecords
+from embae_plugin.embedder import embed_stored
 from embae_plugin.engine.pipeline import STAGES, Run
-from embae_plugin.engine.scoring import embed_camera_features
 from embae_plugin.evaluation.ranking import evaluate_embeddings
 from embae_plugin.evaluation.report import Row, score_row
-from embae_plugin.models.pooled import ReIDModel
+from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ TTA = ("none", "flip", "ten_crop")
 
 
 def _embeddings(
-    run: Run, model: ReIDModel, records: ImageRecords, label: str, tta: str
+    run: Run, model: EmbAE, records: ImageRecords, label: str, tta: str
 ) -> torch.Tensor:
     """As they are, (N, model.feature_dim)."""
     views = "flip" if tta == "none" else tta
-    features = run.store.features(model.trunk, records, label, views).features
+    features = run.store.features(model, records, label, views).features
     features = features[:, :1] if tta == "none" else features
-    return embed_camera_features(model, features, records.camids, normalize=False)
+    return embed_stored(model, features, records, normalize=False)
 
 
 def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> list[Row]:
@@ -70,7 +70,7 @@ def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> 
     return rows
 
 
-def _models(run: Run, variants: Sequence[str]) -> dict[str, ReIDModel]:
+def _models(run: Run, variants: Sequence[str]) -> dict[str, EmbAE]:
     finished = {name: run.finished(stage) for name, stage in STAGES.items()
                 if not variants or name in variants}  # fmt: skip
     models = {name: model for name, model in finished.items() if model is not None}

@@ -1,11 +1,12 @@
 """The recommended adaptation to unlabelled crops, step by step: what `embae adapt` runs.
 
-1. Batch norm statistics of each camera, in the whole trunk.
+1. Batch norm statistics of each camera, in the whole network.
 2. Pseudo-labels: clusters of crops taught as if they were people, to the trunk (method ``trunk``)
    or, in seconds, to f_emb alone (``heads``). Where the clusters do not look like people, as
    where nearly everyone was photographed once or twice, this step is left out, and said so.
 
-``norm`` is the first step alone, ``reconstruction`` the paper's own adaptation (4.1).
+``norm`` is the first step alone, ``reconstruction`` the paper's own adaptation (4.1), with its
+stage 2 on labelled sources, or on the crops themselves, where the model brings no autoencoder.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from yacs.config import CfgNode
 
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, ReIDData
+from embae_plugin.engine.autoencoder import ImageAutoencoderEngine
 from embae_plugin.engine.beyond import cluster_settings
 from embae_plugin.engine.clusters import ImageClusterEngine, NotPeople
 from embae_plugin.engine.norm import ImageNormEngine
-from embae_plugin.engine.transfer import ImageTransferEngine
+from embae_plugin.engine.transfer import VARIANTS, ImageTransferEngine
 from embae_plugin.losses import Bottleneck
+from embae_plugin.models.camera_norm import has_batch_norm
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
@@ -63,54 +69,131 @@ def adapt(
     save_dir: Path,
     seed: int = 1,
     use_gpu: bool = True,
+    sources: ImageRecords | None = None,
+    has_autoencoder: bool = True,
 ) -> Adapted:
     """Adapts a model to unlabelled crops, in place.
 
     Args:
-        model: from stage 1, or from stage 2 or 3 for the method ``reconstruction``.
+        model: an EmbAE model of any stage, or somebody else's network.
         target: crops; ``camids`` count cameras from 0. Identities, if any, are dropped first.
         store: the crops' images and features.
-        cfg: a configuration; ``embae.adapt``, ``embae.clusters`` and ``embae.transfer`` are read.
+        cfg: a configuration; ``embae.adapt``, ``embae.clusters``, ``embae.autoencoder`` and
+            ``embae.transfer`` are read.
         save_dir: for checkpoints; the same call goes on from what is there.
         seed: every random choice follows from it.
         use_gpu: use CUDA where there is one.
+        sources: labelled crops that ``reconstruction`` learns an autoencoder on, if the model has
+            none; None for the target itself.
+        has_autoencoder: stage 2 has trained the model's.
 
     Raises:
-        ValueError: a model that was adapted to cameras before, or impossible settings.
+        ValueError: a model that was adapted to cameras before, a network that the method can
+            change nothing of, or impossible settings.
+    """
+    method = cfg.embae.adapt.method
+    check_adaptable(model, method)
+    nothing = np.zeros(0, dtype=np.int64)
+    data = ReIDData(
+        ["source"], sources or ImageRecords((), nothing, nothing, nothing), "crops",
+        target.unlabelled(),
+    )  # fmt: skip
+    common: dict[str, Any] = {"use_gpu": use_gpu, "seed": seed, "store": store}
+    setting = _Setting(data, store, cfg, save_dir, common)
+    if method == "reconstruction":
+        return _reconstruct(model, setting, has_autoencoder)
+    history, words = _statistics(model, setting)
+    if method == "norm":
+        model.output = model.learned_output
+        return Adapted(model, history, {"method": words})
+    return _learn_clusters(model, setting, history, words)
+
+
+def check_adaptable(model: EmbAE, method: str) -> None:
+    """Refuses a model that a method can do nothing with.
+
+    Raises:
+        ValueError: says why, and what can be done instead.
     """
     if model.camera_parts:
         raise ValueError(
             "this model has been adapted to cameras already; start from the checkpoint that it "
             "was made from"
         )
-    nothing = np.zeros(0, dtype=np.int64)
-    data = ReIDData(
-        ["source"], ImageRecords((), nothing, nothing, nothing), "crops", target.unlabelled()
+    name = model.trunk.name
+    if method in ("heads", "reconstruction") and not list(model.f_emb.parameters()):
+        raise ValueError(
+            f"{name} has no embedding layer behind its pooled features, which is all that "
+            f"embae.adapt.method {method} changes: choose trunk or norm"
+        )
+    if method == "norm" and not any(has_batch_norm(part) for part in model.network()):
+        raise ValueError(
+            f"{name} has no batch norm, whose statistics are all that embae.adapt.method norm "
+            "changes: choose trunk"
+        )
+
+
+def _statistics(model: EmbAE, setting: _Setting) -> tuple[list[dict[str, Any]], str]:
+    """The first step, as far as the network has layers for it; what was done, in words."""
+    kinds = normalisations(model)
+    if not kinds.get("batch norm"):
+        names = ", ".join(kinds) or "none"
+        logger.warning("%s has no batch norm (its normalisation: %s), so there are no statistics "
+                       "by camera", model.trunk.name, names)  # fmt: skip
+        return [], f"no statistics by camera, since the network has no batch norm (but {names})"
+    history = ImageNormEngine(setting.data, model, "trunk", **setting.common).run(
+        setting.save_dir, 1
     )
-    common: dict[str, Any] = {"use_gpu": use_gpu, "seed": seed, "store": store}
-    setting = _Setting(data, store, cfg, save_dir, common)
-    if cfg.embae.adapt.method == "reconstruction":
-        return _reconstruct(model, target, setting)
-    history = ImageNormEngine(data, model, "trunk", **common).run(save_dir, 1)
-    words = "batch norm statistics of each camera in the whole trunk"
-    if cfg.embae.adapt.method == "norm":
-        model.output = "h"
-        return Adapted(model, history, {"method": words})
-    return _learn_clusters(model, setting, history, words)
+    whole = "network" if model.learned_output == "z_id" else "trunk"
+    words = f"batch norm statistics of each camera in the whole {whole}"
+    others = [f"{count} layers of {name}" for name, count in kinds.items() if name != "batch norm"]
+    if others:
+        words += f" ({' and '.join(others)}, which each image normalises by itself, stay)"
+    return history, words
 
 
-def _reconstruct(model: EmbAE, target: ImageRecords, setting: _Setting) -> Adapted:
+def normalisations(model: EmbAE) -> dict[str, int]:
+    """How many layers of each kind of normalisation the network has."""
+    found: dict[str, int] = {}
+    for part in model.network():
+        for layer in part.modules():
+            for name, kind in _KINDS.items():
+                if isinstance(layer, kind):
+                    found[name] = found.get(name, 0) + 1
+    return found
+
+
+_KINDS: dict[str, Any] = {
+    "batch norm": _BatchNorm,
+    "instance norm": _InstanceNorm,
+    "layer norm": nn.LayerNorm,
+    "group norm": nn.GroupNorm,
+}
+
+
+def _reconstruct(model: EmbAE, setting: _Setting, has_autoencoder: bool) -> Adapted:
     """Stage 3 of the paper; with one camera the variant of each camera is that of all."""
-    node, cfg = setting.cfg.embae.transfer, setting.cfg
-    one = len(np.unique(target.camids)) == 1
+    node, cfg, target = setting.cfg.embae.transfer, setting.cfg, setting.data.target_train
+    one = target is not None and len(np.unique(target.camids)) == 1
     variant = "new" if one and cfg.embae.adapt.variant == "cam" else cfg.embae.adapt.variant
+    bottleneck, words = Bottleneck(**cfg.embae.nuisance), f"reconstruction ({variant})"
+    history: list[dict[str, Any]] = []
+    if not has_autoencoder:
+        stage2 = cfg.embae.autoencoder
+        first = ImageAutoencoderEngine(
+            setting.data, model, VARIANTS[variant].encoders, lr=stage2.lr,
+            final_lr=stage2.final_lr, batch_size=stage2.batch_size, bottleneck=bottleneck,
+            **setting.common,
+        )  # fmt: skip
+        history += first.run(setting.save_dir, stage2.max_epoch)
+        where = "labelled sources" if len(setting.data.source) else "the crops themselves"
+        words += f", with an autoencoder learned on {where}"
     engine = ImageTransferEngine(
         setting.data, model, variant, nuisance_epoch=node.nuisance_epoch, lr=node.lr,
         final_lr=node.final_lr, nuisance_lr=node.nuisance_lr, batch_size=node.batch_size,
-        stop=cfg.embae.adapt.stop, bottleneck=Bottleneck(**cfg.embae.nuisance), **setting.common,
+        stop=cfg.embae.adapt.stop, bottleneck=bottleneck, **setting.common,
     )  # fmt: skip
-    history = engine.run(setting.save_dir, node.max_epoch)
-    words = f"reconstruction ({variant})"
+    history += engine.run(setting.save_dir, node.max_epoch)
     if not history or "kept_epoch" not in history[-1]:
         return Adapted(model, history, {"method": words})
     kept = int(history[-1]["kept_epoch"])
@@ -124,7 +207,8 @@ def _learn_clusters(
 ) -> Adapted:
     """The second step, if the crops are such that it can help."""
     node, clusters = setting.cfg.embae.adapt, setting.cfg.embae.clusters
-    model.output = "h" if node.method == "trunk" else "joint"
+    own = model.learned_output
+    model.output = own if node.method == "trunk" or own == "z_id" else "joint"
     engine = ImageClusterEngine(
         setting.data, model, node.method, precision=setting.cfg.embae.embedding.precision,
         doubts=lambda found: found.doubts(node.least_kept, node.largest_cluster),
@@ -135,10 +219,11 @@ def _learn_clusters(
         history = history + engine.run(setting.save_dir, rounds)
     except NotPeople as why_not:
         logger.warning("pseudo-labels are left out: %s", why_not)
-        model.eval().requires_grad_(True).output = "h"
+        model.eval().requires_grad_(True).output = own
         return Adapted(model, history, {"method": words, "left_out": str(why_not)})
-    last = history[-1] if node.method == "heads" else history[-2]
+    last = [row for row in history if "clusters" in row][-1]
     numbers: dict[str, Any] = {key: last[key] for key in ("kept", "clusters", "cameras")}
-    learned = "f_emb" if node.method == "heads" else "the trunk"
+    whole = "the network" if own == "z_id" else "the trunk"
+    learned = "f_emb" if node.method == "heads" else whole
     words = f"{words}, then {rounds} rounds of pseudo-labels taught to {learned}"
     return Adapted(model, history, {"method": words, **numbers})

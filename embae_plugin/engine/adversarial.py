@@ -165,7 +165,7 @@ class AdversarialPhase:
     def start(self) -> None:
         """Reads the cached features, freezes the trunk, makes both optimisers."""
         engine, model = self.engine, self.engine.model
-        self.features = engine.store.features(model.trunk, engine.data.source, "source").features
+        self.features = engine.store.features(model, engine.data.source, "source").features
         model.eval()
         model.requires_grad_(False)
         self.learned = [model.f_emb, model.f_nui, model.f_dec]

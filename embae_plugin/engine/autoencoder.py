@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.reconstruction import ReconstructionPhase, merge_lone_groups
@@ -17,6 +18,8 @@ ENCODERS = ("common", "dataset", "camera")
 
 class ImageAutoencoderEngine(StageEngine):
     """Learns f_nui and f_dec by reconstructing the sources' trunk features.
+
+    Without sources it learns on the target's, which needs no labels either.
 
     Args:
         datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
@@ -50,6 +53,12 @@ class ImageAutoencoderEngine(StageEngine):
         self.lr, self.final_lr, self.batch_size = lr, final_lr, batch_size
         self.bottleneck = bottleneck
 
+    def learns_from(self) -> ImageRecords:
+        """The sources; the target, without its identities, where there are none."""
+        if len(self.data.source) or self.data.target_train is None:
+            return self.data.source
+        return self.data.target_train
+
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""
         return {
@@ -57,17 +66,18 @@ class ImageAutoencoderEngine(StageEngine):
             "lr": self.lr,
             "final_lr": self.final_lr,
             "batch_size": self.batch_size,
-            "images": len(self.data.source),
+            "images": len(self.learns_from()),
             **self.bottleneck.settings(),
         }
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """One phase, which learns fresh f_nui and f_dec."""
-        groups = merge_lone_groups(self.data.source.groups(self.encoders))
+        records = self.learns_from()
+        groups = merge_lone_groups(records.groups(self.encoders))
         generator = seeded(self.seed, self.stage)
         self.model.reset_nuisance(int(groups.max()) + 1, generator)
         self.model.f_dec.reset_parameters(generator)
-        features = self.store.features(self.model.trunk, self.data.source, "source")
+        features = self.store.features(self.model, records, "source")
         return [
             ReconstructionPhase(
                 self.encoders, self.model, features.features, groups, ("f_nui", "f_dec"),

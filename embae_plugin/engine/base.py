@@ -24,7 +24,6 @@ from embae_plugin.engine.scoring import score_model
 from embae_plugin.evaluation import Scores
 from embae_plugin.evaluation.report import SHOWN, score_row
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.pooled import ReIDModel
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class StageEngine(bridge.Engine):
     def __init__(
         self,
         datamanager: Any,
-        model: ReIDModel,
+        model: EmbAE,
         use_gpu: bool = True,
         seed: int = 1,
         store: FeatureStore | None = None,

@@ -76,7 +76,8 @@ class Beyond:
         node = self.run.cfg.embae.transfer
         model = copy.deepcopy(self.run.autoencoder(VARIANTS[variant].encoders))
         model.trunk = copy.deepcopy(self.normed.trunk)
-        model.camera_parts, model.cameras = self.normed.camera_parts, self.normed.cameras
+        model.camera_parts = self.normed.camera_parts
+        model.camera_names = self.normed.camera_names
         engine = renamed(ImageTransferEngine, f"norm-transfer-{variant}")
         return self.run.stage(
             engine, model, node.max_epoch, variant=variant, nuisance_epoch=node.nuisance_epoch,

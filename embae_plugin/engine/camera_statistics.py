@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -24,7 +23,6 @@ from embae_plugin.engine.schedule import seeded
 from embae_plugin.models.camera_norm import (
     LEAST,
     CameraNorm,
-    at_cameras,
     camera_layers,
     use_cameras,
 )
@@ -35,6 +33,7 @@ from embae_plugin.precision import full_precision
 logger = logging.getLogger(__name__)
 
 PRIOR = 32.0  # images of all cameras that each camera's own are mixed with
+MOST_COMMON = 2048  # images of all cameras that the common statistics are taken of
 _MOST = 4096  # cameras of a model; more is no numbering from 0
 
 
@@ -54,25 +53,23 @@ def camera_count(camids: np.ndarray) -> int:
 
 
 def mix(layer: CameraNorm, counts: torch.Tensor) -> None:
-    """Puts common statistics into the last row, and mixes them into each camera's own.
+    """Mixes the statistics in the last row, common to all, into each camera's own.
 
     A camera counts as if :data:`PRIOR` images of the whole target had been taken by it as well, so
     one with few images stays near what all have in common; one with fewer than four takes that.
 
     Args:
-        layer: its rows hold the moments of each camera's own images.
+        layer: its first rows hold the moments of each camera's own images.
         counts: (C,) images of each camera.
     """
     mean, var = layer.running_mean[:-1].double(), layer.running_var[:-1].double()
-    share = (counts / counts.sum()).double()[:, None].to(mean.device)
-    common = (share * mean).sum(0)
-    spread = (share * (var + (mean - common).square())).sum(0)
+    common, spread = layer.running_mean[-1].double(), layer.running_var[-1].double()
     own = torch.where(counts < LEAST, 0.0, counts / (counts + PRIOR))[:, None].to(mean)
     mixed = own * mean + (1 - own) * common
     mixed_var = own * (var + (mean - mixed).square())
     mixed_var += (1 - own) * (spread + (common - mixed).square())
-    layer.running_mean.copy_(torch.cat([mixed, common[None]]))
-    layer.running_var.copy_(torch.cat([mixed_var, spread[None]]))
+    layer.running_mean[:-1] = mixed.float()
+    layer.running_var[:-1] = mixed_var.float()
 
 
 @torch.no_grad()
@@ -97,17 +94,19 @@ def estimate(
     if few:
         logger.warning("camera(s) with fewer than %d images: %s; their statistics are mixed with "
                        "those of all cameras", FEW, ", ".join(few))  # fmt: skip
+    names = records.camera_table()
     if not model.camera_parts:
-        model.learn_cameras(parts, cameras)
-    elif (model.camera_parts, model.cameras) != (parts, cameras):
+        model.learn_cameras(parts, names)
+    elif (model.camera_parts, model.camera_names) != (parts, names):
         raise ValueError(
-            f"the model has statistics of {model.cameras} cameras in its {model.camera_parts}, "
-            f"not of {cameras} in its {parts}: start from one without"
+            f"the model has statistics of the cameras {', '.join(model.camera_names)} in its "
+            f"{model.camera_parts}, not of {', '.join(names)} in its {parts}: start from one "
+            "without"
         )
     if parts == "heads":
         _estimate_heads(model, records, store, counts)
     else:
-        _estimate_trunk(model, records, store, counts, seed)
+        _Estimation(model, records, store, seed).by_camera(counts)
     model.eval()
 
 
@@ -124,13 +123,12 @@ def estimate_common(
     """
     plain = {n: m for n, m in model.trunk.named_modules() if isinstance(m, _BatchNorm)}
     use_cameras(model.trunk, 1)
-    as_one = replace(records, camids=np.zeros(len(records), dtype=np.int64))
     try:
-        _estimate_trunk(model, as_one, store, torch.tensor([len(records)]), seed, "source")
+        _Estimation(model, records, store, seed, "source").common(len(records))
         for name, layer in plain.items():
             estimated = cast(CameraNorm, model.trunk.get_submodule(name))
-            cast(torch.Tensor, layer.running_mean).copy_(estimated.running_mean[0])
-            cast(torch.Tensor, layer.running_var).copy_(estimated.running_var[0])
+            cast(torch.Tensor, layer.running_mean).copy_(estimated.running_mean[-1])
+            cast(torch.Tensor, layer.running_var).copy_(estimated.running_var[-1])
     finally:
         for name, layer in plain.items():
             model.trunk.set_submodule(name, layer)
@@ -140,14 +138,16 @@ def estimate_common(
 def _estimate_heads(
     model: EmbAE, records: ImageRecords, store: FeatureStore, counts: torch.Tensor
 ) -> None:
+    """Moments of the cached features in the one layer that f_emb has."""
     (layer,) = camera_layers(model.f_emb)
-    features = store.features(model.trunk, records, "target").features
+    features = store.features(model, records, "target").features
+    hidden = model.f_emb.hidden(features.flatten(0, 1).float())
     camids = torch.from_numpy(records.camids).to(features.device)
-    for camera, count in enumerate(counts.tolist()):
-        if count:
-            hidden = model.f_emb.hidden(features[camids == camera].flatten(0, 1).float())
-            layer.running_mean[camera] = hidden.mean(0)
-            layer.running_var[camera] = hidden.var(0, unbiased=False)
+    of_row = camids.repeat_interleave(features.shape[1])
+    rows = {-1: hidden, **{n: hidden[of_row == n] for n, c in enumerate(counts.tolist()) if c}}
+    for camera, part in rows.items():
+        layer.running_mean[camera] = part.mean(0)
+        layer.running_var[camera] = part.var(0, unbiased=False)
     mix(layer, counts)
 
 
@@ -157,46 +157,72 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[torc
     yield from order.chunk(max(1, round(count / size)))
 
 
-def _estimate_trunk(
-    model: EmbAE,
-    records: ImageRecords,
-    store: FeatureStore,
-    counts: torch.Tensor,
-    seed: int,
-    label: str = "target",
-    batch_size: int = 96,
-) -> None:
-    """The mean over batches of one camera's images of what each layer sees in training mode.
+class _Estimation:
+    """Passes over images in which each batch norm's moments are averaged over batches.
 
-    Cameras of fewer than four images have no moments to add to what all have in common; where
-    none has more, the trunk's own statistics stay.
+    Args:
+        model: its network's batch norms have statistics by camera.
+        records, store: the images.
+        seed: of their order.
+        label: what the progress bar calls them.
+        batch_size: images in a batch, about.
     """
-    layers, trunk = camera_layers(model.trunk), model.trunk
-    bank = store.images(records, label)
-    rows_of = [np.flatnonzero(records.camids == camera) for camera in range(len(counts))]
-    momenta = [layer.momentum for layer in layers]
-    order = inference_format(bank.device)
-    trunk.train().to(memory_format=order)
-    with (
-        tqdm(total=len(records), desc="camera statistics", unit="img", disable=None) as bar,
-        full_precision(bank.device),
-    ):
-        for camera, rows in enumerate(rows_of):
-            if len(rows) < LEAST:
-                continue
-            generator = seeded(seed, "camera statistics", camera)
-            for number, batch in enumerate(_batches(len(rows), batch_size, generator)):
-                for layer in layers:
+
+    def __init__(
+        self,
+        model: EmbAE,
+        records: ImageRecords,
+        store: FeatureStore,
+        seed: int,
+        label: str = "target",
+        batch_size: int = 96,
+    ) -> None:
+        self.model, self.store, self.seed, self.batch_size = model, store, seed, batch_size
+        self.records, self.bank = records, store.images(records, label)
+        self.order = inference_format(self.bank.device)
+        self.layers = [layer for part in model.network() for layer in camera_layers(part)]
+        for part in model.network():
+            part.to(memory_format=self.order)
+
+    def by_camera(self, counts: torch.Tensor) -> None:
+        """The common row, each camera's row, and the first mixed into the second."""
+        self.common(MOST_COMMON)
+        for camera, count in enumerate(counts.tolist()):
+            if count >= LEAST:
+                self._row(camera, np.flatnonzero(self.records.camids == camera))
+        for layer in self.layers:
+            mix(layer, counts)
+
+    def common(self, most: int) -> None:
+        """What the layers see of images of all cameras, normalised together."""
+        generator = seeded(self.seed, "camera statistics")
+        rows = torch.randperm(len(self.records), generator=generator)[:most]
+        if len(rows) >= LEAST:
+            self._row(-1, rows.numpy())
+
+    def _row(self, camera: int, rows: np.ndarray) -> None:
+        """One row: the mean over batches of these images, every other batch mirrored."""
+        momenta = [layer.momentum for layer in self.layers]
+        generator = seeded(self.seed, "camera statistics", camera)
+        for part in self.model.network():
+            part.train()
+        with (
+            tqdm(total=len(rows), desc=self._name(camera), unit="img", disable=None) as bar,
+            full_precision(self.bank.device),
+        ):
+            for number, batch in enumerate(_batches(len(rows), self.batch_size, generator)):
+                for layer in self.layers:
                     layer.momentum = 1 / (number + 1)
-                images = bank.batch(torch.from_numpy(rows)[batch])
+                images = self.bank.batch(torch.from_numpy(rows)[batch])
                 images = images.flip(2) if number % 2 else images
-                with at_cameras(trunk, torch.full((len(batch),), camera)):
-                    x = normalise(images, store.mean, store.std)
-                    trunk(x.contiguous(memory_format=order))
+                x = normalise(images, self.store.mean, self.store.std)
+                x = x.contiguous(memory_format=self.order)
+                self.model.network_features(x, torch.full((len(batch),), camera), common=True)
                 bar.update(len(batch))
-    trunk.eval()
-    seen = torch.where(counts < LEAST, 0, counts)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-        if seen.any():
-            mix(layer, seen)
+        for layer, momentum in zip(self.layers, momenta, strict=True):
+            layer.momentum = momentum
+        self.model.eval()
+
+    def _name(self, camera: int) -> str:
+        known = camera >= 0 and camera < self.model.cameras
+        return f"statistics of {self.model.camera_names[camera] if known else 'all cameras'}"

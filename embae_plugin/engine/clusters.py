@@ -23,12 +23,12 @@ from embae_plugin.clustering import PseudoLabels, pseudo_labels
 from embae_plugin.clustering.pseudo_labels import Ints, check_settings, require_scikit_learn
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.samplers import identity_batches
+from embae_plugin.embedder import embed_stored
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.embedding_phases import set_lr
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.norm import StatisticsPhase
 from embae_plugin.engine.schedule import exponential_lr, seeded
-from embae_plugin.engine.scoring import embed_camera_features
 from embae_plugin.engine.train_step import resolve_precision
 from embae_plugin.models.camera_norm import at_cameras
 from embae_plugin.models.embae import EmbAE
@@ -127,7 +127,7 @@ class ImageClusterEngine(StageEngine):
         self.augment = Augmentation(tuple(transforms), self.store.mean, self.store.std)
         self.bf16 = resolve_precision(precision, self.device)
         if self.trunk_learns:
-            self.model.output = "h"
+            self.model.output = self.model.learned_output
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""
@@ -162,21 +162,25 @@ class Rounds:
         self.centres = self.plan = torch.zeros(0)
         self.report: dict[str, float] = {}
         self.camids = torch.from_numpy(engine.target.camids)
+        if engine.model.camera_names:
+            self.camids = engine.model.camera_numbers(engine.target.camera_names())
         self.features: torch.Tensor | None = None
 
     def start(self) -> None:
         """Opens the images, or the cached features; makes the optimiser."""
         engine, model = self.engine, self.engine.model
         model.requires_grad_(False).eval()
-        learned = model.trunk if engine.trunk_learns else model.f_emb
-        learned.requires_grad_(True)
+        self.learned = model.network() if engine.trunk_learns else [model.f_emb]
+        for part in self.learned:
+            part.requires_grad_(True)
         if engine.trunk_learns:
             model.to(memory_format=torch.channels_last)
             self.bank = engine.store.images(engine.target, "target")
         else:
-            self.features = engine.store.features(model.trunk, engine.target, "target").features
+            self.features = engine.store.features(model, engine.target, "target").features
         self.optimizer = torch.optim.Adam(
-            learned.parameters(), lr=1e-3, weight_decay=engine.weight_decay, fused=True
+            [p for part in self.learned for p in part.parameters()], lr=1e-3,
+            weight_decay=engine.weight_decay, fused=True,
         )
 
     def start_epoch(self, epoch: int) -> float:
@@ -194,7 +198,8 @@ class Rounds:
         self.plan = used[batches]
         rate = exponential_lr(epoch, self.epochs, **engine.schedule)  # type: ignore[arg-type]
         set_lr(self.optimizer, rate)
-        (engine.model.trunk if engine.trunk_learns else engine.model.f_emb).train()
+        for part in self.learned:
+            part.train()
         return rate
 
     @torch.no_grad()
@@ -203,8 +208,8 @@ class Rounds:
         engine, model = self.engine, self.engine.model.eval()
         h = self.features
         if h is None:
-            h = engine.store.features(model.trunk, engine.target, "target", keep=False).features
-        return embed_camera_features(model, h, engine.target.camids)
+            h = engine.store.features(model, engine.target, "target", keep=False).features
+        return embed_stored(model, h, engine.target)
 
     def _cluster(self, epoch: int) -> None:
         engine, x = self.engine, self._embeddings()
@@ -253,11 +258,8 @@ class Rounds:
             with at_cameras(engine.model.f_emb, camids):
                 return F.normalize(engine.model.f_emb(h).float(), dim=1)
         images = engine.augment(self.bank.batch(index), generator)
-        with (
-            torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16),
-            at_cameras(engine.model.trunk, camids),
-        ):
-            return F.normalize(engine.model.trunk(images).float(), dim=1)
+        with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
+            return F.normalize(engine.model.network_features(images, camids), dim=1)
 
     def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         """One step; returns the cross entropy over the clusters, and the round's clusters."""

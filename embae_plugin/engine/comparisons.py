@@ -13,7 +13,7 @@ from embae_plugin.engine.adversarial import ImageAdversarialEngine
 from embae_plugin.engine.pul import ImagePULEngine
 from embae_plugin.engine.softmax import ImageIdentificationEngine
 from embae_plugin.evaluation.report import Row
-from embae_plugin.models.pooled import PooledReID, ReIDModel
+from embae_plugin.models.embae import EmbAE
 
 if TYPE_CHECKING:
     from embae_plugin.engine.pipeline import Run
@@ -39,9 +39,9 @@ def pul(run: Run) -> list[Row]:
         "precision": run.cfg.embae.embedding.precision,
     }
     rows: list[Row] = []
-    base: ReIDModel = run.model
+    base: EmbAE = run.model
     if node.base == "softmax":
-        untrained = PooledReID(run.new_model().trunk)
+        untrained = EmbAE.of_trunk(run.new_model().trunk)
         base = run.stage(ImageIdentificationEngine, untrained, node.baseline_epoch, **learning)
         run.store.release_images()  # of the sources
         rows.append(run.score("pul-baseline", base))

@@ -23,27 +23,33 @@ from embae_plugin.data.crops import Crops, describe_cameras
 from embae_plugin.data.embedding_files import EmbeddingTable, texts, write_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.engine.adapt import adapt
+from embae_plugin.embedder import embed_records
+from embae_plugin.engine.adapt import adapt, check_adaptable
 from embae_plugin.engine.adaptation_summary import summary_text
 from embae_plugin.engine.checkpoint import state_fingerprint
 from embae_plugin.engine.job_folder import JobFolder, explained_disk_errors
-from embae_plugin.engine.scoring import embed_records
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.evaluation.change import measure_change
 from embae_plugin.evaluation.report import Row, score_row, write_text
-from embae_plugin.models.bundle import ADAPTED, Bundle, load_bundle, save_bundle
+from embae_plugin.export.torchreid_files import write_torchreid_files
+from embae_plugin.models.bundle import ADAPTED, Bundle, save_bundle
+from embae_plugin.models.door import open_model
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
 
-RESULTS = ("skipped.txt", "before.npz", "after.npz", "summary.json", "summary.txt", ADAPTED)
+TORCHREID_FILES = "torchreid"  # folder of weights that trackers load
+RESULTS = (
+    TORCHREID_FILES, "skipped.txt", "before.npz", "after.npz", "summary.json", "summary.txt",
+    ADAPTED,
+)  # fmt: skip
 
 
 class CropAdaptation:
     """One run of `embae adapt`; made without writing anything, so that mistakes leave nothing.
 
     Args:
-        checkpoint: of `embae train` or of an earlier `embae adapt`.
+        checkpoint: whatever :func:`open_model` opens.
         crops: what was listed, not decoded yet.
         out: the folder of results.
         cfg: the configuration.
@@ -51,7 +57,9 @@ class CropAdaptation:
         least_side: an image with fewer pixels on a side counts as unreadable.
         force: replace what is in ``out``.
         device: where to compute.
-        height, width: for checkpoints that do not know their input's size.
+        height, width: of the network's input, in pixels; 0 takes the checkpoint's.
+        arch: of a weight file, see :func:`open_model`.
+        sources: labelled crops, see :func:`adapt`.
 
     Raises:
         FileNotFoundError, ValueError: nothing can come of this; the message says why.
@@ -69,22 +77,13 @@ class CropAdaptation:
         device: torch.device | str = "cpu",
         height: int = 0,
         width: int = 0,
+        arch: str = "",
+        sources: ImageRecords | None = None,
     ) -> None:
         self.checkpoint, self.cfg, self.seed = str(checkpoint), cfg, int(cfg.train.seed)
-        self.device = torch.device(device)
-        self.source = load_bundle(checkpoint, height, width)
-        if not isinstance(self.source.model, EmbAE):
-            raise ValueError(
-                f"{checkpoint} holds a network without an autoencoder "
-                f"({type(self.source.model).__name__}): adapting needs a model of embae train "
-                "with loss.name embae"
-            )
-        untrained = self.source.about.get("stage") == "embedding"
-        if untrained and cfg.embae.adapt.method == "reconstruction":
-            raise ValueError(
-                f"{checkpoint} is of stage 1, whose autoencoder has learned nothing yet: "
-                "embae.adapt.method reconstruction needs a checkpoint of stage 2 or 3"
-            )
+        self.device, self.sources = torch.device(device), sources
+        self.source = open_model(checkpoint, height, width, arch)
+        check_adaptable(self.source.model, cfg.embae.adapt.method)
         self.model = self.source.model.to(self.device)
         self.folder = JobFolder(out, RESULTS, self._settings(crops))
         notes = self.folder.found(force)
@@ -114,6 +113,7 @@ class CropAdaptation:
             "images": f"{len(crops)} ({total.hexdigest()})",
             "seed": self.seed,
             "input": self.source.input.as_dict(),
+            **({} if self.sources is None else {"sources": self.sources.fingerprint()}),
             **{f"embae.{key}": value for key, value in options.items()},
         }
 
@@ -135,18 +135,20 @@ class CropAdaptation:
             write_text(out / "skipped.txt", lines)
             logger.warning("%d image(s) cannot be used, see %s", len(crops.skipped),
                            out / "skipped.txt")  # fmt: skip
-        name_of_source = state_fingerprint(self.model)
-        before = self._embed(self.model, crops.records(self.source.camera_names))
+        name_of_source, feature_of_source = state_fingerprint(self.model), self.model.feature_name
+        before = self._embed(self.model, crops.records())
         adapted = adapt(
             self.model, crops.records(), self.store, self.cfg, self.folder.work, self.seed,
-            self.device.type == "cuda",
+            self.device.type == "cuda", self.sources, self._has_autoencoder(),
         )  # fmt: skip
         model = adapted.model.eval()
         after = self._embed(model, crops.records())
         content: dict[str, Any] = {
             "checkpoint": self.checkpoint, "images": len(crops), "cameras": crops.counts(),
             "skipped": len(crops.skipped), "seed": self.seed, "method": dict(adapted.summary),
-            "change": measure_change(before, after, crops.numbers()).as_dict(),
+            "change": measure_change(
+                before, after, crops.numbers(), same_space=feature_of_source == model.feature_name
+            ).as_dict(),
             "scores": self._scores(before, after), "history": list(adapted.history),
             "seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip
@@ -155,10 +157,16 @@ class CropAdaptation:
         write_text(out / "summary.json", json.dumps(content, indent=1, default=float) + "\n")
         write_text(out / "summary.txt", summary_text(content) + "\n")
         about = {key: content[key] for key in ("checkpoint", "images", "cameras", "seed")}
-        bundle = Bundle(model, self.source.input, crops.camera_names, about)
+        bundle = Bundle(model, self.source.input, about)
+        if model.architecture:
+            write_torchreid_files(bundle, out / TORCHREID_FILES)
         save_bundle(out / ADAPTED, bundle)
         self.folder.finish()
         return content
+
+    def _has_autoencoder(self) -> bool:
+        """Whether stage 2 has trained the model's."""
+        return self.model.f_nui is not None and self.source.about.get("stage") != "embedding"
 
     def _embed(self, model: EmbAE, records: ImageRecords) -> torch.Tensor:
         return embed_records(model, self.store, records, "crops", normalize=True)

@@ -26,9 +26,9 @@ from embae_plugin.data.embedding_files import (
     write_embeddings,
 )
 from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.embedder import embed_records, tell_unknown
 from embae_plugin.engine.checkpoint import state_fingerprint
 from embae_plugin.engine.job_folder import explained_disk_errors
-from embae_plugin.engine.scoring import embed_records
 from embae_plugin.evaluation.report import write_text
 from embae_plugin.models.bundle import Bundle
 
@@ -82,7 +82,6 @@ class Extraction:
         crops.check_skipped(max_bad)
         self.normalize, self.tta, self.least_side = normalize, tta, least_side
         self.model = bundle.model.to(device)
-        self.camera_names = bundle.camera_names
         self.store = FeatureStore.of(bundle.input, device)
         self.parts = self.out.with_name(f".{self.out.name}.parts")
         self.skipped_list = self.out.with_name(f"{self.out.name}.skipped.txt")
@@ -103,10 +102,7 @@ class Extraction:
             ValueError: more images cannot be used than ``max_bad`` allows.
             OSError: a full disk, or another failure to write; the same command goes on.
         """
-        new = set(self.crops.camera_names) - set(self.camera_names)
-        if self.camera_names and new:
-            logger.info("cameras that the model was not adapted to: %s",
-                        ", ".join(sorted(new)[:10]))  # fmt: skip
+        tell_unknown(self.model, self.crops.camera_names)
         with explained_disk_errors(self.out):
             self._begin()
             count = -(-len(self.crops) // self.block)
@@ -154,9 +150,8 @@ class Extraction:
         crops = crops.without(self.store.try_images(crops.records(), label, self.least_side))
         z = torch.zeros(0, self.model.feature_dim)
         if len(crops):
-            records = crops.records(self.camera_names)
             z = embed_records(
-                self.model, self.store, records, label, self.tta, self.normalize, keep=False
+                self.model, self.store, crops.records(), label, self.tta, self.normalize, keep=False
             )
         self.store.release_images()
         pids = None if crops.pids is None else texts(crops.pids)

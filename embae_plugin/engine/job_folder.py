@@ -31,7 +31,8 @@ class JobFolder:
 
     Args:
         out: the folder; it need not exist.
-        results: files that the command writes there, the one that comes last at the end.
+        results: files and folders that the command writes there, the one that comes last at the
+            end.
         settings: plain values; an unfinished run goes on only with the same.
     """
 
@@ -80,7 +81,8 @@ class JobFolder:
         """Marks the folder as being filled; ``anew`` first removes what an earlier run left."""
         if anew and self.out.is_dir():
             for name in reversed(self.results):  # the one that says that all is whole goes first
-                (self.out / name).unlink(missing_ok=True)
+                left = self.out / name
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
             if self.work.is_dir():
                 shutil.rmtree(self.work)
         text = json.dumps({"settings": self.settings, "notes": dict(notes)}, indent=1)

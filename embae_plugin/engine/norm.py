@@ -8,7 +8,7 @@ from typing import Any
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.camera_statistics import camera_count, estimate
 from embae_plugin.engine.loop import OneStep, Phase
-from embae_plugin.models.camera_norm import camera_layers
+from embae_plugin.models.camera_norm import knows_cameras
 from embae_plugin.models.embae import EmbAE
 
 
@@ -62,12 +62,13 @@ class StatisticsPhase(OneStep):
     def __init__(self, engine: StageEngine, parts: str = "") -> None:
         self.engine, self.parts = engine, parts
         target, model = engine.data.target_train, engine.model
-        if parts and target is not None and isinstance(model, EmbAE) and not model.camera_parts:
-            model.learn_cameras(parts, camera_count(target.camids))
+        if parts and target is not None and not model.camera_parts:
+            camera_count(target.camids)
+            model.learn_cameras(parts, target.camera_table())
 
     def work(self) -> None:
         """Estimates."""
         engine, target = self.engine, self.engine.data.target_train
-        parts = self.parts or ("trunk" if camera_layers(engine.model.trunk) else "")
-        if parts and target is not None and isinstance(engine.model, EmbAE):
+        parts = self.parts or ("trunk" if knows_cameras(engine.model.trunk) else "")
+        if parts and target is not None:
             estimate(engine.model, target, engine.store, parts, engine.seed)

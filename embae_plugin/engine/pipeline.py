@@ -31,14 +31,15 @@ from embae_plugin.engine.scoring import score_model
 from embae_plugin.engine.transfer import VARIANTS, ImageTransferEngine
 from embae_plugin.evaluation.report import Row, score_row
 from embae_plugin.losses import Bottleneck
+from embae_plugin.models.dense import DenseHead
+from embae_plugin.models.door import holds_embae, open_model
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.factories import TRUNK_OF_MODEL
-from embae_plugin.models.pooled import ReIDModel, model_from_spec
 from embae_plugin.models.trunks import build_trunk
 
 logger = logging.getLogger(__name__)
 
-Model = TypeVar("Model", bound=ReIDModel)
+Model = TypeVar("Model", bound=EmbAE)
 
 # Rows of results and the stages whose models they score.
 STAGES = {"baseline": "embedding", **{v: f"transfer-{v}" for v in VARIANTS}, **STAGE_OF_ROW}
@@ -47,9 +48,15 @@ STAGES = {"baseline": "embedding", **{v: f"transfer-{v}" for v in VARIANTS}, **S
 def build_model(cfg: CfgNode) -> EmbAE:
     """The EmbAE model that a configuration describes, with its stage 1 starting weights.
 
+    With ``model.load_weights`` of somebody else's Re-ID network it is that network.
+
     Raises:
         ValueError: an unknown model name, or weights of another network.
     """
+    start = cfg.model.load_weights
+    if start and not holds_embae(start):
+        arch = "" if cfg.model.name in TRUNK_OF_MODEL else cfg.model.name
+        return open_model(start, arch=arch).model
     if cfg.model.name not in TRUNK_OF_MODEL:
         names = ", ".join(TRUNK_OF_MODEL)
         raise ValueError(f"model.name {cfg.model.name!r} is not an EmbAE model; those are {names}")
@@ -66,7 +73,7 @@ def build_model(cfg: CfgNode) -> EmbAE:
         order=embae.head_order,
     )
     generator = seeded(cfg.train.seed, "heads")
-    model.f_emb.reset_parameters(generator)
+    cast(DenseHead, model.f_emb).reset_parameters(generator)
     model.reset_nuisance(1, generator)
     model.f_dec.reset_parameters(generator)
     return model
@@ -98,6 +105,9 @@ class Run:
         self.save_dir = Path(cfg.data.save_dir)
         self.use_gpu = bool(cfg.use_gpu) and torch.cuda.is_available()
         device = "cuda" if self.use_gpu else "cpu"
+        with distributed.rank_zero_first():  # which may fetch weights
+            self.model: EmbAE = self.new_model().to(device)
+        self._normalise_for_the_trunk()
         with distributed.rank_zero_first():  # which may draw or unpack a data set
             self.data = build_data(cfg)
         alone = distributed.size() == 1
@@ -111,15 +121,15 @@ class Run:
             image_cache_dir=cfg.embae.cache_dir or ("" if alone else self.save_dir / "images"),
             memory_share=cfg.embae.image_memory_share,
         )
-        with distributed.rank_zero_first():  # which may fetch weights
-            self.model: EmbAE = self.new_model().to(device)
-        self._warn_of_normalisation()
         self.shared: dict[str, Any] = {}  # what several comparisons of this run start from
         self.seconds: dict[str, float] = {}
         self.history: dict[str, list[dict[str, Any]]] = {}
 
-    def _warn_of_normalisation(self) -> None:
+    def _normalise_for_the_trunk(self) -> None:
+        """Images are normalised as the trunk's weights expect, unless something else is set."""
         trunk, data = self.model.trunk, self.cfg.data
+        data.norm_mean = list(data.norm_mean) or list(trunk.norm_mean)
+        data.norm_std = list(data.norm_std) or list(trunk.norm_std)
         wanted = (tuple(trunk.norm_mean), tuple(trunk.norm_std))
         if wanted != (tuple(data.norm_mean), tuple(data.norm_std)):
             logger.warning(
@@ -151,7 +161,7 @@ class Run:
             FileNotFoundError: stage 1 is not to be run, and there is no result of it.
         """
         cfg = self.cfg
-        if cfg.model.load_weights:
+        if cfg.model.load_weights and self.model.head == "dense":
             load_weights(self.model, cfg.model.load_weights, parts=("trunk", "f_emb"))
         if "embedding" not in cfg.embae.stages:
             if not cfg.model.load_weights:
@@ -216,13 +226,13 @@ class Run:
         self, engine: Callable[..., Any], model: Model, max_epoch: int, **settings: Any
     ) -> Model:
         """Runs an engine with these settings on a copy of ``model``; returns the copy."""
-        copy = cast(Model, model_from_spec(model.spec()))
+        copy = cast(Model, EmbAE.from_spec(model.spec()))
         copy.load_state_dict(model.state_dict())
         copy.to(self.store.device).eval()
         self._run(engine(self.data, copy, **settings, **self._engine_settings()), max_epoch)
         return copy
 
-    def score(self, variant: str, model: ReIDModel) -> Row:
+    def score(self, variant: str, model: EmbAE) -> Row:
         """The target's scores of a model, as a row of ``results.json``."""
         if self.data.query is None or self.data.gallery is None:
             raise ValueError("the target has no query and gallery to score on")
@@ -234,7 +244,7 @@ class Run:
         )  # fmt: skip
         return score_row(variant, scores, list(cfg.test.ranks))
 
-    def finished(self, stage: str) -> ReIDModel | None:
+    def finished(self, stage: str) -> EmbAE | None:
         """The model of a stage that this run's folder holds complete, or None."""
         path = self.save_dir / stage / "last.pth"
         if not path.is_file():
@@ -242,7 +252,7 @@ class Run:
         payload = load_checkpoint(path)
         if not payload["done"]:
             return None
-        model = model_from_spec(payload["spec"])
+        model = EmbAE.from_spec(payload["spec"])
         model.load_state_dict(payload["model"])
         return model.to(self.store.device).eval()
 
@@ -277,12 +287,10 @@ class Run:
         """
         cfg = self.cfg
         if cfg.model.load_weights:
-            payload = load_checkpoint(cfg.model.load_weights)
-            model = model_from_spec(payload["spec"])
-            model.load_state_dict(payload["model"])
-            names = {stage: name for name, stage in STAGES.items()}
-            name = names.get(str(payload["stage"]), "baseline")
-            return [self.score(name, model.to(self.store.device).eval())]
+            bundle = open_model(cfg.model.load_weights, cfg.data.height, cfg.data.width)
+            names = {**{stage: name for name, stage in STAGES.items()}, "network": "baseline"}
+            stage = str(bundle.about.get("stage", ""))
+            return [self.score(names.get(stage, stage), bundle.model.to(self.store.device))]
         rows = []
         chosen = [*cfg.embae.variants, *(["pul-baseline"] if "pul" in cfg.embae.variants else [])]
         for variant, stage in {**STAGES, **STAGE_OF_H}.items():

@@ -25,7 +25,7 @@ from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.engine.softmax import ImageIdentificationEngine, SoftmaxPhase
 from embae_plugin.evaluation.tta import embed_views
-from embae_plugin.models.pooled import ReIDModel
+from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class ImagePULEngine(ImageIdentificationEngine):
     Args:
         datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
         model: what to adapt: an EmbAE model from stage 1, whose z_id is clustered, or the
-            article's own base, a :class:`PooledReID` trained by
+            article's own base, one of :meth:`EmbAE.of_trunk` trained by
             :class:`ImageIdentificationEngine`.
         rounds: of clustering and fine-tuning.
         clusters: K, the number of people expected (750 for Market-1501).
@@ -129,7 +129,7 @@ class ImagePULEngine(ImageIdentificationEngine):
     def __init__(
         self,
         datamanager: Any,
-        model: ReIDModel,
+        model: EmbAE,
         *,
         rounds: int = 25,
         clusters: int = 750,
@@ -196,7 +196,7 @@ class Round(SoftmaxPhase):
         if self.features is not None:
             h = self.features[:, :1]
         else:
-            h = store.features(model.trunk, self.records, self.label, "none", keep=False).features
+            h = store.features(model, self.records, self.label, "none", keep=False).features
         return embed_views(model.f_emb, h, normalize=False).cpu().numpy()
 
     def _cluster(self) -> torch.Tensor:

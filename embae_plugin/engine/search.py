@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from embae_plugin.data.embedding_files import (
     read_embeddings,
     texts,
 )
+from embae_plugin.embedder import UNKNOWN, tell_unknown
 from embae_plugin.engine.checkpoint import state_fingerprint
 from embae_plugin.evaluation.search import nearest, unit_length
-from embae_plugin.models.bundle import load_bundle
 from embae_plugin.reid import ReID
 
 logger = logging.getLogger(__name__)
@@ -65,26 +66,24 @@ def read_moved(path: str | Path, root: str = "") -> EmbeddingTable:
 
 def load_queries(
     query: str | Path,
-    checkpoint: str | Path,
+    open_reid: Callable[[], ReID] | None,
     camera: str,
     gallery: EmbeddingTable,
-    device: str,
-    size: tuple[int, int] = (0, 0),
     root: str = "",
 ) -> EmbeddingTable:
     """The queries' embeddings: read from a file of `embae extract`, or computed.
 
     Args:
         query: an image, a folder of images, or an embedding file.
-        checkpoint: the model, for images.
+        open_reid: opens the model, for images; None where none was named.
         camera: the camera of query images, "" if not known; in a folder that holds a folder for
             each camera, those are taken.
         gallery: what will be searched; it must come from the same model.
-        device, size: of :class:`ReID` and its input.
         root: where the images of an embedding file lie, if they have moved.
 
     Raises:
-        ValueError, FileNotFoundError: no such query, no checkpoint, or another model's gallery.
+        ValueError, FileNotFoundError: no such query, no checkpoint, another model's gallery, or a
+            ``camera`` that the model does not know.
     """
     query = Path(query)
     if query.suffix.lower() in SUFFIXES:
@@ -93,20 +92,32 @@ def load_queries(
         return table
     if not query.exists():
         raise FileNotFoundError(f"the query {query} does not exist")
-    if not checkpoint:
+    if open_reid is None:
         raise ValueError("--checkpoint is needed to embed query images: the gallery's model")
-    reid = ReID(load_bundle(checkpoint, *size), device)
-    _check_model(state_fingerprint(reid.model), gallery, checkpoint)
+    reid = open_reid()
+    _check_model(state_fingerprint(reid.model), gallery, "the checkpoint")
     folder, names = query.parent, [query.name]
     if query.is_dir():
         folder, names = query, find_images(query)
     cameras = [camera] * len(names)
     if not camera and query.is_dir() and all(Path(name).parent != Path() for name in names):
         cameras = list(crops_by_folder(query).cameras)
-    known = [name if name in reid.camera_names else None for name in cameras]
-    z = reid.embed([folder / name for name in names], cameras=known)
+    z = reid.embed([folder / name for name in names], cameras=_named(reid, camera, cameras))
     about = {"root": str(folder.resolve())}
     return EmbeddingTable(texts(names), texts(cameras), z, None, about)
+
+
+def _named(reid: ReID, camera: str, cameras: list[str]) -> Any:
+    """Cameras of the queries as the model takes them; None where nothing says them."""
+    if not reid.camera_names:
+        return None  # it treats all alike; the names serve --other-cameras-only
+    if camera:
+        return camera
+    if not any(cameras):
+        logger.warning("--query-camera names the camera of the query, if the model knows it")
+        return None
+    tell_unknown(reid.model, cameras)
+    return [name if name in reid.camera_names else UNKNOWN for name in cameras]
 
 
 def _check_model(name: Any, gallery: EmbeddingTable, source: str | Path) -> None:

@@ -22,7 +22,6 @@ from embae_plugin.engine.train_step import resolve_precision
 from embae_plugin.losses.bottleneck import dropout
 from embae_plugin.models.dense import new_linear
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.pooled import PooledReID, ReIDModel
 
 
 class ImageIdentificationEngine(StageEngine):
@@ -30,7 +29,7 @@ class ImageIdentificationEngine(StageEngine):
 
     Args:
         datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
-        model: an EmbAE model, or a :class:`PooledReID`; the classifier is no part of it.
+        model: an EmbAE model, or one of :meth:`EmbAE.of_trunk`; the classifier is no part of it.
         lr, momentum: of SGD, constant.
         batch_size: images in a step.
         dropout: between embedding and classifier.
@@ -45,13 +44,13 @@ class ImageIdentificationEngine(StageEngine):
     """
 
     stage = "identification"
-    model_types = (EmbAE, PooledReID)
+    model_types = (EmbAE,)
     scored_phases = ("softmax",)
 
     def __init__(
         self,
         datamanager: Any,
-        model: ReIDModel,
+        model: EmbAE,
         *,
         lr: float = 1e-3,
         momentum: float = 0.9,
@@ -69,7 +68,7 @@ class ImageIdentificationEngine(StageEngine):
             raise ValueError(f"dropout {dropout}: a share of the features, at least 0 and below 1")
         if batch_size < 2:
             raise ValueError(f"batch size {batch_size}: batch norm needs at least 2 images")
-        if heads_only and isinstance(model, PooledReID):
+        if heads_only and not list(model.f_emb.parameters()):
             raise ValueError("heads_only leaves nothing to learn: this model is a trunk alone")
         self.lr, self.momentum, self.batch_size, self.dropout = lr, momentum, batch_size, dropout
         self.augment = Augmentation(tuple(transforms), self.store.mean, self.store.std)
@@ -152,7 +151,7 @@ class SoftmaxPhase:
         model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
         model.f_emb.requires_grad_(True)
         if engine.heads_only:
-            cached = engine.store.features(model.trunk, self.records, self.label)
+            cached = engine.store.features(model, self.records, self.label)
             self.features = cached.features
         else:
             model.trunk.requires_grad_(True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from embae_plugin.data.records import ImageRecords
+from embae_plugin.embedder import embed_stored
 from embae_plugin.engine.reconstruction import ReconstructionPhase
 from embae_plugin.engine.schedule import seeded
-from embae_plugin.engine.scoring import embed_camera_features
 from embae_plugin.evaluation.label_free import LAST, MEASURES, MOST, RULES, measure
 from embae_plugin.models.embae import EmbAE
 
@@ -29,7 +30,7 @@ class Watch:
     Args:
         phase: that learns them, on the crops' cached features.
         features: (N, V, D) of all crops; :data:`MOST` at most are looked at.
-        camids: (N,).
+        records: the N crops.
         rule: of :data:`RULES`.
         seed: of the draw of crops, the same in every epoch.
     """
@@ -38,13 +39,13 @@ class Watch:
         self,
         phase: ReconstructionPhase,
         features: torch.Tensor,
-        camids: torch.Tensor,
+        records: ImageRecords,
         rule: str,
         seed: int,
     ) -> None:
         check_rule(rule)
         self.phase, self.rule = phase, rule
-        self.features, self.camids = features, camids
+        self.features, self.records = features, records
         order = torch.randperm(len(features), generator=seeded(seed, "watch"))
         self.drawn = order[:MOST].sort().values
         self.epoch, self.value = 0, -math.inf
@@ -54,13 +55,12 @@ class Watch:
     def _measured(self, model: EmbAE, every: bool) -> dict[str, float]:
         model.eval()
         features = self.features[self.drawn.to(self.features.device)]
-        camids = self.camids[self.drawn]
+        records = self.records.rows(self.drawn.numpy())
         views = [
-            embed_camera_features(model, features[:, [n]], camids.numpy())
-            for n in range(features.shape[1])
+            embed_stored(model, features[:, [n]], records) for n in range(features.shape[1])
         ]
         names = tuple(MEASURES) if every else (self.rule,)
-        return measure(torch.stack(views, dim=1), camids, names)
+        return measure(torch.stack(views, dim=1), torch.from_numpy(records.camids), names)
 
     def after_epoch(self, epoch: int, every: bool) -> dict[str, float]:
         """Measures; after the last epoch, puts the best one's weights back.

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
@@ -94,6 +92,12 @@ class ImageTransferEngine(StageEngine):
             raise ValueError(
                 "there are no target images to adapt to: name a target that is not a source"
             )
+        if not list(model.f_emb.parameters()):
+            raise ValueError(
+                f"{model.trunk.name} has no embedding layer behind its pooled features, so the "
+                "paper's adaptation has nothing to learn: choose norm or clusters-trunk (embae "
+                "adapt: embae.adapt.method norm or trunk)"
+            )
         self.variant, self.stage = variant, f"transfer-{variant}"
         self.nuisance_epoch = nuisance_epoch
         self.lr, self.nuisance_lr, self.final_lr = lr, nuisance_lr, final_lr
@@ -135,7 +139,7 @@ class ImageTransferEngine(StageEngine):
         cameras = int(records.groups("camera").max()) + 1
         if variant.renewed == "camera" and cameras == 1:
             logger.warning("the target has one camera, so cam has one encoder, as new has")
-        features = self.store.features(self.model.trunk, records, "target").features
+        features = self.store.features(self.model, records, "target").features
 
         def phase(name: str, learn: tuple[str, ...], epochs: int, lr: float) -> ReconstructionPhase:
             return ReconstructionPhase(
@@ -144,8 +148,7 @@ class ImageTransferEngine(StageEngine):
             )  # fmt: skip
 
         main = phase("embedding", variant.learn, max_epoch, self.lr)
-        camids = torch.from_numpy(records.camids)
-        main.watch = self._watch = Watch(main, features, camids, self.stop, self.seed)
+        main.watch = self._watch = Watch(main, features, records, self.stop, self.seed)
         if variant.renewed is None:
             return [main]
         self.model.reset_nuisance(int(groups.max()) + 1, seeded(self.seed, self.stage))

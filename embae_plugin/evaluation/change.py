@@ -20,7 +20,7 @@ class Change:
     Attributes:
         queries: crops looked at.
         mean_cosine: between a crop's embedding before and after; None where those are of
-            different widths.
+            different spaces.
         new_neighbour: share whose nearest crop on another camera is another one now.
         same_camera_before, same_camera_after: share whose nearest crop of all is of its own
             camera. People are seen by a camera many times in a row, so this is high in any
@@ -74,7 +74,12 @@ def _neighbours(x: torch.Tensor, cameras: torch.Tensor, rows: torch.Tensor) -> _
 
 
 def measure_change(
-    before: torch.Tensor, after: torch.Tensor, camids: Ints, most: int = 5000, seed: int = 0
+    before: torch.Tensor,
+    after: torch.Tensor,
+    camids: Ints,
+    most: int = 5000,
+    seed: int = 0,
+    same_space: bool = True,
 ) -> Change:
     """Compares embeddings of the same N crops before and after adaptation.
 
@@ -84,6 +89,8 @@ def measure_change(
         camids: (N,) cameras.
         most: crops to look at, drawn at random where there are more; each against all.
         seed: of that draw.
+        same_space: a crop's two embeddings can be compared with one another, as those of two
+            features of a network cannot; neighbours are compared within each space in any case.
 
     Raises:
         ValueError: no crops, or of different numbers.
@@ -94,7 +101,8 @@ def measure_change(
             f"{len(camids)} cameras: they must be of the same crops"
         )
     old, new = F.normalize(before.float(), dim=1), F.normalize(after.float(), dim=1)
-    cosine = float((old * new).sum(1).mean()) if old.shape == new.shape else None
+    comparable = same_space and old.shape == new.shape
+    cosine = float((old * new).sum(1).mean()) if comparable else None
     cameras = torch.from_numpy(np.asarray(camids, dtype=np.int64)).to(old.device)
     counts = torch.unique(cameras, return_counts=True)[1].double()
     if len(counts) < 2:

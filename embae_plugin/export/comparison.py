@@ -14,7 +14,7 @@ from embae_plugin.data.camera_rules import find_images
 from embae_plugin.data.single_images import decoded
 from embae_plugin.export.formats import Runner
 from embae_plugin.export.graph import ImagesToEmbeddings
-from embae_plugin.models.bundle import InputSpec
+from embae_plugin.models.input_spec import InputSpec
 
 TOLERANCE = 1e-4
 

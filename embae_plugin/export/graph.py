@@ -9,14 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from embae_plugin.models.bundle import Bundle
-from embae_plugin.models.camera_norm import current_of
+from embae_plugin.models.camera_norm import knows_cameras
 
 INPUT = "float32 (batch, 3, height, width), R G B, values from 0 to 1, not normalised"
-
-
-def knows_cameras(bundle: Bundle) -> bool:
-    """Whether the model computes with statistics of each camera, and so takes a camera."""
-    return bool(bundle.camera_names) and current_of(bundle.model) is not None
 
 
 class ImagesToEmbeddings(nn.Module):
@@ -36,7 +31,7 @@ class ImagesToEmbeddings(nn.Module):
     def __init__(self, bundle: Bundle, normalize: bool = True, flip: bool = False) -> None:
         super().__init__()
         self.model = bundle.model.eval().requires_grad_(False)
-        self.normalize, self.flip, self.cameras = normalize, flip, knows_cameras(bundle)
+        self.normalize, self.flip, self.cameras = normalize, flip, knows_cameras(bundle.model)
         for name, values in (("mean", bundle.input.norm_mean), ("std", bundle.input.norm_std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.eval()  # its own flag, too: torch.onnx puts the model back into the mode it has
@@ -76,5 +71,5 @@ def describe(bundle: Bundle, normalize: bool, flip: bool) -> dict[str, Any]:
         "normalized": normalize,
         "flip_averaged": flip,
         "trunk": bundle.model.trunk.name,
-        "camera_names": list(bundle.camera_names) if knows_cameras(bundle) else [],
+        "camera_names": list(bundle.camera_names) if knows_cameras(bundle.model) else [],
     }

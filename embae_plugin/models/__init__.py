@@ -11,7 +11,8 @@ from embae_plugin.models.factories import (
     embae_resnet50,
 )
 from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
-from embae_plugin.models.trunks import Trunk, build_trunk, fuse_for_inference, trunk_fingerprint
+from embae_plugin.models.inference import freeze
+from embae_plugin.models.trunks import Trunk, build_trunk, trunk_fingerprint
 
 __all__ = [
     "TRUNK_OF_MODEL",
@@ -25,6 +26,6 @@ __all__ = [
     "embae_mobilenetv2_x1_0",
     "embae_osnet_x1_0",
     "embae_resnet50",
-    "fuse_for_inference",
+    "freeze",
     "trunk_fingerprint",
 ]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from contextvars import ContextVar
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +24,21 @@ Net = TypeVar("Net", bound=nn.Module)
 LEAST = 4  # images of a camera in a training batch; with fewer, its running statistics serve
 
 
-class CurrentCameras:
-    """Which camera each row of the running batch is from; shared by the layers of a model.
+class NamedCameras(NamedTuple):
+    """Which camera each row of a batch is from.
 
     Attributes:
-        index: (B,) or (1,) rows of the statistics; None for the camera never seen.
+        rows: (B,) or (1,) rows of the statistics.
         slices: in training, (camera, first row, end) of a batch sorted by camera.
     """
 
-    def __init__(self) -> None:
-        self.index: torch.Tensor | None = None
-        self.slices: list[tuple[int, int, int]] = []
+    rows: torch.Tensor
+    slices: list[tuple[int, int, int]]
+
+
+# An argument of `at_cameras` on its way through networks whose layers take images alone. Each
+# thread has a context of its own, so that no two batches see one another's cameras.
+_named: ContextVar[NamedCameras | None] = ContextVar("cameras of the batch", default=None)
 
 
 def statistics_of(source: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,22 +61,21 @@ class CameraNorm(nn.Module):
         source: the batch norm to replace; its weight, bias and activation are taken over, its
             statistics are every camera's first.
         cameras: C.
-        current: shared by all layers of the model.
 
     Raises:
-        ValueError: a batch norm that has no running statistics, or no weight.
+        ValueError: a batch norm that has no running statistics, or no weight; in training, a
+            batch whose cameras :func:`at_cameras` was not told.
     """
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
-    def __init__(self, source: _BatchNorm, cameras: int, current: CurrentCameras) -> None:
+    def __init__(self, source: _BatchNorm, cameras: int) -> None:
         super().__init__()
         mean, var = statistics_of(source)
         self.weight, self.bias = source.weight, source.bias
         self.eps, self.momentum = source.eps, source.momentum or 0.1
         self.act = copy.deepcopy(cast(nn.Module, getattr(source, "act", nn.Identity())))
-        self.current = current
         self.register_buffer("running_mean", mean.repeat(cameras + 1, 1))
         self.register_buffer("running_var", var.repeat(cameras + 1, 1))
         self.train(source.training)
@@ -87,17 +91,22 @@ class CameraNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) or (B, D, H, W) to the same."""
-        if self.training and self.current.slices:
-            slices = self.current.slices
+        named = _named.get()
+        if self.training:
+            if named is None or not named.slices:
+                raise ValueError(
+                    "a model with statistics by camera is trained without the cameras of its "
+                    "images: pass them to forward (camids), or train the model that it was "
+                    "adapted from"
+                )
             # split, whose gradient is one cat; that of x[a:b] is as large as x, for each camera
-            parts = torch.split(x, [end - start for _, start, end in slices])
-            normed = [self._train(part, slices[n][0]) for n, part in enumerate(parts)]
+            parts = torch.split(x, [end - start for _, start, end in named.slices])
+            normed = [self._train(part, named.slices[n][0]) for n, part in enumerate(parts)]
             return cast(torch.Tensor, self.act(torch.cat(normed)))
-        if self.current.index is None:
+        if named is None:
             mean, var = self.running_mean[-1:], self.running_var[-1:]
-        else:
-            index = self.current.index  # −1, never seen, is the last row
-            mean, var = self.running_mean[index], self.running_var[index]
+        else:  # −1, never seen, is the last row
+            mean, var = self.running_mean[named.rows], self.running_var[named.rows]
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
         shape = (*scale.shape, *([1] * (x.ndim - 2)))
@@ -136,15 +145,12 @@ class ActivatedNorm(nn.BatchNorm2d):
         return cast(torch.Tensor, self.act(super().forward(input)))
 
 
-def use_cameras(
-    module: nn.Module, cameras: int, current: CurrentCameras | None = None
-) -> CurrentCameras:
+def use_cameras(module: nn.Module, cameras: int) -> None:
     """Replaces every batch norm of ``module`` by a :class:`CameraNorm`, in place.
 
     Raises:
         ValueError: no cameras, or no batch norm that could be replaced.
     """
-    current = current or CurrentCameras()
     layers = [(n, m) for n, m in module.named_modules() if isinstance(m, _BatchNorm)]
     if cameras < 1 or not layers:
         raise ValueError(
@@ -152,8 +158,12 @@ def use_cameras(
             "at least one of each"
         )
     for name, layer in layers:
-        module.set_submodule(name, CameraNorm(layer, cameras, current))
-    return current
+        module.set_submodule(name, CameraNorm(layer, cameras))
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a layer of ``module`` is a batch norm, which could have statistics by camera."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def camera_layers(module: nn.Module) -> list[CameraNorm]:
@@ -161,9 +171,9 @@ def camera_layers(module: nn.Module) -> list[CameraNorm]:
     return [layer for layer in module.modules() if isinstance(layer, CameraNorm)]
 
 
-def current_of(module: nn.Module) -> CurrentCameras | None:
-    """What names the cameras of a batch to the layers of ``module``; None if none knows them."""
-    return next((layer.current for layer in camera_layers(module)), None)
+def knows_cameras(module: nn.Module) -> bool:
+    """Whether a layer of ``module`` has statistics by camera."""
+    return any(isinstance(layer, CameraNorm) for layer in module.modules())
 
 
 def of_camera(module: Net, camera: int) -> Net:
@@ -179,12 +189,16 @@ def of_camera(module: Net, camera: int) -> Net:
 
 
 @contextmanager
-def at_cameras(module: nn.Module, camids: torch.Tensor | None) -> Iterator[None]:
+def at_cameras(
+    module: nn.Module, camids: torch.Tensor | None, common: bool = False
+) -> Iterator[None]:
     """Names the camera of each row to the layers of ``module`` while the block runs.
 
     Args:
         camids: (B,) numbers of cameras, −1 for one never seen; in training sorted, so that each
             camera's rows lie together. One number serves all rows in eval mode.
+        common: −1 is allowed in training, too; its rows move the statistics for cameras never
+            seen.
 
     Raises:
         ValueError: in training, rows of a camera that do not lie together, or of an unknown one.
@@ -193,21 +207,23 @@ def at_cameras(module: nn.Module, camids: torch.Tensor | None) -> Iterator[None]
     if layer is None:
         yield
         return
-    current = layer.current
-    before = (current.index, current.slices)
-    slices = [] if camids is None or not module.training else _slices(camids, layer.cameras)
-    current.index, current.slices = camids, slices
+    named = None
+    if camids is not None:
+        least = -1 if common else 0
+        slices = _slices(camids, least, layer.cameras) if layer.training else []
+        named = NamedCameras(camids, slices)
+    token = _named.set(named)
     try:
         yield
     finally:
-        current.index, current.slices = before
+        _named.reset(token)
 
 
-def _slices(camids: torch.Tensor, known: int) -> list[tuple[int, int, int]]:
+def _slices(camids: torch.Tensor, least: int, known: int) -> list[tuple[int, int, int]]:
     cameras, counts = torch.unique_consecutive(camids.cpu(), return_counts=True)
     ends = counts.cumsum(0)
     together = len(cameras.unique()) == len(cameras)
-    if not together or int(cameras.min()) < 0 or int(cameras.max()) >= known:
+    if not together or int(cameras.min()) < least or int(cameras.max()) >= known:
         raise ValueError(
             f"a training batch must be sorted by camera, and its cameras be 0 to {known - 1}; it "
             f"has cameras {cameras[:8].tolist()}, in this order"

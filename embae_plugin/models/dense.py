@@ -127,6 +127,36 @@ class DenseHead(nn.Module):
         return self.project(self.normalise(self.hidden(h)))
 
 
+class OwnHead(nn.Module):
+    """The embedding layer that a network comes with, behind its pooled features: its f_emb.
+
+    Args:
+        fc: torchreid's: linear, batch norm, ReLU, once or several times; None for a network whose
+            pooled features are its embedding.
+    """
+
+    def __init__(self, fc: nn.Sequential | None) -> None:
+        super().__init__()
+        self.fc = fc
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the embedding; 0 for that of what comes in."""
+        widths = [layer.out_features for layer in self.fc or () if isinstance(layer, nn.Linear)]
+        return widths[-1] if widths else 0
+
+    def hidden(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, in_dim) to what the first batch norm normalises."""
+        return h if self.fc is None else cast(torch.Tensor, self.fc[0](h))
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """(B, in_dim) to (B, out_dim), in the precision of the weights."""
+        if self.fc is None:
+            return h
+        with torch.autocast(h.device.type, enabled=False):
+            return cast(torch.Tensor, self.fc(h.to(next(self.fc.parameters()).dtype)))
+
+
 class Decoder(nn.Module):
     """f_dec: linear, ReLU, linear, from both latents to the trunk feature. No batch norm.
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embae_plugin.models.camera_norm import at_cameras, current_of, use_cameras
-from embae_plugin.models.dense import new_linear
+from embae_plugin.models.camera_norm import (
+    at_cameras,
+    has_batch_norm,
+    of_camera,
+    use_cameras,
+)
+from embae_plugin.models.dense import OwnHead, new_linear
 from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
-from embae_plugin.models.trunks import Trunk, build_trunk
+from embae_plugin.models.trunks import Trunk, build_network, build_trunk
 
 LOSSES = ("embae", "softmax", "triplet")
 OUTPUTS = ("z_id", "joint", "h")
+HEADS = ("dense", "own", "none")
 CAMERA_PARTS = ("heads", "trunk")
 
 
@@ -25,20 +32,29 @@ class EmbAE(nn.Module):
     never pixels. The children ``trunk``, ``f_emb``, ``f_nui``, ``f_dec`` and, with classes,
     ``classifier`` hold all parameters.
 
+    A Re-ID network that somebody else has trained is such a model without the autoencoder, see
+    :meth:`of_network`: f_emb is its own embedding layer, or nothing.
+
     Args:
         trunk: maps (B, 3, H, W) to (B, trunk.feature_dim).
         num_classes: identities of a classifier on z_id, for torchreid's own losses; 0 for none.
         loss: what a training forward returns, see :meth:`forward`.
-        z_id_dim: width of the embedding z_id.
+        z_id_dim: width of the embedding z_id; that of ``f_emb`` where one is given.
         z_nui_dim: width of the nuisance latent z_nui; 0 for an autoencoder of z_id alone.
         hidden_dim: units of the hidden layer of f_emb, f_nui and f_dec.
-        num_nuisance: heads of f_nui: one for all images, or one for each dataset or camera.
+        num_nuisance: heads of f_nui: one for all images, or one for each dataset or camera; 0 for
+            no f_nui and f_dec, until :meth:`reset_nuisance` makes them.
         order: ``relu_bn`` (paper 4.2) or ``bn_relu``, see :class:`DenseHead`.
         generator: of the initial weights of all parts but the trunk; None for torch's global one.
+        f_emb: the embedding layer to use; None for a new :class:`DenseHead`.
 
     Raises:
         ValueError: an impossible width, count, loss or order.
     """
+
+    f_emb: DenseHead | OwnHead
+    f_nui: HeadBank
+    f_dec: Decoder
 
     def __init__(
         self,
@@ -51,11 +67,13 @@ class EmbAE(nn.Module):
         num_nuisance: int = 1,
         order: str = "relu_bn",
         generator: torch.Generator | None = None,
+        f_emb: OwnHead | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"z_id_dim": z_id_dim, "z_nui_dim": z_nui_dim, "hidden_dim": hidden_dim}
+        sizes = {"z_id_dim": z_id_dim, "z_nui_dim": z_nui_dim, "hidden_dim": hidden_dim,
+                 "num_nuisance": num_nuisance}  # fmt: skip
         for name, size in sizes.items():
-            least = 0 if name == "z_nui_dim" else 1
+            least = 0 if name in ("z_nui_dim", "num_nuisance") else 1
             if size < least:
                 raise ValueError(f"{name} of an EmbAE model must be at least {least}, not {size}")
         if loss not in LOSSES:
@@ -63,15 +81,49 @@ class EmbAE(nn.Module):
         if num_classes < 0 or (num_classes == 0 and loss == "softmax"):
             raise ValueError(f"loss {loss!r} with {num_classes} classes: it needs at least one")
         self.loss, self.num_classes, self.order = loss, num_classes, order
-        self.output, self.camera_parts, self.cameras = "z_id", "", 0
-        self.z_id_dim, self.z_nui_dim, self.hidden_dim = z_id_dim, z_nui_dim, hidden_dim
+        self.output, self.camera_parts = "z_id", ""
+        self.camera_names: tuple[str, ...] = ()
+        self.z_nui_dim, self.hidden_dim = z_nui_dim, hidden_dim
         self.trunk = trunk
         width = trunk.feature_dim
-        self.f_emb = DenseHead(width, hidden_dim, z_id_dim, order, generator)
-        self.f_nui = HeadBank(num_nuisance, width, hidden_dim, z_nui_dim, order, generator)
-        self.f_dec = Decoder(z_id_dim + z_nui_dim, hidden_dim, width, generator)
+        if f_emb is None:
+            self.head, self.z_id_dim = "dense", z_id_dim
+            self.f_emb = DenseHead(width, hidden_dim, z_id_dim, order, generator)
+        else:
+            self.head = "none" if f_emb.fc is None else "own"
+            self.z_id_dim, self.f_emb = f_emb.out_dim or width, f_emb
+        self.register_module("f_nui", None)
+        self.register_module("f_dec", None)
+        if num_nuisance:
+            self.reset_nuisance(num_nuisance, generator)
         if num_classes:
-            self.classifier = new_linear(z_id_dim, num_classes, generator)
+            self.classifier = new_linear(self.z_id_dim, num_classes, generator)
+
+    @classmethod
+    def of_network(cls, name: str) -> EmbAE:
+        """A Re-ID network as it is, with random weights and without an autoencoder.
+
+        Its last embedding layer (OSNet's ``fc``, that of ResNet's ``fc512``) is f_emb and the
+        feature before it h; z_id, the network's own evaluation feature, is what it returns.
+
+        Args:
+            name: of a trunk, see :func:`build_trunk`; of torchreid's (``torchreid:NAME``) those,
+                too, that have no single pooled feature, which are a trunk with nothing behind it.
+
+        Raises:
+            ValueError: an unknown name, or a network that gives no single feature vector.
+        """
+        trunk, fc = build_network(name)
+        return cls(trunk, num_nuisance=0, f_emb=OwnHead(fc))
+
+    @classmethod
+    def of_trunk(cls, trunk: Trunk) -> EmbAE:
+        """A trunk whose pooled feature is itself the embedding.
+
+        The identification network of Zheng, Yang and Hauptmann (2016), less its classifier, which
+        lives with the engine that trains it; PUL's own baseline is one.
+        """
+        return cls(trunk, num_nuisance=0, f_emb=OwnHead(None))
 
     @property
     def feature_dim(self) -> int:
@@ -79,30 +131,98 @@ class EmbAE(nn.Module):
         h, z_id = self.trunk.feature_dim, self.z_id_dim
         return {"z_id": z_id, "joint": h + z_id, "h": h}[self.output]
 
-    def learn_cameras(self, parts: str, cameras: int) -> None:
+    @property
+    def feature_name(self) -> str:
+        """Which feature of which network the embeddings are, in words."""
+        return f"{self.output} of {self.trunk.name}"
+
+    @property
+    def cameras(self) -> int:
+        """C, the cameras it has statistics of; its camera numbers are 0 to C − 1."""
+        return len(self.camera_names)
+
+    @property
+    def architecture(self) -> str:
+        """torchreid's name of the network, for :meth:`torchreid_state`; "" if it is none of its."""
+        torchreids = self.head != "dense" and self.trunk.name.startswith("torchreid:")
+        return self.trunk.name.removeprefix("torchreid:") if torchreids else ""
+
+    @property
+    def learned_output(self) -> str:
+        """What learning on images compares: z_id where f_emb is part of the network, else h.
+
+        A :class:`DenseHead` is small beside its trunk, and what it learned on the sources carries
+        over worse than h does.
+        """
+        return "h" if self.head == "dense" else "z_id"
+
+    def network(self) -> list[nn.Module]:
+        """The modules between an image and :attr:`learned_output`."""
+        return [self.trunk] if self.learned_output == "h" else [self.trunk, self.f_emb]
+
+    def network_features(
+        self, x: torch.Tensor, camids: torch.Tensor | None, common: bool = False
+    ) -> torch.Tensor:
+        """What learning on images compares, (B, d), of images (B, 3, H, W), with its graph.
+
+        Args:
+            x: normalised images.
+            camids, common: see :func:`at_cameras`.
+        """
+        with at_cameras(self.trunk, camids, common):
+            h = cast(torch.Tensor, self.trunk(x))
+        if self.learned_output == "h":
+            return h.float()
+        with at_cameras(self.f_emb, camids, common):
+            return cast(torch.Tensor, self.f_emb(h)).float()
+
+    def learn_cameras(self, parts: str, names: Sequence[str] | int) -> None:
         """Gives batch norm layers statistics for each camera, see :class:`CameraNorm`; in place.
 
         All start from what the layers have; see :func:`engine.camera_statistics.estimate`.
 
         Args:
-            parts: ``heads`` (that of f_emb) or ``trunk`` (all of its).
-            cameras: C; the model's camera numbers are 0 to C − 1.
+            parts: ``heads`` (that of f_emb) or ``trunk`` (all of :meth:`network`).
+            names: of the cameras; the i-th is camera number i. A number stands for that many
+                cameras named 0, 1, ….
 
         Raises:
-            ValueError: another part, no batch norm in it, or a model that knows cameras already.
+            ValueError: another part, no batch norm in it, a name that comes twice, or a model
+                that knows cameras already.
         """
         if parts not in CAMERA_PARTS or self.camera_parts:
             raise ValueError(
                 f"statistics by camera of {parts!r}: must be one of {', '.join(CAMERA_PARTS)}, "
                 f"and the model have none yet (it has: {self.camera_parts or 'none'})"
             )
-        use_cameras(self.f_emb if parts == "heads" else self.trunk, cameras)
-        self.camera_parts, self.cameras = parts, cameras
+        names = [str(n) for n in range(names)] if isinstance(names, int) else names
+        if len(set(names)) < len(names):
+            raise ValueError(f"duplicate camera names: {', '.join(sorted(names)[:8])}")
+        modules = [self.f_emb] if parts == "heads" else self.network()
+        with_norms = [module for module in modules if has_batch_norm(module)]
+        for module in with_norms or modules:
+            use_cameras(module, len(names))
+        self.camera_parts, self.camera_names = parts, tuple(names)
+
+    def of_camera(self, camera: int) -> EmbAE:
+        """A copy with ordinary batch norm that holds one camera's statistics.
+
+        Args:
+            camera: a camera number; −1 for one that the model has never seen.
+        """
+        plain = of_camera(self, camera)
+        plain.camera_parts, plain.camera_names = "", ()
+        return plain
 
     def known_cameras(self, camids: torch.Tensor) -> torch.Tensor:
         """(N,) camera numbers, −1 where the model does not know the camera."""
         known = (camids >= 0) & (camids < self.cameras)
         return torch.where(known, camids, torch.full_like(camids, -1))
+
+    def camera_numbers(self, names: Sequence[str]) -> torch.Tensor:
+        """(N,) numbers of the cameras of N names, −1 where the model does not know the camera."""
+        table = {name: number for number, name in enumerate(self.camera_names)}
+        return torch.tensor([table.get(name, -1) for name in names], dtype=torch.long)
 
     def embed_features(self, h: torch.Tensor, camids: torch.Tensor | None = None) -> torch.Tensor:
         """From trunk features to embeddings.
@@ -132,18 +252,17 @@ class EmbAE(nn.Module):
 
         Args:
             x: (B, 3, H, W) normalised images, contiguous or channels_last.
-            camids: (B,) camera numbers for a model with statistics by camera; −1 or None for a
-                camera it has never seen. In training the batch must be sorted by them.
+            camids: (B,) camera numbers for a model with statistics by camera, see
+                :meth:`camera_numbers`; −1 or None for a camera it has never seen. In training the
+                batch must be sorted by them, and each be known.
 
         Returns:
             In eval mode what :meth:`embed_features` gives. In training what torchreid's engines
             expect: logits (B, num_classes) for loss ``softmax``, otherwise (logits, z_id), where
             logits are None without classes.
         """
-        if camids is not None and current_of(self) is not None:
-            camids = camids if self.training else self.known_cameras(camids)
-        else:
-            camids = None
+        if camids is not None and not self.training:
+            camids = self.known_cameras(camids)
         with at_cameras(self.trunk, camids):
             h = self.trunk(x)
         if not self.training:
@@ -165,12 +284,33 @@ class EmbAE(nn.Module):
     def reset_nuisance(self, num_nuisance: int, generator: torch.Generator | None = None) -> None:
         """Replaces f_nui by ``num_nuisance`` fresh heads, on the same device and in the same mode.
 
-        Optimisers of the old heads do not know the new ones.
+        A model without an autoencoder gets f_dec as well. Optimisers of the old heads do not know
+        the new ones.
         """
-        old = self.f_nui
-        new = HeadBank(num_nuisance, old.in_dim, old.hidden_dim, old.out_dim, old.order, generator)
-        new.to(old.fc1_weight.device, old.fc1_weight.dtype).train(old.training)
-        self.f_nui = new
+        width, weight = self.trunk.feature_dim, next(self.trunk.parameters())
+        mode = self.training if self.f_nui is None else self.f_nui.training
+        sizes = (width, self.hidden_dim, self.z_nui_dim, self.order)
+        self.f_nui = HeadBank(num_nuisance, *sizes, generator).to(weight.device).train(mode)
+        if self.f_dec is None:
+            latents = self.z_id_dim + self.z_nui_dim
+            decoder = Decoder(latents, self.hidden_dim, width, generator)
+            self.f_dec = decoder.to(weight.device).train(mode)
+
+    def torchreid_state(self, camera: int = -1) -> dict[str, torch.Tensor]:
+        """The network's weights under torchreid's own names, one camera's statistics folded in.
+
+        Args:
+            camera: number of a camera; −1 for one that the model has never seen.
+
+        Raises:
+            ValueError: the network is not one of torchreid's (see :attr:`architecture`).
+        """
+        if not self.architecture:
+            raise ValueError(f"a model with the trunk {self.trunk.name} and EmbAE's embedding "
+                             "layer is none of torchreid's networks")  # fmt: skip
+        trunk, f_emb = of_camera(self.trunk, camera), of_camera(self.f_emb, camera)
+        weights = {**trunk.net.state_dict(), **f_emb.state_dict()}
+        return {key: value.detach().cpu().clone() for key, value in weights.items()}
 
     def spec(self) -> dict[str, Any]:
         """What :meth:`from_spec` needs to build a model of the same shape, in plain values."""
@@ -181,13 +321,16 @@ class EmbAE(nn.Module):
             "z_id_dim": self.z_id_dim,
             "z_nui_dim": self.z_nui_dim,
             "hidden_dim": self.hidden_dim,
-            "num_nuisance": self.f_nui.num_heads,
+            "num_nuisance": 0 if self.f_nui is None else self.f_nui.num_heads,
             "order": self.order,
         }
+        if self.head != "dense":
+            spec["head"] = self.head
         if self.output != "z_id":
             spec["output"] = self.output
         if self.camera_parts:
-            spec["camera_parts"], spec["cameras"] = self.camera_parts, self.cameras
+            spec["camera_parts"] = self.camera_parts
+            spec["camera_names"] = list(self.camera_names)
         return spec
 
     @classmethod
@@ -199,7 +342,10 @@ class EmbAE(nn.Module):
         Raises:
             ValueError: missing or unknown entries, or impossible values.
         """
-        known, more = set(_SPEC_KEYS), {"output", "camera_parts", "cameras"}
+        if set(spec) == {"trunk"}:  # of earlier releases: a trunk alone
+            trunk = build_trunk(str(spec["trunk"]), generator=torch.Generator().manual_seed(0))
+            return cls.of_trunk(trunk)
+        known, more = set(_SPEC_KEYS), {"head", "output", "camera_parts", "camera_names", "cameras"}
         if not known <= set(spec) <= known | more:
             missing = sorted(known - set(spec))
             unknown = sorted(map(str, set(spec) - known - more))
@@ -210,19 +356,39 @@ class EmbAE(nn.Module):
             if type(spec.get(key, 0)) is not int:
                 raise ValueError(f"{key} of an EmbAE model must be a whole number, not "
                                  f"{spec[key]!r}")  # fmt: skip
-        output = spec.get("output", "z_id")
-        if output not in OUTPUTS:
-            raise ValueError(
-                f"output of an EmbAE model is one of {', '.join(OUTPUTS)}, not {output!r}"
-            )
+        for key, words in (("output", OUTPUTS), ("head", HEADS)):
+            if spec.get(key, words[0]) not in words:
+                raise ValueError(
+                    f"{key} of an EmbAE model is one of {', '.join(words)}, not {spec[key]!r}"
+                )
         generator = torch.Generator().manual_seed(0)
         sizes = {key: spec[key] for key in _SPEC_KEYS if key != "trunk"}
-        trunk = build_trunk(str(spec["trunk"]), generator=generator)
-        model = cls(trunk, **sizes, generator=generator)
-        model.output = output
+        if spec.get("head", "dense") == "dense":
+            trunk = build_trunk(str(spec["trunk"]), generator=generator)
+            model = cls(trunk, **sizes, generator=generator)
+        else:
+            trunk, fc = build_network(str(spec["trunk"]), generator)
+            if fc is None and spec["head"] == "own":
+                raise ValueError(f"{spec['trunk']} has no embedding layer of its own")
+            own = OwnHead(fc if spec["head"] == "own" else None)
+            model = cls(trunk, **sizes, generator=generator, f_emb=own)
+        model.output = spec.get("output", "z_id")
         if spec.get("camera_parts"):
-            model.learn_cameras(str(spec["camera_parts"]), spec.get("cameras", 0))
+            names = spec.get("camera_names", [str(n) for n in range(spec.get("cameras", 0))])
+            model.learn_cameras(str(spec["camera_parts"]), check_names(names))
         return model
+
+
+def check_names(names: Any) -> tuple[str, ...]:
+    """Names of cameras as a checkpoint holds them.
+
+    Raises:
+        ValueError: something else than a list of different names.
+    """
+    good = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    if not good or len(set(names)) < len(names):
+        raise ValueError(f"its camera_names are {names!r}, which must be different names")
+    return tuple(names)
 
 
 _COUNTS = ("num_classes", "z_id_dim", "z_nui_dim", "hidden_dim", "num_nuisance")

@@ -1,18 +1,17 @@
-"""A trunk that is no longer trained: faster, and with a name for its weights."""
+"""A trunk that is no longer trained: as fast as the machine runs it, and with a name."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from embae_plugin.models.activated_conv import ACTIVATIONS, ActivatedConv, can_activate
+from embae_plugin.models.camera_norm import of_camera
+from embae_plugin.models.onnx_engine import onnx_engine
 from embae_plugin.precision import full_precision
 
 if TYPE_CHECKING:
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TOLERANCE = 1e-4  # of a folded trunk's features, relative to their largest
+Features = Callable[[torch.Tensor], torch.Tensor]
+"""(B, 3, H, W) normalised images to (B, D) float32 features."""
+
+_TOLERANCE = 1e-4  # of an engine's features, relative to their largest
 
 
 def trunk_fingerprint(trunk: Trunk) -> str:
@@ -56,120 +58,45 @@ class _InFormat(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What the network makes of (B, 3, H, W)."""
-        return cast(torch.Tensor, self.net(x.contiguous(memory_format=self._order)))
+        return cast(torch.Tensor, self.net(x.contiguous(memory_format=self._order))).float()
 
 
-def fuse_for_inference(trunk: Trunk, device: torch.device | None = None) -> nn.Module:
-    """An eval-mode copy, on a processor with batch norms and ReLUs folded into the convolutions.
+def freeze(
+    trunk: Trunk,
+    size: tuple[int, int],
+    device: torch.device | None = None,
+    camera: int = -1,
+) -> Features:
+    """The trunk as it is now, for images of one camera: a copy that nothing changes any more.
 
-    (B, 3, H, W) to the same (B, trunk.feature_dim), up to rounding. Which layer follows which
-    convolution is observed on an image, so any network will do; where folding changes the
-    features, it is left out. Run it without gradients: with them a ReLU is a layer again.
-
-    On a GPU nothing is folded: there it saves a tenth of the time, and takes longer than the
-    features of some thousand images.
+    On a processor onnxruntime computes it, where it is installed and gives the trunk's own
+    features; torch does otherwise. Safe to call from several threads; call it without gradients.
 
     Args:
         trunk: is left as it is.
-        device: of the copy; the trunk's own if None.
+        size: (height, width) of the images.
+        device: where to compute; the trunk's own if None.
+        camera: whose statistics are used, if the trunk has some; −1 for one never seen.
     """
-    plain = copy.deepcopy(trunk).eval().requires_grad_(False)
+    plain = of_camera(trunk, camera).eval().requires_grad_(False)
     plain = plain if device is None else plain.to(device)
-    weight = next(plain.parameters())
-    if weight.device.type == "cuda":
-        return _InFormat(plain, inference_format(weight.device))
-    plain = plain.to(memory_format=torch.channels_last)
+    where = next(plain.parameters()).device
+    in_torch = _InFormat(plain, inference_format(where))
+    if where.type != "cpu":
+        return in_torch
+    engine = onnx_engine(trunk.name, plain, size)
+    return in_torch if engine is None or not _agrees(engine, in_torch, size) else engine
+
+
+@torch.inference_mode()
+def _agrees(engine: Features, net: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether an engine gives a network's features."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, 256, 128, generator=generator).to(weight.device, weight.dtype)
-    image = image.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), full_precision(weight.device):
-        expected = plain(image)
-        folded = _keep_if_equal("batch norm", plain, _fold_norms(plain, image), image, expected)
-        activated = _fold_activations(folded, image)
-        return _keep_if_equal("activations", folded, activated, image, expected)
-
-
-def _keep_if_equal(
-    what: str, before: nn.Module, after: nn.Module, image: torch.Tensor, expected: torch.Tensor
-) -> nn.Module:
-    """``after`` if it makes the expected features, else ``before``."""
-    try:
-        error = float((after(image) - expected).abs().max() / expected.abs().max().clamp(1e-12))
-    except RuntimeError as reason:  # the fused operation is not part of torch's public interface
-        logger.info("folding %s is left out: %s", what, reason)
-        return before
-    if not error <= _TOLERANCE:
-        logger.info("folding %s changes features by %.1g and is left out", what, error)
-        return before
-    return after
-
-
-def _fold_norms(plain: nn.Module, image: torch.Tensor) -> nn.Module:
-    """A copy in which convolutions include the batch norms that take just their output."""
-    folded = copy.deepcopy(plain)
-    for conv_name, bn_name in _pairs(plain, image, (_BatchNorm,)):
-        _fold(folded, conv_name, bn_name)
-    return folded.to(memory_format=torch.channels_last)
-
-
-def _fold_activations(folded: nn.Module, image: torch.Tensor) -> nn.Module:
-    """A copy, of the same weights, in which convolutions apply the ReLUs behind them."""
-    shared = {id(value): value for value in folded.parameters()}
-    activated = copy.deepcopy(folded, shared)
-    for conv_name, relu_name in _pairs(folded, image, ACTIVATIONS):
-        conv, relu = activated.get_submodule(conv_name), activated.get_submodule(relu_name)
-        if can_activate(conv):
-            activated.set_submodule(conv_name, ActivatedConv(cast(nn.Conv2d, conv), relu))
-            activated.set_submodule(relu_name, nn.Identity())
-    return activated
-
-
-def _pairs(
-    net: nn.Module, image: torch.Tensor, kinds: tuple[type[nn.Module], ...]
-) -> list[tuple[str, str]]:
-    """Names of convolutions and of the layers of these kinds that take just their output."""
-    # Outputs as they left the convolution: ``x += shortcut`` changes one that keeps its id. The
-    # outputs themselves are kept alive, so that no two share an id.
-    made_by: dict[int, tuple[str, torch.Tensor, torch.Tensor]] = {}
-    calls: dict[str, int] = {}
-    pairs: list[tuple[str, str]] = []
-
-    def made(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            made_by[id(output)] = (name, output, output.clone())
-
-        return hook
-
-    def taken(name: str) -> Any:  # before the layer, which may work in place
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            conv, _, value = made_by.get(id(inputs[0]), ("", None, None))
-            if value is not None and torch.equal(value, inputs[0]):
-                pairs.append((conv, name))
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(made(name))
-        if isinstance(module, nn.Conv2d)
-        else module.register_forward_pre_hook(taken(name))
-        for name, module in net.named_modules()
-        if isinstance(module, (nn.Conv2d, kinds))
-    ]
-    try:
-        net(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    convs = [conv for conv, _ in pairs]
-    return [(c, b) for c, b in pairs if calls[c] == calls[b] == convs.count(c) == 1]
-
-
-def _fold(net: nn.Module, conv_name: str, bn_name: str) -> None:
-    """Replaces the convolution by one that includes the batch norm, and keeps the activation."""
-    conv = cast(nn.Conv2d, net.get_submodule(conv_name))
-    bn = cast(nn.BatchNorm2d, net.get_submodule(bn_name))
-    net.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))
-    # timm's batch norm layers apply the activation themselves.
-    net.set_submodule(bn_name, getattr(bn, "act", nn.Identity()))
+    image = torch.randn(1, 3, *size, generator=generator)
+    with full_precision(image.device):
+        expected = net(image)
+    error = float((engine(image) - expected).abs().max() / expected.abs().max().clamp(1e-12))
+    if error <= _TOLERANCE:
+        return True
+    logger.info("onnxruntime changes features by %.1g and is left out", error)
+    return False

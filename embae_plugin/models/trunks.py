@@ -13,10 +13,11 @@ from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import timm_nets
-from embae_plugin.models.inference import fuse_for_inference, trunk_fingerprint
-from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly, read_weights
+from embae_plugin.models.inference import trunk_fingerprint
+from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
+from embae_plugin.models.weight_files import State, read_state
 
-__all__ = ["Trunk", "build_trunk", "fuse_for_inference", "trunk_fingerprint"]
+__all__ = ["Trunk", "build_network", "build_trunk", "trunk_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class Trunk(nn.Module):
         feature_dim: width of its features.
         norm_mean, norm_std: what its weights expect images in [0, 1] to be normalised by.
         weights: where the weights come from, in words.
+        size: (height, width) in pixels that its weights expect, if that is known.
+        evaluated: the feature comes out of ``net`` only while its own flag ``training`` is off,
+            which it then always is; the layers in it have theirs.
 
     Attributes are those arguments.
     """
@@ -51,10 +55,21 @@ class Trunk(nn.Module):
         norm_mean: Triple,
         norm_std: Triple,
         weights: str = "random",
+        size: tuple[int, int] | None = None,
+        evaluated: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.net, self.feature_dim = name, net, feature_dim
         self.norm_mean, self.norm_std, self.weights = norm_mean, norm_std, weights
+        self.size, self.evaluated = size, evaluated
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Trunk:
+        """Sets the mode of all layers."""
+        super().train(mode)
+        if self.evaluated:
+            self.net.training = False
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pooled features."""
@@ -79,7 +94,7 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
             another network.
         FileNotFoundError: weights that are not there, or cannot be fetched.
     """
-    state = read_weights(weights) if weights not in ("", "imagenet") else None
+    state = _read(weights) if weights not in ("", "imagenet") else None
     if name == "mobilenetv1" and state is not None and is_tf_slim(state):
         logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
         name = "mobilenetv1_tf"
@@ -98,6 +113,40 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
     level = logging.INFO if weights else logging.DEBUG  # random ones are mostly loaded over
     logger.log(level, "trunk %s, %d features, weights: %s", name, trunk.feature_dim, trunk.weights)
     return trunk
+
+
+def build_network(
+    name: str, generator: torch.Generator | None = None
+) -> tuple[Trunk, nn.Sequential | None]:
+    """A Re-ID network as it is, with random weights: its trunk, and its own embedding layer.
+
+    Args:
+        name: as for :func:`build_trunk`; any network of torchreid's that gives one feature vector.
+        generator: of the weights; None for torch's global one.
+
+    Returns:
+        the trunk, up to the pooled features, and the layer behind it that makes the evaluation
+        feature of them, or None where they are that feature.
+
+    Raises:
+        ValueError: an unknown name, or a network that gives no single feature vector.
+    """
+    if not name.startswith(_TORCHREID):
+        return build_trunk(name, generator=generator), None
+    with _drawing_from(generator):
+        parts = bridge.torchreid_network(name.removeprefix(_TORCHREID))
+    trunk = Trunk(name, parts.net, parts.width, _IMAGENET_MEAN, _IMAGENET_STD, size=parts.size,
+                  evaluated=parts.evaluated)  # fmt: skip
+    return trunk, parts.fc
+
+
+def _read(weights: str) -> State:
+    try:
+        return read_state(weights)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; embae.trunk_weights is a weight file, 'imagenet' or empty for random weights"
+        ) from None
 
 
 @contextmanager

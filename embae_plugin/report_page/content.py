@@ -117,9 +117,8 @@ def gather(pair: Pair, settings: Settings = Settings()) -> Content:
         bar.update()
         content.distances = _distances(pair, np.random.default_rng([settings.seed, 1]))
         bar.update()
-        if pair.before.shape == pair.after.shape:
-            before, after = torch.from_numpy(pair.before), torch.from_numpy(pair.after)
-            content.change = measure_change(before, after, pair.cameras, seed=settings.seed)
+        before, after = torch.from_numpy(pair.before), torch.from_numpy(pair.after)
+        content.change = measure_change(before, after, pair.cameras, seed=settings.seed)
         bar.update()
         if pair.labelled:
             _score(content)

@@ -26,7 +26,7 @@ from embae_plugin.engine.reconstruction import PARTS, ReconstructionPhase
 from embae_plugin.engine.train_step import resolve_precision
 from embae_plugin.engine.transfer import VARIANTS
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.trunks import fuse_for_inference
+from embae_plugin.models.inference import freeze
 
 _VIEWS = {"none": 1, "flip": 2, "ten_crop": 10}
 
@@ -90,7 +90,7 @@ def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
         crops = normalise(store.images(records, "noise").images.to(device), store.mean, store.std)
     # More or fewer crops than a batch of stage 1 has.
     pul_crops = crops[torch.arange(cfg.embae.pul.batch_size) % len(crops)]
-    fused = fuse_for_inference(model.eval().trunk, device)
+    fused = freeze(model.eval().trunk, store.size, device)
     with torch.inference_mode():
         views = _seconds(lambda: fused(crops), device, repeats)
     head_step = _head_step(model, cfg.embae.autoencoder.batch_size, device, PARTS)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from embae_plugin.models.pooled import PooledReID
 from PIL import Image
 
 from embae_plugin import ReID
@@ -20,8 +21,8 @@ from embae_plugin.engine import crop_adaptation
 from embae_plugin.engine.job_folder import WORK
 from embae_plugin.engine.transfer import ImageTransferEngine
 from embae_plugin.models import checkpoint_file
-from embae_plugin.models.bundle import Bundle, load_bundle, save_bundle
-from embae_plugin.models.pooled import PooledReID
+from embae_plugin.models.bundle import Bundle, save_bundle
+from embae_plugin.models.door import open_model
 from embae_plugin.models.trunks import build_trunk
 from tests.crops_world import INPUT, picture, write_checkpoint, write_crops
 from tests.engine.tiny import same_weights
@@ -82,9 +83,9 @@ def test_what_it_leaves(world, caplog):
     assert "How sure is it that the model is better? Not sure" in words
     assert words.strip() in caplog.text
     assert "cam_a  " in caplog.text and "2 camera(s) with fewer than 50 images" in caplog.text
-    bundle = load_bundle("out")
+    bundle = open_model("out")
     assert bundle.camera_names == ("cam_a", "cam_b") and bundle.input == INPUT
-    assert not same_weights(bundle.model.f_emb, load_bundle("source.pth").model.f_emb)
+    assert not same_weights(bundle.model.f_emb, open_model("source.pth").model.f_emb)
     before, after = read_embeddings("out/before.npz"), read_embeddings("out/after.npz")
     paths = [str(after.file(row)) for row in range(len(after))]
     for table, model in ((before, "source.pth"), (after, "out")):
@@ -104,7 +105,7 @@ def test_identities_are_for_scoring_alone(world, caplog):
     wrong = [line.rsplit(",", 1)[0] + f",{n % 3}" for n, line in enumerate(lines[1:])]
     Path("crops.csv").write_text("\n".join([lines[0], *wrong]) + "\n")
     assert adapt("--csv", "crops.csv", images="", out="two") == 0
-    assert same_weights(load_bundle("one").model, load_bundle("two").model)
+    assert same_weights(open_model("one").model, open_model("two").model)
 
 
 def test_scores_are_leave_one_out_by_hand(world):
@@ -164,12 +165,12 @@ def test_an_interrupted_run_goes_on(world, monkeypatch, capsys, when):
         assert adapt() == 130
     assert (world / "out" / WORK).is_dir() and not (world / "out" / "adapted.pth").exists()
     with pytest.raises(FileNotFoundError):
-        load_bundle("out")
+        open_model("out")
     assert adapt("--seed", "2") == 2
     assert "unfinished run with other settings:\n  seed: 1 then, 2 now" in capsys.readouterr().err
     assert adapt() == 0
     assert set(os.listdir("out")) == {*RESULTS, "skipped.txt"}
-    assert same_weights(load_bundle("out").model, load_bundle("whole").model)
+    assert same_weights(open_model("out").model, open_model("whole").model)
 
 
 def test_nothing_is_overwritten_unasked(world, capsys):
@@ -192,7 +193,7 @@ def test_nothing_is_overwritten_unasked(world, capsys):
 
 def test_an_adapted_model_is_adapted_again(world):
     assert adapt(out="one") == 0 and adapt(checkpoint="one", out="two") == 0
-    about = load_bundle("two").about
+    about = open_model("two").about
     assert about["checkpoint"] == "one" and about["cameras"] == {"cam_a": 12, "cam_b": 13}
 
 
@@ -307,7 +308,7 @@ COMMAND = ["adapt", "--images", "crops", "--checkpoint", "source.pth", "--out", 
 def test_the_recommended_methods(world, method):
     eps = ["embae.clusters.eps", "0.4"] if method == "heads" else []
     assert main([*COMMAND, "embae.adapt.method", method, *FEW_ROUNDS, *eps]) == 0
-    bundle, table = load_bundle("out"), read_embeddings("out/after.npz")
+    bundle, table = open_model("out"), read_embeddings("out/after.npz")
     model = bundle.model
     assert (model.camera_parts, model.cameras) == ("trunk", 2)
     paths = [f"crops/{name}" for name in table.paths]
@@ -317,7 +318,7 @@ def test_the_recommended_methods(world, method):
     assert np.abs(unseen - z).max() > 1e-3, "a camera never seen has statistics of its own"
     h = model.trunk.feature_dim
     assert z.shape[1] == {"norm": h, "heads": h + model.z_id_dim, "trunk": h}[method]
-    source = load_bundle("source.pth").model
+    source = open_model("source.pth").model
     learned = {
         part: not all(
             torch.equal(a, b)
@@ -337,13 +338,13 @@ def test_pseudo_labels_are_left_out_where_clusters_are_no_people(world, caplog):
     assert main([*COMMAND, *FEW_ROUNDS, "embae.adapt.largest_cluster", "0.01"]) == 0
     text = Path("out/summary.txt").read_text().replace("\n", " ")
     assert "Pseudo-labels were left out" in text and "more than one person's" in text
-    assert load_bundle("out").model.output == "h"
+    assert open_model("out").model.output == "h"
 
 
 def test_no_epochs_at_all_leave_the_model_as_it_was(world):
     none = ["embae.transfer.max_epoch", "0", "embae.adapt.variant", "fix"]
     assert main([*COMMAND, *FEW_EPOCHS, *none]) == 0
-    before, after = (load_bundle(path).model.state_dict() for path in ("source.pth", "out"))
+    before, after = (open_model(path).model.state_dict() for path in ("source.pth", "out"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 

@@ -10,8 +10,9 @@ import torch
 
 from embae_plugin.doctor import surroundings
 from embae_plugin.doctor.findings import BROKEN, MISSING, OK
-from embae_plugin.models.bundle import Bundle, InputSpec, save_bundle
+from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import build_trunk
 
 

@@ -18,7 +18,7 @@ from embae_plugin.engine import ImageAdversarialEngine
 from embae_plugin.engine.adversarial import deception_loss, discrimination_loss, discriminator
 from embae_plugin.engine.loop import Interrupted
 from embae_plugin.engine.schedule import seeded
-from embae_plugin.models.bundle import InputSpec
+from embae_plugin.models.input_spec import InputSpec
 from tests.engine.tiny import same_weights, two_layer_model
 
 LOSSES = ("triplet", "reconstruction", "adversarial", "discriminator_z_id", "discriminator_z_nui")

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from embae_plugin.models.pooled import PooledReID, model_from_spec
 from sklearn.metrics.cluster import contingency_matrix
 
 from embae_plugin import torchreid_bridge as bridge
@@ -19,7 +20,6 @@ from embae_plugin.engine.loop import Interrupted
 from embae_plugin.engine.pul import kmeans, purity, reliable_images
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.pooled import PooledReID, model_from_spec
 from embae_plugin.models.trunks import build_trunk
 from tests.engine.tiny import (
     same_weights,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from embae_plugin.models.pooled import model_from_spec
 
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine import (
@@ -17,7 +18,6 @@ from embae_plugin.engine import (
 from embae_plugin.engine.reconstruction import merge_lone_groups
 from embae_plugin.losses import Bottleneck
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.pooled import model_from_spec
 from embae_plugin.models.trunks import build_trunk
 from tests.engine.tiny import same_weights, tiny_model
 

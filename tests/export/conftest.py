@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from embae_plugin.models.bundle import Bundle, InputSpec, save_bundle
+from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import build_trunk
 
 SPEC = InputSpec.make(64, 32, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3])

@@ -6,11 +6,13 @@ import os
 
 import pytest
 import torch
+from embae_plugin.models.pooled import PooledReID
 
 from embae_plugin.models import checkpoint_file
-from embae_plugin.models.bundle import Bundle, InputSpec, find_checkpoint, load_bundle, save_bundle
+from embae_plugin.models.bundle import Bundle, find_checkpoint, save_bundle
 from embae_plugin.models.checkpoint_file import load_checkpoint, save_checkpoint
-from embae_plugin.models.pooled import PooledReID
+from embae_plugin.models.door import open_model
+from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import build_trunk
 from tests.crops_world import INPUT, tiny_embae, write_checkpoint
 from tests.engine.tiny import same_weights
@@ -20,7 +22,7 @@ def test_what_is_saved_comes_back(tmp_path):
     bundle = Bundle(tiny_embae(3), INPUT, ("gate", "Höf 2"), {"source": "x", "images": 3})
     save_bundle(tmp_path / "adapted.pth", bundle)
     for path in (tmp_path, tmp_path / "adapted.pth"):
-        back = load_bundle(path)
+        back = open_model(path)
         assert same_weights(back.model, bundle.model) and not back.model.training
         assert (back.input, back.camera_names, back.about) == (
             INPUT, ("gate", "Höf 2"), bundle.about,
@@ -30,7 +32,7 @@ def test_what_is_saved_comes_back(tmp_path):
 def test_a_pooled_model_comes_back_too(tmp_path):
     model = PooledReID(build_trunk("mobilenetv1_x0_25"))
     save_bundle(tmp_path / "a.pth", Bundle(model, INPUT))
-    assert same_weights(load_bundle(tmp_path / "a.pth").model, model)
+    assert same_weights(open_model(tmp_path / "a.pth").model, model)
 
 
 def test_adapted_goes_before_a_stage_in_one_folder(tmp_path):
@@ -44,15 +46,15 @@ def test_a_folder_of_stages_wants_one_named(tmp_path):
     for stage in ("embedding", "transfer-cam"):
         write_checkpoint(tmp_path / stage / "last.pth")
     with pytest.raises(ValueError, match=r"several stages.*embedding, .*transfer-cam"):
-        load_bundle(tmp_path)
-    load_bundle(tmp_path / "transfer-cam")
+        open_model(tmp_path)
+    open_model(tmp_path / "transfer-cam")
 
 
 def test_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.pth does not exist"):
-        load_bundle(tmp_path / "none.pth")
+        open_model(tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match=r"neither adapted\.pth"):
-        load_bundle(tmp_path)
+        open_model(tmp_path)
 
 
 def test_an_older_checkpoint_needs_its_size(tmp_path):
@@ -60,10 +62,10 @@ def test_an_older_checkpoint_needs_its_size(tmp_path):
     save_checkpoint(tmp_path / "last.pth", {"spec": model.spec(), "model": model.state_dict(),
                                             "done": True, "stage": "embedding"})  # fmt: skip
     with pytest.raises(ValueError, match=r"pass --height and --width"):
-        load_bundle(tmp_path)
+        open_model(tmp_path)
     with pytest.raises(ValueError, match=r"pass --height and --width"):
-        load_bundle(tmp_path, height=32)
-    bundle = load_bundle(tmp_path, 32, 16)
+        open_model(tmp_path, height=32)
+    bundle = open_model(tmp_path, 32, 16)
     assert bundle.input == InputSpec(32, 16, model.trunk.norm_mean, model.trunk.norm_std)
     assert bundle.about == {"stage": "embedding"}
 
@@ -80,16 +82,16 @@ def test_a_checkpoint_that_cannot_serve(tmp_path, change, message):
     path = write_checkpoint(tmp_path / "a.pth")
     save_checkpoint(path, {**load_checkpoint(path), **change})
     with pytest.raises(ValueError, match=message):
-        load_bundle(path)
+        open_model(path)
 
 
 def test_another_file(tmp_path):
     torch.save({"state_dict": tiny_embae().state_dict()}, tmp_path / "torchreid.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match="is not an EmbAE checkpoint"):
-        load_bundle(tmp_path / "torchreid.pth")
+        open_model(tmp_path / "torchreid.pth")
     with pytest.raises(ValueError, match=r"text\.pth is"):
-        load_bundle(tmp_path / "text.pth")
+        open_model(tmp_path / "text.pth")
 
 
 def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):

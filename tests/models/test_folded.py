@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from embae_plugin.models.activated_conv import ActivatedConv
+from embae_plugin.models.folded import FEW, WORTH_IT, FoldedTrunk
 
 from embae_plugin.models import folded as module
-from embae_plugin.models.activated_conv import ActivatedConv
 from embae_plugin.models.camera_norm import at_cameras, camera_layers, use_cameras
-from embae_plugin.models.folded import FEW, WORTH_IT, FoldedTrunk
 from embae_plugin.models.trunks import Trunk, build_trunk
 from tests.threads import one_thread
 

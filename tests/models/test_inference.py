@@ -6,9 +6,9 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from embae_plugin.models.activated_conv import ActivatedConv
 from torch import nn
 
-from embae_plugin.models.activated_conv import ActivatedConv
 from embae_plugin.models.inference import (
     _InFormat,
     fuse_for_inference,

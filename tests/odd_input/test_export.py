@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embae_plugin.export import FORMATS, ImagesToEmbeddings, export_model
-from embae_plugin.models.bundle import load_bundle
+from embae_plugin.models.door import open_model
 from tests.crops_world import write_checkpoint
 from tests.odd_input.world import KINDS, snapshot, wrong_file
 
@@ -27,7 +27,7 @@ def form(request):
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (33, 17), (50, 3)], ids=str)
 def test_odd_sizes_and_batches(checkpoint, tmp_path, form, size):
     """Batches that were not traced with, an empty one among them; a folder of an odd name."""
-    bundle = load_bundle(checkpoint, *size)
+    bundle = open_model(checkpoint, *size)
     path = tmp_path / "ein Ordner ä" / "日本 %s{}.bin"
     export_model(bundle, path, form)
     run, graph = FORMATS[form][1](path), ImagesToEmbeddings(bundle)
@@ -44,7 +44,7 @@ def test_odd_sizes_and_batches(checkpoint, tmp_path, form, size):
 @pytest.mark.parametrize("name", ["", "ONNX", "onnx ", "tflite", None, 3])
 def test_unknown_formats(checkpoint, tmp_path, name):
     with pytest.raises(ValueError, match="must be one of onnx, torchscript"):
-        export_model(load_bundle(checkpoint), tmp_path / "x", name)
+        export_model(open_model(checkpoint), tmp_path / "x", name)
     assert not list(tmp_path.iterdir())
 
 
@@ -53,7 +53,7 @@ def test_places_that_cannot_be_written(checkpoint, tmp_path, form, kind):
     path = wrong_file(tmp_path, kind)
     before = snapshot(tmp_path)
     with pytest.raises((ValueError, OSError)):
-        export_model(load_bundle(checkpoint), path, form)
+        export_model(open_model(checkpoint), path, form)
     assert snapshot(tmp_path) == before
 
 
@@ -64,7 +64,7 @@ def test_a_failed_check_leaves_the_file_that_was_there(checkpoint, tmp_path, for
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        export_model(load_bundle(checkpoint), tmp_path / "x", form, check=check)
+        export_model(open_model(checkpoint), tmp_path / "x", form, check=check)
     assert snapshot(tmp_path) == {"x": b"mine"}
 
 

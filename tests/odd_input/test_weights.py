@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embae_plugin.engine.checkpoint import load_weights
-from embae_plugin.models.bundle import Bundle, InputSpec, load_bundle, save_bundle
+from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.checkpoint_file import load_checkpoint
+from embae_plugin.models.door import open_model
+from embae_plugin.models.input_spec import InputSpec
 from tests.crops_world import tiny_embae, write_checkpoint
 from tests.odd_input.world import KINDS, snapshot, wrong_file
 
@@ -34,7 +36,7 @@ def refused_by_both(model, path, match: str | None = None) -> None:
     with pytest.raises((ValueError, OSError), match=match):
         load_weights(model, path)
     with pytest.raises((ValueError, OSError), match=match):
-        load_bundle(path)
+        open_model(path)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -101,7 +103,7 @@ def test_weights_of_other_precisions_are_taken(good, tmp_path, kind):
     torch.save(payload, tmp_path / "x.pth")
     model = tiny_embae(1)
     load_weights(model, tmp_path / "x.pth")
-    for own in (model, load_bundle(tmp_path / "x.pth").model):
+    for own in (model, open_model(tmp_path / "x.pth").model):
         assert torch.equal(own.state_dict()[WEIGHT], wanted.float())
 
 
@@ -148,7 +150,7 @@ def test_descriptions_that_are_impossible(good, tmp_path, part, change):
     payload = load_checkpoint(good)
     torch.save({**payload, part: {**payload[part], **change}}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"x\.pth"):
-        load_bundle(tmp_path / "x.pth")
+        open_model(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("change", [
@@ -159,13 +161,13 @@ def test_descriptions_that_are_impossible(good, tmp_path, part, change):
 def test_entries_that_are_impossible(good, tmp_path, change):
     torch.save({**load_checkpoint(good), **change}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"x\.pth"):
-        load_bundle(tmp_path / "x.pth")
+        open_model(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("about", [None, 3, "text", [1], {}])
 def test_a_bundle_of_unknown_origin_is_read(good, tmp_path, about):
     torch.save({**load_checkpoint(good), "about": about}, tmp_path / "x.pth")
-    assert load_bundle(tmp_path / "x.pth").about == {"stage": "adapted"}
+    assert open_model(tmp_path / "x.pth").about == {"stage": "adapted"}
 
 
 @pytest.mark.parametrize("part", ["nothing", "", "f_emb.fc1"])
@@ -179,7 +181,7 @@ def test_bundles_are_not_saved_over_something_else(good, tmp_path, kind):
     path = wrong_file(tmp_path, kind)
     before = snapshot(tmp_path)
     with pytest.raises((ValueError, OSError)):
-        save_bundle(path, load_bundle(good))
+        save_bundle(path, open_model(good))
     assert snapshot(tmp_path) == before
 
 
@@ -187,7 +189,7 @@ def test_a_bundle_in_a_folder_of_any_name_comes_back(model, tmp_path):
     path = tmp_path / "日本 ä" / "a b.pth"
     spec = InputSpec(32, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     save_bundle(path, Bundle(model, spec, ("ö 1", "")))
-    read = load_bundle(path)
+    read = open_model(path)
     assert read.input == spec and read.camera_names == ("ö 1", "")
     assert all(torch.equal(value, read.model.state_dict()[key])
                for key, value in model.state_dict().items())  # fmt: skip
