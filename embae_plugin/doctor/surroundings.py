@@ -70,9 +70,9 @@ def check_checkpoint(path: str) -> Finding:
 def check_weights(path: str, trunk: str = "") -> Finding:
     """Whether a weight file of a trunk can be read, and, with a trunk named, fits it."""
     name = f"weights {path}"
-    weights = importlib.import_module("embae_plugin.models.trunk_weights")
+    weights = importlib.import_module("embae_plugin.models.weight_files")
     try:
-        state = weights.read_weights(path)
+        state = weights.read_state(path)
     except FileNotFoundError as error:
         return Finding(name, MISSING, reason(error))
     detail = f"{len(state)} tensors"

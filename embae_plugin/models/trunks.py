@@ -14,7 +14,8 @@ from torch import nn
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import timm_nets
 from embae_plugin.models.inference import fuse_for_inference, trunk_fingerprint
-from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly, read_weights
+from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
+from embae_plugin.models.weight_files import State, read_state
 
 __all__ = ["Trunk", "build_trunk", "fuse_for_inference", "trunk_fingerprint"]
 
@@ -79,7 +80,7 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
             another network.
         FileNotFoundError: weights that are not there, or cannot be fetched.
     """
-    state = read_weights(weights) if weights not in ("", "imagenet") else None
+    state = _read(weights) if weights not in ("", "imagenet") else None
     if name == "mobilenetv1" and state is not None and is_tf_slim(state):
         logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
         name = "mobilenetv1_tf"
@@ -98,6 +99,15 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
     level = logging.INFO if weights else logging.DEBUG  # random ones are mostly loaded over
     logger.log(level, "trunk %s, %d features, weights: %s", name, trunk.feature_dim, trunk.weights)
     return trunk
+
+
+def _read(weights: str) -> State:
+    try:
+        return read_state(weights)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; embae.trunk_weights is a weight file, 'imagenet' or empty for random weights"
+        ) from None
 
 
 @contextmanager
