@@ -55,10 +55,10 @@ def check_data(root: str | Path) -> Iterator[Finding]:
 
 def check_checkpoint(path: str) -> Finding:
     """Whether an EmbAE checkpoint loads, and what it is."""
-    bundles = importlib.import_module("embae_plugin.models.bundle")
+    bundles = importlib.import_module("embae_plugin.models.door")
     name = f"checkpoint {path}"
     try:
-        bundle = bundles.load_bundle(path)
+        bundle = bundles.open_model(path)
     except FileNotFoundError as error:
         return Finding(name, MISSING, reason(error))
     size = f"{bundle.input.height} x {bundle.input.width}"
@@ -70,9 +70,9 @@ def check_checkpoint(path: str) -> Finding:
 def check_weights(path: str, trunk: str = "") -> Finding:
     """Whether a weight file of a trunk can be read, and, with a trunk named, fits it."""
     name = f"weights {path}"
-    weights = importlib.import_module("embae_plugin.models.trunk_weights")
+    weights = importlib.import_module("embae_plugin.models.weight_files")
     try:
-        state = weights.read_weights(path)
+        state = weights.read_state(path)
     except FileNotFoundError as error:
         return Finding(name, MISSING, reason(error))
     detail = f"{len(state)} tensors"

@@ -16,12 +16,11 @@ from torch import nn
 from embae_plugin.models.checkpoint_file import (
     FORMAT,
     VERSION,
-    check_finite,
     check_kinds,
     load_checkpoint,
-    read_file,
     save_checkpoint,
 )
+from embae_plugin.models.weight_files import bare_state, check_finite, read_file
 
 __all__ = [
     "FORMAT",
@@ -97,20 +96,12 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
         parts: load only these children (``trunk``, ``f_emb``, …); empty for the whole model.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_file`; also where names or shapes differ,
-            and for values that are no weights, NaN or infinite.
+        FileNotFoundError, ValueError: see :func:`read_file` and :func:`bare_state`; also where
+            names or shapes differ, and for values that are no weights, NaN or infinite.
     """
     payload = read_file(path)
     _check_spec(path, payload, model)
-    for key in ("model", "state_dict"):
-        if isinstance(payload, dict) and isinstance(payload.get(key), dict):
-            payload = payload[key]
-            break
-    if not isinstance(payload, dict):
-        raise ValueError(f"{path} holds no weights")
-    state = {str(key).removeprefix("module."): value for key, value in payload.items()}
-    if len(state) < len(payload):
-        raise ValueError(f"{path} holds weights twice, with and without 'module.' before the name")
+    state = bare_state(path, payload)
     own = model.state_dict()
     if parts:
         state = {key: value for key, value in state.items() if key.split(".")[0] in parts}

@@ -15,7 +15,8 @@ from embae_plugin.config import (
     lr_scheduler_kwargs,
     optimizer_kwargs,
 )
-from embae_plugin.engine.checkpoint import load_weights, read_file
+from embae_plugin.engine.checkpoint import load_weights
+from embae_plugin.models.weight_files import read_file, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -72,17 +73,10 @@ def load_matching(model: torch.nn.Module, path: str) -> None:
     A classifier for other people is left out so, and the rest of the network is kept.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_file`; also where nothing matches.
+        FileNotFoundError, ValueError: see :func:`read_state`; also where nothing matches.
     """
-    content = read_file(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    own = model.state_dict()
-    fitting = {
-        key: value
-        for key, value in state.items()
-        if key in own and getattr(value, "shape", None) == own[key].shape
-    }
+    state, own = read_state(path), model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise ValueError(f"model.load_weights: nothing in {path} fits this model")
     model.load_state_dict({**own, **fitting})

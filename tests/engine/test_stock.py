@@ -39,10 +39,13 @@ def test_weights_for_the_same_people_load_whole_and_quietly(tmp_path, caplog):
     assert same_weights(model, Net(5, seed=0)) and caplog.text == ""
 
 
-@pytest.mark.parametrize("content", [{"other.weight": torch.zeros(2)}, [1, 2], {}])
-def test_weights_of_another_network_are_refused(tmp_path, content):
+@pytest.mark.parametrize(("content", "message"), [
+    ({"other.weight": torch.zeros(2)}, r"nothing in .*w\.pth fits this model"),
+    ([1, 2], r"w\.pth holds no weights but a list"), ({}, r"w\.pth holds no weights: it is empty"),
+])  # fmt: skip
+def test_weights_of_another_network_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"nothing in .*w\.pth fits this model"):
+    with pytest.raises(ValueError, match=message):
         load_matching(Net(5, seed=0), str(tmp_path / "w.pth"))
 
 

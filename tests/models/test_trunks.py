@@ -321,5 +321,5 @@ def test_a_torchreid_model_that_only_warns_is_an_error():
 
 
 def test_a_missing_file_is_named_before_anything_is_built():
-    with pytest.raises(FileNotFoundError, match=r"absent\.pth do not exist"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth does not exist; embae\.trunk_weig"):
         build_trunk("mobilenetv1", "absent.pth")

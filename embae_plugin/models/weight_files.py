@@ -1,0 +1,224 @@
+"""Reads weight files: the one place that opens a file of weights or a checkpoint.
+
+Torch files in both formats (legacy and zip) and ``.safetensors`` are read, always without running
+code (``weights_only=True``). numpy scalars, which torchreid's checkpoints hold beside the weights,
+are read whichever numpy wrote them and whichever is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+State = dict[str, torch.Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+# Where files keep the weights: torchreid and Lightning, EmbAE and fast-reid, PyTorch's tutorials.
+_HOLDERS = ("state_dict", "model", "model_state_dict")
+# What torch's own wrappers put before each name: DataParallel and its kind, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTING = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+
+_LOCK = threading.Lock()  # torch keeps the allowed names in one list for all threads
+
+
+def read_file(path: str | Path) -> Any:
+    """Everything in a weight file or checkpoint, on the CPU: plain values and tensors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PermissionError: it may not be read.
+        ValueError: a folder, a damaged file, one of another kind, or one that could run code;
+            nothing of it was run.
+    """
+    path = Path(os.path.expanduser(path))
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the weight file in it")
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else _load(path)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:  # torch's own message advises to switch its protection off
+            raise ValueError(f"{path} is damaged or no checkpoint; it was not loaded") from None
+        raise ValueError(
+            f"{path} holds Python objects besides weights ({found[1]}); it was not loaded, because "
+            "such a file can run any code. Save the network's state_dict() alone"
+        ) from None
+    except PermissionError:
+        raise PermissionError(f"no permission to read the checkpoint {path}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file leads torch.load to
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript program; name the checkpoint that it was made from"
+            ) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is cut short, damaged, or no checkpoint ({reason})") from None
+
+
+def _load(path: Path) -> Any:
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+    with _LOCK, _numpy_scalars_allowed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters of them becomes an error
+        try:
+            return torch.load(path, **options)
+        except UnicodeDecodeError:  # written by Python 2, whose strings hold a scalar's bytes
+            return torch.load(path, **options, encoding="latin1")
+
+
+def _numpy_scalars_allowed() -> Any:
+    """Allows what a numpy scalar is read by, under the names of numpy 1 and of numpy 2."""
+    rebuild = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    codes = "?US" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
+    kinds = {type(np.dtype(code)) for code in codes}
+    needed = [*((rebuild, name) for name in names), np.dtype, *kinds]
+    # What is allowed already must stay so, and torch takes away at the end all that it is given.
+    already = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([one for one in needed if one not in already])
+
+
+def read_state(path: str | Path) -> State:
+    """The weights in a file by their bare names, with or without a classifier, on the CPU.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: see :func:`read_file`; also a file without
+            the weights of a network, or with NaN or infinite ones.
+    """
+    state = bare_state(path, read_file(path))
+    odd = [key for key, value in state.items() if not is_weight(value)]
+    if odd:
+        raise ValueError(
+            f"{path} holds something else than weights under {few(odd)}: a weight is a dense "
+            "tensor of real numbers"
+        )
+    check_finite(path, state, state)
+    return state
+
+
+def bare_state(path: str | Path, content: Any) -> dict[str, Any]:
+    """The state dict in what :func:`read_file` returned; its values are not looked at.
+
+    It may be the whole content, or lie in it under ``state_dict``, ``model``,
+    ``model_state_dict``, or, if nothing else there holds tensors, under any name. What
+    DataParallel and torch.compile put before names is dropped.
+
+    Args:
+        path: for the message.
+        content: of the file.
+
+    Raises:
+        ValueError: there is none, or a weight is there twice.
+    """
+    state = _held(content)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds no weights but a {type(state).__name__}")
+    if not state:
+        raise ValueError(f"{path} holds no weights: it is empty")
+    if "param_groups" in state:
+        raise ValueError(f"{path} holds no weights but the state of an optimizer")
+    if not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no weights, only {few(map(str, state))}")
+    bare = {_bare(str(key)): value for key, value in state.items()}
+    if len(bare) < len(state):
+        raise ValueError(f"{path} holds weights twice, with and without 'module.' before the name")
+    return bare
+
+
+def _held(content: Any) -> Any:
+    while isinstance(content, Mapping):
+        inner = [key for key in _HOLDERS if isinstance(content.get(key), Mapping)]
+        if not inner and not any(isinstance(value, torch.Tensor) for value in content.values()):
+            states = [key for key, value in content.items() if _is_state(value)]
+            inner = states if len(states) == 1 else []
+        if not inner:
+            break
+        content = content[inner[0]]
+    return content
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(one, torch.Tensor) for one in value.values())
+    )
+
+
+def _bare(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def is_weight(value: Any, kinds: Iterable[torch.dtype] = FLOATING + COUNTING) -> bool:
+    """Whether ``value`` is a dense tensor of one of these kinds of numbers, on the CPU."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_nested
+        and value.device.type == "cpu"
+        and value.dtype in kinds
+    )
+
+
+def check_finite(path: str | Path, state: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuses weights that are no numbers.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    broken = [key for key in names if not bool(torch.isfinite(state[key]).all())]
+    if broken:
+        raise ValueError(
+            f"{path} holds NaN or infinite weights: {few(broken)}. Training had failed when it "
+            "was written; take an earlier one"
+        )
+
+
+def shapes_of(state: Mapping[str, torch.Tensor]) -> Shapes:
+    """Name and shape of each tensor, without the counters of batch norm.
+
+    Batch norm counts its batches since PyTorch 0.4.1 alone, and nothing here reads the count.
+    """
+    return {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+def misfit(own: Shapes, theirs: Shapes) -> str:
+    """How the weights ``theirs`` differ from those of a network, ``own``; "" if they don't."""
+    shaped = [
+        f"{key} {theirs[key]} instead of {own[key]}"
+        for key in own
+        if key in theirs and own[key] != theirs[key]
+    ]
+    kinds = {
+        "missing": [key for key in own if key not in theirs],
+        "unexpected": [key for key in theirs if key not in own],
+        "of another shape": shaped,
+    }
+    return "; ".join(f"{len(keys)} {kind} ({few(keys)})" for kind, keys in kinds.items() if keys)
+
+
+def few(names: Iterable[str], limit: int = 4) -> str:
+    """The first of ``names``, for a message."""
+    names = list(names)
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
