@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from embae_plugin.models.bundle import Bundle, save_bundle
+from embae_plugin.models.camera_norm import camera_layers
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import build_trunk
@@ -17,8 +19,12 @@ HEIGHT, WIDTH = 32, 16
 INPUT = InputSpec(HEIGHT, WIDTH, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def tiny_embae(seed: int = 0) -> EmbAE:
-    """A narrow EmbAE with random weights, and batch statistics that fit images."""
+def tiny_embae(seed: int = 0, cameras: tuple[str, ...] = ()) -> EmbAE:
+    """A narrow EmbAE with random weights, and batch statistics that fit images.
+
+    With ``cameras`` it has statistics of each, as `embae adapt` leaves them; those of cameras
+    never seen are what it has without.
+    """
     generator = torch.Generator().manual_seed(seed)
     trunk = build_trunk("mobilenetv1_x0_25", generator=generator)
     model = EmbAE(trunk, z_id_dim=8, z_nui_dim=6, hidden_dim=16, generator=generator)
@@ -26,12 +32,25 @@ def tiny_embae(seed: int = 0) -> EmbAE:
     with torch.no_grad():
         for _ in range(20):
             model(images)
+    if cameras:
+        model.learn_cameras("trunk", cameras)
+        tell_apart(model, seed)
     return model.eval()
+
+
+@torch.no_grad()
+def tell_apart(module: nn.Module, seed: int = 0, by: float = 0.15) -> None:
+    """Moves each camera's statistics by about ``by`` standard deviations, each another way."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    for layer in camera_layers(module):
+        mean, var = layer.running_mean[:-1], layer.running_var[:-1]
+        mean += by * var.sqrt() * torch.randn(mean.shape, generator=generator)
+        var *= (by * torch.randn(var.shape, generator=generator)).exp()
 
 
 def write_checkpoint(path: Path, seed: int = 0, cameras: tuple[str, ...] = ()) -> Path:
     """A bundle of :func:`tiny_embae` in a file."""
-    save_bundle(path, Bundle(tiny_embae(seed), INPUT, cameras, {"source": "a test"}))
+    save_bundle(path, Bundle(tiny_embae(seed, cameras), INPUT, {"source": "a test"}))
     return path
 
 
