@@ -16,9 +16,9 @@ STAGES = ("embedding", "autoencoder", "transfer")
 VARIANTS = ("baseline", "all", "fix", "new", "dataset", "cam")
 # Other methods and what goes past the paper, run where embae.variants names them.
 COMPARISONS = (
-    "aae", "pul", "baseline-h", "norm-heads", "norm", "norm-h", "norm+all", "norm+fix", "norm+new",
-    "norm+cam", "clusters-baseline", "clusters-heads", "clusters-cam",
-    "clusters-trunk", "supervised-heads", "supervised",
+    "aae", "pul", "baseline-h", "norm-heads", "norm", "norm-h", "norm-unnamed", "norm+all",
+    "norm+fix", "norm+new", "norm+cam", "clusters-baseline", "clusters-heads", "clusters-cam",
+    "clusters-trunk", "clusters-trunk-unnamed", "supervised-heads", "supervised",
 )  # fmt: skip
 ADAPT_METHODS = ("norm", "heads", "trunk", "reconstruction")
 STOP_RULES = (

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from embae_plugin.cli.crop_arguments import add_checkpoint_arguments, model_of
-from embae_plugin.config import check_config, load_config
+from embae_plugin.config import check_config, get_default_config, load_config
 from embae_plugin.data.camera_rules import camera_rule
 from embae_plugin.data.embedding_files import EmbeddingTable, read_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
@@ -114,13 +114,15 @@ def _score_files(arguments: argparse.Namespace) -> dict[str, Scores]:
 def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
     if not arguments.checkpoint:
         raise ValueError("--checkpoint is needed: which model to score")
-    cfg = load_config(arguments.config_file, arguments.opts)
+    base = get_default_config()
+    base.test.normalize_feature = True  # torchreid's default, False, is none of Re-ID's
+    cfg = load_config(arguments.config_file, arguments.opts, base)
     if arguments.root:
         cfg.data.root = arguments.root
     if arguments.targets:
         cfg.data.targets = list(arguments.targets)
-    cfg.data.sources = []  # which scoring does not read
     check_config(cfg)
+    cfg.data.sources = []  # which scoring does not read
     bundle = model_of(arguments)
     data = load_data(cfg)
     if data.query is None or data.gallery is None:

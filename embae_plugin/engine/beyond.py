@@ -4,7 +4,7 @@
 trunk features h instead of z_id. ``norm+VARIANT``: EmbAE's stage 3 on features so normalised.
 ``clusters``: pseudo-labels (Dai et al., 2021). ``supervised`` is the same training with the
 target's true labels, of the trunk or of f_emb alone: the bounds that the others are measured
-against.
+against. Rows that end with ``-unnamed`` are of a model that knows cameras and is told none.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ MODELS: dict[str, Callable[[Beyond], EmbAE]] = {
     "norm-heads": lambda b: b.norm("heads"),
     "norm": lambda b: b.normed,
     "norm-h": lambda b: with_output(b.normed, "h"),
+    "norm-unnamed": lambda b: b.normed.of_camera(-1),
     **{f"norm+{variant}": _on_normed(variant) for variant in ("all", "fix", "new", "cam")},
     "clusters-baseline": lambda b: b.clusters(b.run.model, "heads", "clusters-baseline"),
     "clusters-heads": lambda b: b.clusters(
@@ -123,6 +124,8 @@ MODELS: dict[str, Callable[[Beyond], EmbAE]] = {
     "clusters-cam": lambda b: b.clusters(
         with_output(b.reconstruction("cam"), "joint"), "heads", "clusters-cam"),
     "clusters-trunk": lambda b: b.clusters(b.normed, "trunk", "clusters-trunk"),
+    "clusters-trunk-unnamed": lambda b: b.clusters(
+        b.normed, "trunk", "clusters-trunk").of_camera(-1),
     "supervised-heads": lambda b: b.supervised("heads", "supervised-heads"),
     "supervised": lambda b: b.supervised("trunk", "supervised"),
 }  # fmt: skip
@@ -130,10 +133,16 @@ MODELS: dict[str, Callable[[Beyond], EmbAE]] = {
 STAGE_OF_ROW = {
     name: {"norm": "norm-trunk"}.get(name, name.replace("norm+", "norm-transfer-"))
     for name in MODELS
-    if not name.endswith("-h")
+    if not name.endswith(("-h", "-unnamed"))
 }
-# Rows that show the trunk features of a model that has a row.
-STAGE_OF_H = {"baseline-h": "embedding", "norm-h": "norm-trunk"}
+# Rows that show a model that has a row in another way.
+STAGE_OF_VIEW = {"baseline-h": "embedding", "norm-h": "norm-trunk", "norm-unnamed": "norm-trunk",
+                 "clusters-trunk-unnamed": "clusters-trunk"}  # fmt: skip
+
+
+def in_the_way_of(row: str, model: EmbAE) -> EmbAE:
+    """A model as a row of :data:`STAGE_OF_VIEW` shows it."""
+    return with_output(model, "h") if row.endswith("-h") else model.of_camera(-1)
 
 
 def model_of(run: Run, name: str) -> EmbAE:

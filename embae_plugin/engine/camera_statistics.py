@@ -68,8 +68,8 @@ def mix(layer: CameraNorm, counts: torch.Tensor) -> None:
     mixed = own * mean + (1 - own) * common
     mixed_var = own * (var + (mean - mixed).square())
     mixed_var += (1 - own) * (spread + (common - mixed).square())
-    layer.running_mean[:-1] = mixed.float()
-    layer.running_var[:-1] = mixed_var.float()
+    layer.running_mean[:-1] = mixed.to(layer.running_mean)
+    layer.running_var[:-1] = mixed_var.to(layer.running_var)
 
 
 @torch.no_grad()
@@ -185,7 +185,12 @@ class _Estimation:
             part.to(memory_format=self.order)
 
     def by_camera(self, counts: torch.Tensor) -> None:
-        """The common row, each camera's row, and the first mixed into the second."""
+        """The common row, each camera's row, and the first mixed into the second.
+
+        Where no camera has four images, the network's own statistics stay.
+        """
+        if int(counts.max()) < LEAST:
+            return
         self.common(MOST_COMMON)
         for camera, count in enumerate(counts.tolist()):
             if count >= LEAST:

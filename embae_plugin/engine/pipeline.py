@@ -22,7 +22,7 @@ from embae_plugin.data.augment import unsupported_transforms
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ReIDData, load_data
 from embae_plugin.engine.autoencoder import ImageAutoencoderEngine
-from embae_plugin.engine.beyond import STAGE_OF_H, with_output
+from embae_plugin.engine.beyond import STAGE_OF_VIEW, in_the_way_of
 from embae_plugin.engine.checkpoint import load_checkpoint, load_weights
 from embae_plugin.engine.comparisons import COMPARE, STAGE_OF_ROW
 from embae_plugin.engine.embedding import ImageEmbeddingEngine, paper_adam
@@ -293,10 +293,10 @@ class Run:
             return [self.score(names.get(stage, stage), bundle.model.to(self.store.device))]
         rows = []
         chosen = [*cfg.embae.variants, *(["pul-baseline"] if "pul" in cfg.embae.variants else [])]
-        for variant, stage in {**STAGES, **STAGE_OF_H}.items():
+        for variant, stage in {**STAGES, **STAGE_OF_VIEW}.items():
             trained = self.finished(stage) if variant in chosen else None
-            if isinstance(trained, EmbAE) and variant in STAGE_OF_H:
-                trained = with_output(trained, "h")
+            if trained is not None and variant in STAGE_OF_VIEW:
+                trained = in_the_way_of(variant, trained)
             if trained is not None:
                 rows.append(self.score(variant, trained))
         if not rows:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from embae_plugin.atomic_file import replacing
 from embae_plugin.export.graph import ImagesToEmbeddings, describe
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.onnx_engine import quiet_exporter
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
     # batch norms with statistics by camera. This sets no mode: the layers stay in theirs.
     graph.training, modes = graph.cameras, torch.onnx.TrainingMode
     try:
-        with _quiet_tracing(), torch.no_grad():
+        with quiet_exporter(), torch.no_grad():
             # The newer exporter of torch takes minutes where this one takes seconds.
             torch.onnx.export(graph, inputs, str(path), input_names=names,
                               output_names=["embeddings"], dynamic_axes=axes, dynamo=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -282,19 +283,20 @@ class EmbAE(nn.Module):
         return cast(torch.Tensor, self.f_dec(torch.cat([z_id, z_nui], dim=1)))
 
     def reset_nuisance(self, num_nuisance: int, generator: torch.Generator | None = None) -> None:
-        """Replaces f_nui by ``num_nuisance`` fresh heads, on the same device and in the same mode.
+        """Replaces f_nui by ``num_nuisance`` fresh heads, on the device, in the precision of f_emb.
 
         A model without an autoencoder gets f_dec as well. Optimisers of the old heads do not know
         the new ones.
         """
-        width, weight = self.trunk.feature_dim, next(self.trunk.parameters())
+        width = self.trunk.feature_dim
+        weight = next(chain(self.f_emb.parameters(), self.trunk.parameters()))
         mode = self.training if self.f_nui is None else self.f_nui.training
         sizes = (width, self.hidden_dim, self.z_nui_dim, self.order)
-        self.f_nui = HeadBank(num_nuisance, *sizes, generator).to(weight.device).train(mode)
+        self.f_nui = HeadBank(num_nuisance, *sizes, generator).to(weight).train(mode)
         if self.f_dec is None:
             latents = self.z_id_dim + self.z_nui_dim
             decoder = Decoder(latents, self.hidden_dim, width, generator)
-            self.f_dec = decoder.to(weight.device).train(mode)
+            self.f_dec = decoder.to(weight).train(mode)
 
     def torchreid_state(self, camera: int = -1) -> dict[str, torch.Tensor]:
         """The network's weights under torchreid's own names, one camera's statistics folded in.

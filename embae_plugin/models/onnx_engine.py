@@ -10,7 +10,8 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,28 @@ def onnx_engine(
     return run
 
 
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without the warnings of torch's exporter, and the graph that it prints where it fails.
+
+    It switches its log on at every export, since it asks a function for its truth instead of its
+    answer. Call it in one thread at a time.
+    """
+    switch = "_jit_set_onnx_log_enabled"
+    before = getattr(torch._C, switch, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if before is None:
+            yield
+            return
+        before(False)
+        setattr(torch._C, switch, lambda _: None)
+        try:
+            yield
+        finally:
+            setattr(torch._C, switch, before)
+
+
 def _traced(net: nn.Module, size: tuple[int, int]) -> Any:
     """The network's graph, with its weights under their own names; None if there is none."""
     import onnx
@@ -89,10 +112,7 @@ def _traced(net: nn.Module, size: tuple[int, int]) -> Any:
     # stand for others. This sets no mode: the layers stay in theirs.
     modes = torch.onnx.TrainingMode
     try:
-        with (
-            tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad()
-        ):  # fmt: skip
-            warnings.simplefilter("ignore")
+        with tempfile.TemporaryDirectory() as folder, quiet_exporter(), torch.no_grad():
             path = Path(folder) / "net.onnx"
             torch.onnx.export(
                 net, (image,), path, input_names=["images"], output_names=["features"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from embae_plugin.models.pooled import PooledReID
 from PIL import Image
 
 from embae_plugin import ReID
@@ -22,7 +20,9 @@ from embae_plugin.engine.job_folder import WORK
 from embae_plugin.engine.transfer import ImageTransferEngine
 from embae_plugin.models import checkpoint_file
 from embae_plugin.models.bundle import Bundle, save_bundle
+from embae_plugin.models.camera_norm import of_camera
 from embae_plugin.models.door import open_model
+from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
 from tests.crops_world import INPUT, picture, write_checkpoint, write_crops
 from tests.engine.tiny import same_weights
@@ -50,8 +50,10 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def world(base, tmp_path, monkeypatch) -> Path:
     """A copy of it, which is the current folder."""
-    plain = "embae_plugin.data.feature_bank.fuse_for_inference"  # folding takes longer than these
-    monkeypatch.setattr(plain, lambda trunk, device: copy.deepcopy(trunk).to(device).eval())
+    plain = "embae_plugin.data.feature_bank.freeze"  # tracing takes longer than these
+    monkeypatch.setattr(
+        plain, lambda trunk, size, device, camera: of_camera(trunk, camera).to(device).eval()
+    )
     shutil.copytree(base, tmp_path / "w")
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w"
@@ -84,13 +86,13 @@ def test_what_it_leaves(world, caplog):
     assert words.strip() in caplog.text
     assert "cam_a  " in caplog.text and "2 camera(s) with fewer than 50 images" in caplog.text
     bundle = open_model("out")
-    assert bundle.camera_names == ("cam_a", "cam_b") and bundle.input == INPUT
+    assert bundle.camera_names == () and bundle.input == INPUT, "it has no statistics by camera"
+    assert bundle.about["cameras"] == {"cam_a": 12, "cam_b": 13}
     assert not same_weights(bundle.model.f_emb, open_model("source.pth").model.f_emb)
     before, after = read_embeddings("out/before.npz"), read_embeddings("out/after.npz")
     paths = [str(after.file(row)) for row in range(len(after))]
     for table, model in ((before, "source.pth"), (after, "out")):
-        cameras = table.cameras.tolist() if model == "out" else None
-        z = ReID.load(model, "cpu").embed(paths, cameras=cameras)
+        z = ReID.load(model, "cpu").embed(paths)
         np.testing.assert_allclose(table.embeddings, z, atol=1e-4)
     assert before.about["model"] != after.about["model"] and before.pids is None
 
@@ -206,7 +208,7 @@ def test_one_camera(world, caplog):
 
 
 def _pooled(path: Path) -> None:
-    save_bundle(path, Bundle(PooledReID(build_trunk("mobilenetv1_x0_25")), INPUT))
+    save_bundle(path, Bundle(EmbAE.of_trunk(build_trunk("mobilenetv1_x0_25")), INPUT))
 
 
 def _of_another_trunk(path: Path) -> None:
@@ -222,9 +224,9 @@ def _torchreid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_pooled, "without an autoencoder"),
+        (_pooled, "has no embedding layer behind its pooled features"),
         (_of_another_trunk, "its weights are not those of its model"),
-        (_torchreid, "is not an EmbAE checkpoint"),
+        (_torchreid, "not the weights of a network of torch"),
         (lambda path: path.write_text("hello"), "no checkpoint"),
         (lambda path: None, "does not exist"),
     ],
@@ -348,11 +350,16 @@ def test_no_epochs_at_all_leave_the_model_as_it_was(world):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_reconstruction_needs_an_autoencoder(world, capsys):
+def test_a_model_without_an_autoencoder_learns_one_on_the_crops(world):
     payload = checkpoint_file.load_checkpoint("source.pth")
     checkpoint_file.save_checkpoint("one.pth", {**payload, "stage": "embedding", "about": {}})
-    assert adapt(checkpoint="one.pth") == 2
-    assert "needs a checkpoint of stage 2 or 3" in capsys.readouterr().err
+    assert adapt("embae.autoencoder.max_epoch", "1", checkpoint="one.pth") == 0
+    assert "an autoencoder learned on the crops" in json.loads(
+        Path("out/summary.json").read_text()
+    )["method"]["method"]
+    source, model = (open_model(path).model for path in ("one.pth", "out"))
+    assert not same_weights(source.f_dec, model.f_dec)
+    assert not same_weights(source.f_emb, model.f_emb)
 
 
 def test_an_adapted_model_is_not_adapted_again(world, capsys):

@@ -16,7 +16,6 @@ from embae_plugin.engine.camera_statistics import camera_count, estimate, mix
 from embae_plugin.engine.norm import ImageNormEngine
 from embae_plugin.models.camera_norm import (
     CameraNorm,
-    CurrentCameras,
     camera_layers,
     of_camera,
 )
@@ -38,11 +37,14 @@ def crops(tmp_path_factory) -> ImageRecords:
     return write_crops(tmp_path_factory.mktemp("crops"), 8, 3, 2).unlabelled()
 
 
-def layer_with(means: list[float], variances: list[float]) -> CameraNorm:
-    """A layer of one unit whose cameras have these moments; the last row is 0 and 1."""
-    layer = CameraNorm(torch.nn.BatchNorm1d(1), len(means), CurrentCameras())
+def layer_with(
+    means: list[float], variances: list[float], common: tuple[float, float]
+) -> CameraNorm:
+    """A layer of one unit whose cameras have these moments, and all together the last ones."""
+    layer = CameraNorm(torch.nn.BatchNorm1d(1), len(means))
     layer.running_mean[:-1, 0] = torch.tensor(means)
     layer.running_var[:-1, 0] = torch.tensor(variances)
+    layer.running_mean[-1], layer.running_var[-1] = common
     return layer
 
 
@@ -52,7 +54,7 @@ def layer_with(means: list[float], variances: list[float]) -> CameraNorm:
 def test_two_cameras_are_mixed_as_worked_out_by_hand():
     # 32 images of mean 0 and variance 1, 96 of mean 4 and variance 2. Of all 128 images the mean
     # is 96/128 · 4 = 3, the variance (32 · (1 + 9) + 96 · (2 + 1)) / 128 = 4.75.
-    layer = layer_with([0.0, 4.0], [1.0, 2.0])
+    layer = layer_with([0.0, 4.0], [1.0, 2.0], (3.0, 4.75))
     mix(layer, torch.tensor([32, 96]))
     # Camera 0 keeps 32/(32 + 32): mean 1.5, variance ½ (1 + 1.5²) + ½ (4.75 + 1.5²) = 5.125.
     # Camera 1 keeps 96/128: mean ¾ · 4 + ¼ · 3 = 3.75, and
@@ -64,10 +66,11 @@ def test_two_cameras_are_mixed_as_worked_out_by_hand():
 def test_a_mix_has_the_moments_of_its_images_and_of_32_of_all():
     rng = np.random.default_rng(0)
     values = [rng.normal(i, 1 + i, n) for i, n in enumerate((5, 70, 400))]
-    layer = layer_with([v.mean() for v in values], [v.var() for v in values])
+    everything = np.concatenate(values)
+    common = float(everything.mean()), float(everything.var())
+    layer = layer_with([v.mean() for v in values], [v.var() for v in values], common)
     counts = torch.tensor([len(v) for v in values])
     mix(layer, counts)
-    everything = np.concatenate(values)
     for camera, own in enumerate(values):
         weights = np.concatenate([
             np.full(len(own), 1 / (len(own) + PRIOR)),
@@ -83,10 +86,10 @@ def test_a_mix_has_the_moments_of_its_images_and_of_32_of_all():
 
 
 def test_a_camera_of_fewer_than_four_images_takes_what_all_have_in_common():
-    layer = layer_with([0.0, 4.0, 50.0], [1.0, 2.0, 7.0])
+    common = 3.5, 2.5
+    layer = layer_with([0.0, 4.0, 50.0], [1.0, 2.0, 7.0], common)
     mix(layer, torch.tensor([3, 97, 0]))
-    common = layer.running_mean[-1].item(), layer.running_var[-1].item()
-    assert common == pytest.approx((3.88, (3 * (1 + 3.88**2) + 97 * (2 + 0.12**2)) / 100))
+    assert (layer.running_mean[-1].item(), layer.running_var[-1].item()) == common
     for camera in (0, 2):
         assert layer.running_mean[camera].item() == pytest.approx(common[0])
         assert layer.running_var[camera].item() == pytest.approx(common[1])
@@ -98,15 +101,18 @@ def test_a_camera_of_fewer_than_four_images_takes_what_all_have_in_common():
 
 def expected_of_heads(model, store, records, cameras):
     """What mix should be given, in float64: moments of each camera's hidden units."""
-    h = store.features(model.trunk, records, "crops").features.double()
+    h = store.features(model, records, "crops").features.double()
     weight, bias = model.f_emb.fc1.weight.double(), model.f_emb.fc1.bias.double()
     hidden = (h @ weight.T + bias).clamp(min=0)  # relu_bn
-    layer = CameraNorm(copy.deepcopy(model.f_emb.bn).double(), cameras, CurrentCameras())
+    layer = CameraNorm(copy.deepcopy(model.f_emb.bn).double(), cameras)
     counts = np.bincount(records.camids, minlength=cameras)
     for camera in np.flatnonzero(counts):
         own = hidden[records.camids == camera].detach().numpy().reshape(-1, hidden.shape[-1])
         layer.running_mean[camera] = torch.from_numpy(own.mean(0))
         layer.running_var[camera] = torch.from_numpy(own.var(0))
+    every = hidden.detach().numpy().reshape(-1, hidden.shape[-1])
+    layer.running_mean[-1] = torch.from_numpy(every.mean(0))
+    layer.running_var[-1] = torch.from_numpy(every.var(0))
     mix(layer, torch.from_numpy(counts))
     return layer
 
@@ -146,7 +152,7 @@ def test_statistics_of_the_trunk_are_those_of_torchs_own_pass_in_training(crops,
     twins = [copy.deepcopy(model.trunk).train() for _ in range(3)]
     estimate(model, crops, store, "trunk")
     (layer,) = camera_layers(model)
-    expected = CameraNorm(copy.deepcopy(twins[0].net[1]), 3, CurrentCameras())
+    expected = CameraNorm(copy.deepcopy(twins[0].net[1]), 3)
     for camera, trunk in enumerate(twins):
         norm = trunk.net[1]
         norm.momentum = 1.0  # a single batch of 16 images: its moments alone
@@ -155,6 +161,12 @@ def test_statistics_of_the_trunk_are_those_of_torchs_own_pass_in_training(crops,
             trunk(normalise(store.images(crops, "crops").batch(rows), store.mean, store.std))
         expected.running_mean[camera] = norm.running_mean
         expected.running_var[camera] = norm.running_var
+    together = copy.deepcopy(twins[0])  # one batch of all 48 images, normalised together
+    with torch.no_grad():
+        x = store.images(crops, "crops").batch(torch.arange(48))
+        together(normalise(x, store.mean, store.std))
+    expected.running_mean[-1] = together.net[1].running_mean
+    expected.running_var[-1] = together.net[1].running_var
     mix(expected, torch.tensor([16, 16, 16]))
     torch.testing.assert_close(layer.running_mean, expected.running_mean)
     torch.testing.assert_close(layer.running_var, expected.running_var)
@@ -204,7 +216,7 @@ def test_normalised_cameras_look_alike(crops, store):
     many = crops.rows(np.tile(np.arange(48), 8))  # 128 of each, so that each keeps its own
 
     def shift() -> float:
-        h = store.features(model.trunk, crops, "crops").features[:, 0]
+        h = store.features(model, crops, "crops").features[:, 0]
         means = torch.stack([h[crops.camids == camera].mean(0) for camera in range(3)])
         return float(means.var(0).sum() / h.var(0).sum())
 
@@ -240,7 +252,7 @@ def test_an_estimate_can_be_repeated(crops, store, parts):
     more = replace(crops, camids=crops.camids + 1)
     other = {"heads": "trunk", "trunk": "heads"}[parts]
     for records, wanted, message in (
-        (more, parts, f"3 cameras in its {parts}, not of 4"),
+        (more, parts, f"the cameras 0, 1, 2 in its {parts}, not of 0, 1, 2, 3"),
         (crops, other, f"3 cameras in its {parts}, not of 3 in its {other}"),
     ):
         with pytest.raises(ValueError, match=message):

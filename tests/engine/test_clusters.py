@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from embae_plugin.embedder import embed_records
 from embae_plugin.engine.camera_statistics import estimate
 from embae_plugin.engine.checkpoint import load_checkpoint
 from embae_plugin.engine.clusters import ImageClusterEngine
 from embae_plugin.engine.loop import Interrupted
-from embae_plugin.engine.scoring import embed_records
 from tests.engine.test_resume import stop_at
 from tests.engine.tiny import same_weights, two_layer_model
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from embae_plugin.models.pooled import PooledReID, model_from_spec
 from sklearn.metrics.cluster import contingency_matrix
 
 from embae_plugin import torchreid_bridge as bridge
@@ -37,7 +36,7 @@ def engine_of(data, store, model, **settings):
 
 
 def pooled_model():
-    return PooledReID(two_layer_trunk())
+    return EmbAE.of_trunk(two_layer_trunk())
 
 
 # --- the selection rule ---------------------------------------------------------------------
@@ -235,20 +234,20 @@ def test_its_own_baseline_is_trained_on_the_sources_and_then_adapted(data, store
     engine.run(tmp_path, max_epoch=1)
     assert not same_weights(model, trained)
     assert 0 <= engine.scores()["market"].rank1 <= 1
-    assert load_checkpoint(tmp_path / "pul" / "last.pth")["spec"] == {"trunk": "two layers"}
+    assert load_checkpoint(tmp_path / "pul" / "last.pth")["spec"]["head"] == "none"
 
 
 def test_a_pooled_model_is_built_again_from_its_description():
-    model = PooledReID(build_trunk("mobilenetv1_x0_25"))
+    model = EmbAE.of_trunk(build_trunk("mobilenetv1_x0_25"))
     assert model.feature_dim == model.trunk.feature_dim == 256
-    restored = model_from_spec(model.spec())
-    assert isinstance(restored, PooledReID)
+    restored = EmbAE.from_spec(model.spec())
+    assert restored.head == "none" and restored.f_nui is None
     restored.load_state_dict(model.state_dict())
     assert same_weights(restored, model)
     x = torch.rand(2, 3, 32, 16)
     assert torch.equal(model.eval()(x), model.trunk(x))
     full = EmbAE(model.trunk, z_id_dim=8, z_nui_dim=6, hidden_dim=16)
-    assert isinstance(model_from_spec(full.spec()), EmbAE)
+    assert isinstance(EmbAE.from_spec(full.spec()), EmbAE)
 
 
 # --- bits -----------------------------------------------------------------------------------

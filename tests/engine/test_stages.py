@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from embae_plugin.models.pooled import model_from_spec
 
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine import (
@@ -113,7 +112,7 @@ def test_without_a_nuisance_code_z_id_alone_reconstructs(data, store, tmp_path, 
     assert model.f_nui.num_heads == {"cam": 3}.get(variant, 1)  # one for each target camera
     assert history[-1]["reconstruction"] < history[0]["reconstruction"]
     assert not same_weights(model.f_emb, before.f_emb)
-    again = model_from_spec(model.spec())
+    again = EmbAE.from_spec(model.spec())
     again.load_state_dict(model.state_dict())
     assert same_weights(again, model)
 
