@@ -120,7 +120,7 @@ _ON_HUB = {
     "coslr_b64_fb10_softmax_labsmth_flip_jitter.pth",
 }
 
-# The authors publish none. These are what several independent projects pin.
+# The authors publish none; these are what independent projects pin.
 _SHA256 = {
     "osnet_x1_0/msmt17": "b7d73dc67c016fd044e4027ff856019496392a7aca8fa0ed56d862a1632c1cf2",
     "osnet_x1_0/msmt17_combineall":
