@@ -30,6 +30,7 @@ VERBS = {
     "ablate": "score a run's models with and without TTA and normalisation, by both AP rules",
     "benchmark": "measure speed and memory beside stock torchreid",
     "data": "check which data sets are complete, and fetch them",
+    "models": "list the published models that can be used by name, and fetch them",
     "export": "write a model as one ONNX or TorchScript file, checked against the model",
     "report": "one HTML page: a target before and after adaptation",
     "doctor": "check the installation, data and weights, and say how to mend what is broken",

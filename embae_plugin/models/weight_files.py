@@ -87,7 +87,7 @@ def _numpy_scalars_allowed() -> Any:
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     codes = "?US" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
     kinds = {type(np.dtype(code)) for code in codes}
-    needed = [*((rebuild, name) for name in names), np.dtype, *kinds]
+    needed: list[Any] = [*((rebuild, name) for name in names), np.dtype, *kinds]
     # What is allowed already must stay so, and torch takes away at the end all that it is given.
     already = torch.serialization.get_safe_globals()
     return torch.serialization.safe_globals([one for one in needed if one not in already])
@@ -183,12 +183,18 @@ def check_finite(path: str | Path, state: Mapping[str, Any], names: Iterable[str
     Raises:
         ValueError: names the first of them.
     """
-    broken = [key for key in names if not bool(torch.isfinite(state[key]).all())]
+    broken = [key for key in names if not _is_finite(state[key])]
     if broken:
         raise ValueError(
             f"{path} holds NaN or infinite weights: {few(broken)}. Training had failed when it "
             "was written; take an earlier one"
         )
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return all(bool(end.isfinite()) for end in value.aminmax())  # NaN is both ends of what holds it
 
 
 def shapes_of(state: Mapping[str, torch.Tensor]) -> Shapes:

@@ -1,0 +1,55 @@
+"""Lists the published Re-ID models that every command takes by name, and fetches them.
+
+  embae models                                       the list, and what else --checkpoint takes
+  embae models torchreid:osnet_x1_0/msmt17           fetches a model now, for use without network
+
+A model is fetched on first use and kept in $EMBAE_CACHE/models (without that variable: embae/models
+below $XDG_CACHE_HOME or ~/.cache); its checksum is compared at every use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tabulate import tabulate
+
+from embae_plugin.models.published_models import TRAINED_ON, published_models
+from embae_plugin.models.recognition import parameter_count
+from embae_plugin.models.zoo import cache_folder, cached_path, fetch
+from embae_plugin.runtime import log_to
+
+_OTHERS = (
+    ("FILE", "a checkpoint of this package or of torchreid, or bare weights of a torchreid model "
+             "(.pth, .pt, .pth.tar, .safetensors): the architecture is recognised"),
+    ("DIR", "a folder of `embae adapt`, or of one stage of `embae train`"),
+    ("timm:NAME", "a network of timm with ImageNet weights, such as timm:resnet50"),
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models to fetch")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    if not arguments.names:
+        sys.stdout.write(listing() + "\n")
+        return 0
+    with log_to():
+        for name in arguments.names:
+            sys.stdout.write(f"{fetch(name)}\n")
+    return 0
+
+
+def listing() -> str:
+    """The table of published models and a line on each other kind."""
+    rows = [
+        (model.name, TRAINED_ON[model.data], f"{parameter_count(model.arch) / 1e6:.1f} M",
+         "yes" if cached_path(model).is_file() else "no")
+        for model in published_models()
+    ]  # fmt: skip
+    table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])
+    others = tabulate(_OTHERS, tablefmt="plain")
+    return f"{table}\n\nFetched into {cache_folder()}\n\n--checkpoint also takes\n{others}"

@@ -1,0 +1,149 @@
+"""Fetches the models of torchreid's zoo, once, into a cache that is checked at every use."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gdown
+
+from embae_plugin.atomic_file import replacing
+from embae_plugin.models.published_models import PublishedModel, published_model
+from embae_plugin.models.recognition import recognise
+from embae_plugin.models.weight_files import read_state
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 20.0
+
+
+def cache_folder() -> Path:
+    """Where fetched models lie.
+
+    ``$EMBAE_CACHE/models``; without that variable ``embae/models`` below ``$XDG_CACHE_HOME`` or
+    ``~/.cache``.
+    """
+    own = os.environ.get("EMBAE_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(own) if own else Path(home) / "embae").expanduser().absolute() / "models"
+
+
+def cached_path(model: PublishedModel) -> Path:
+    """Where the model's file lies once it is fetched; one put there by hand serves as well."""
+    return cache_folder() / model.file
+
+
+def fetch(name: str) -> Path:
+    """The file of a published model, fetched on first use.
+
+    Its SHA-256 is compared with the published one, where there is one, or else with that of the
+    first use, which is kept beside the file.
+
+    Args:
+        name: such as ``torchreid:osnet_x1_0/msmt17``; `embae models` lists them.
+
+    Raises:
+        ValueError: no model of that name, or the file in the cache is not the one it was.
+        FileNotFoundError: it cannot be fetched; says which file to get from where, and where to
+            put it.
+        OSError: the cache cannot be written.
+    """
+    model = published_model(name)
+    path = cached_path(model)
+    if path.is_file():
+        _verify(model, path)
+        return path
+    reasons = []
+    for url in model.links:
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                _download(url, found := Path(work) / model.file)
+                digest = _digest_of(model, found)
+            except Exception as error:  # gdown and its HTTP library each have errors of their own
+                reason = _reason(error).replace(f"{work}{os.sep}", "")
+                reasons.append(f"{urlsplit(url).hostname}: {reason}")
+                continue
+            with replacing(path) as draft:
+                shutil.copyfile(found, draft)
+        _record(path, digest)
+        return path
+    raise FileNotFoundError(
+        f"{name} could not be fetched ({'; '.join(reasons)}). Get {' or '.join(model.links)} "
+        f"on any machine, and put the file at {path}"
+    )
+
+
+def _download(url: str, path: Path) -> None:
+    logger.info("fetching %s", url)
+    # Old versions of gdown wait for ever, and have no option not to.
+    known = inspect.signature(gdown.download).parameters
+    options: dict[str, Any] = {"timeout": _SECONDS} if "timeout" in known else {}
+    gdown.download(url, str(path), quiet=not sys.stderr.isatty(), **options)
+    if not path.is_file():  # an old gdown tells of a failure by returning None
+        raise OSError("nothing came")
+
+
+def _reason(error: BaseException) -> str:
+    """What failed at the bottom, such as a name that was not resolved."""
+    root = error
+    while root.__context__ is not None:
+        root = root.__context__
+    shown = root if isinstance(root, OSError) else error
+    return " ".join(str(shown).split())[:200] or type(shown).__name__
+
+
+# --- checksums --------------------------------------------------------------------------------
+
+
+def _verify(model: PublishedModel, path: Path) -> None:
+    """Compares a cached file with its published checksum or the recorded one; records a new one."""
+    note = _note(path)
+    recorded = note.read_text(encoding="utf-8").split()[:1] if note.is_file() else []
+    try:
+        if model.sha256 or not recorded:
+            digest = _digest_of(model, path)
+        elif (digest := _sha256(path)) != recorded[0]:
+            raise ValueError(
+                f"{path} has changed since its first use: its sha256 is {digest}, not {recorded[0]}"
+            )
+    except ValueError as error:
+        raise ValueError(f"{error}. Remove it and {note.name} to fetch it again") from None
+    if not recorded:
+        _record(path, digest)
+
+
+def _digest_of(model: PublishedModel, path: Path) -> str:
+    """The file's SHA-256, if it is the published one, or the file at least holds such a network."""
+    digest = _sha256(path)
+    if model.sha256 and digest != model.sha256:
+        raise ValueError(
+            f"{path} is not the published file: its sha256 is {digest}, not {model.sha256}"
+        )
+    if not model.sha256:
+        recognise(read_state(path), model.arch, path.name)
+    return digest
+
+
+def _record(path: Path, digest: str) -> None:
+    with replacing(_note(path)) as draft:
+        draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
