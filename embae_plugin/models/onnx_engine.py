@@ -60,7 +60,7 @@ def onnx_engine(
             tensor.raw_data = state[tensor.name].contiguous().numpy().tobytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
     # Threads that wait for work in a loop would take the time of other processes and sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
