@@ -92,6 +92,8 @@ class Embedder:
         Args:
             camids: (B,) numbers of :meth:`camera_numbers`; None for cameras never seen.
         """
+        if not len(batch):  # as of a frame without people, which not every network takes
+            return torch.zeros(0, self.model.feature_dim, device=self.device)
         camids = None if camids is None else camids.to(self.device)
         z = self._forward(batch, camids)
         if tta == "flip":

@@ -82,7 +82,7 @@ def freeze(
     plain = of_camera(trunk, camera).eval().requires_grad_(False)
     plain = plain if device is None else plain.to(device)
     where = next(plain.parameters()).device
-    in_torch = _InFormat(plain, inference_format(where))
+    in_torch = _InFormat(plain, inference_format(where)).eval()
     if where.type != "cpu":
         return in_torch
     engine = onnx_engine(trunk.name, plain, size)

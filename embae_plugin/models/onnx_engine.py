@@ -28,7 +28,7 @@ _graphs: dict[tuple[Any, ...], Any] = {}  # None where there is no graph
 def onnx_engine(
     name: str, net: nn.Module, size: tuple[int, int]
 ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """A function from images (B, 3, H, W) to what ``net`` makes of them, (B, D), on the CPU.
+    """A function from B > 0 images (B, 3, H, W) to what ``net`` makes of them, (B, D), on the CPU.
 
     Args:
         name: of the architecture.
@@ -72,9 +72,6 @@ def onnx_engine(
         return None
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        if not len(x):
-            with torch.inference_mode():
-                return net(x)  # type: ignore[no-any-return]
         [features] = session.run(None, {"images": x.detach().float().contiguous().numpy()})
         return torch.from_numpy(features)
 

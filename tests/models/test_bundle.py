@@ -6,12 +6,12 @@ import os
 
 import pytest
 import torch
-from embae_plugin.models.pooled import PooledReID
 
 from embae_plugin.models import checkpoint_file
 from embae_plugin.models.bundle import Bundle, find_checkpoint, save_bundle
 from embae_plugin.models.checkpoint_file import load_checkpoint, save_checkpoint
 from embae_plugin.models.door import open_model
+from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import build_trunk
 from tests.crops_world import INPUT, tiny_embae, write_checkpoint
@@ -19,7 +19,7 @@ from tests.engine.tiny import same_weights
 
 
 def test_what_is_saved_comes_back(tmp_path):
-    bundle = Bundle(tiny_embae(3), INPUT, ("gate", "Höf 2"), {"source": "x", "images": 3})
+    bundle = Bundle(tiny_embae(3, ("gate", "Höf 2")), INPUT, {"source": "x", "images": 3})
     save_bundle(tmp_path / "adapted.pth", bundle)
     for path in (tmp_path, tmp_path / "adapted.pth"):
         back = open_model(path)
@@ -27,12 +27,50 @@ def test_what_is_saved_comes_back(tmp_path):
         assert (back.input, back.camera_names, back.about) == (
             INPUT, ("gate", "Höf 2"), bundle.about,
         )  # fmt: skip
+        assert back.model.camera_names == ("gate", "Höf 2")
 
 
 def test_a_pooled_model_comes_back_too(tmp_path):
-    model = PooledReID(build_trunk("mobilenetv1_x0_25"))
+    model = EmbAE.of_trunk(build_trunk("mobilenetv1_x0_25"))
     save_bundle(tmp_path / "a.pth", Bundle(model, INPUT))
     assert same_weights(open_model(tmp_path / "a.pth").model, model)
+
+
+def test_a_pooled_model_of_an_earlier_release_comes_back(tmp_path):
+    """Its description was the trunk's name alone."""
+    model = EmbAE.of_trunk(build_trunk("mobilenetv1_x0_25"))
+    save_checkpoint(tmp_path / "a.pth", {"spec": {"trunk": model.trunk.name}, "done": True,
+                                         "model": model.state_dict(),
+                                         "input": INPUT.as_dict()})  # fmt: skip
+    back = open_model(tmp_path / "a.pth").model
+    assert back.head == "none" and same_weights(back, model)
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ({"camera_names": ["gate", "yard"]}, ("gate", "yard")),  # of embae adapt
+        ({"camera_names": []}, ("0", "1")),
+        ({}, ("0", "1")),
+        ({"identity": {"target": "market1501"}}, ("market1501:0", "market1501:1")),  # of a stage
+    ],
+)
+def test_earlier_releases_kept_the_names_of_cameras_elsewhere(tmp_path, more, names):
+    model = tiny_embae(0, ("a", "b"))
+    spec = {key: value for key, value in model.spec().items() if key != "camera_names"}
+    save_checkpoint(tmp_path / "a.pth", {"spec": {**spec, "cameras": 2}, "done": True,
+                                         "model": model.state_dict(),
+                                         "input": INPUT.as_dict(), **more})  # fmt: skip
+    back = open_model(tmp_path / "a.pth")
+    assert back.camera_names == names and same_weights(back.model, model)
+
+
+def test_names_that_are_not_as_many_as_the_cameras_are_refused(tmp_path):
+    payload = load_checkpoint(write_checkpoint(tmp_path / "a.pth", cameras=("a", "b")))
+    payload["spec"]["camera_names"] = ["a", "b", "c"]
+    save_checkpoint(tmp_path / "a.pth", payload)
+    with pytest.raises(ValueError, match=r"a\.pth: its weights are not those of its model"):
+        open_model(tmp_path / "a.pth")
 
 
 def test_adapted_goes_before_a_stage_in_one_folder(tmp_path):
@@ -88,7 +126,7 @@ def test_a_checkpoint_that_cannot_serve(tmp_path, change, message):
 def test_another_file(tmp_path):
     torch.save({"state_dict": tiny_embae().state_dict()}, tmp_path / "torchreid.pth")
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(ValueError, match="is not an EmbAE checkpoint"):
+    with pytest.raises(ValueError, match=r"torchreid\.pth: .*not the weights of a network of torch"):
         open_model(tmp_path / "torchreid.pth")
     with pytest.raises(ValueError, match=r"text\.pth is"):
         open_model(tmp_path / "text.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -11,18 +12,16 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.engine.scoring import embed_records
+from embae_plugin.embedder import embed_records
 from embae_plugin.models import EmbAE, build_trunk
 from embae_plugin.models.camera_norm import (
     CameraNorm,
-    CurrentCameras,
     at_cameras,
     camera_layers,
-    current_of,
     of_camera,
     use_cameras,
 )
-from embae_plugin.models.inference import fuse_for_inference
+from embae_plugin.models.inference import freeze
 from tests.engine.tiny import same_weights, tiny_store, write_crops
 
 WIDTH, CAMERAS = 5, 3
@@ -55,7 +54,7 @@ def inputs(kind: str, rows: int, seed: int = 1) -> torch.Tensor:
 
 def layer_of(kind: str) -> CameraNorm:
     """A layer whose cameras' statistics differ."""
-    layer = CameraNorm(batch_norm(kind), CAMERAS, CurrentCameras())
+    layer = CameraNorm(batch_norm(kind), CAMERAS)
     draw = generator(7)
     layer.running_mean.uniform_(-1, 1, generator=draw)
     layer.running_var.uniform_(0.3, 3, generator=draw)
@@ -132,7 +131,8 @@ def test_a_training_batch_that_is_not_sorted_by_known_cameras_is_refused(camids)
         at_cameras(layer, torch.tensor(camids)),
     ):
         pass
-    assert layer.current.index is None and layer.current.slices == []
+    with pytest.raises(ValueError, match="trained without the cameras"):
+        layer(inputs("2-D", 4))  # the refused ones are not kept
 
 
 def test_cameras_that_lie_together_need_not_ascend():
@@ -147,12 +147,35 @@ def test_cameras_that_lie_together_need_not_ascend():
 
 
 @KINDS
-def test_training_without_cameras_uses_the_last_row_and_learns_no_statistics(kind):
+def test_training_without_cameras_is_refused_and_moves_no_statistics(kind):
     layer = layer_of(kind).train()
     before = copy.deepcopy(layer.state_dict())
     x = inputs(kind, 8)
-    torch.testing.assert_close(layer(x), plain_of(kind, layer, -1).eval()(x))
+    with pytest.raises(ValueError, match=r"without the cameras of its images: pass .*\(camids\)"):
+        layer(x)
+    with pytest.raises(ValueError, match="without the cameras"), at_cameras(layer, None):
+        layer(x)
+    layer.eval()
+    with (
+        at_cameras(layer, torch.tensor([0] * 8)),
+        pytest.raises(ValueError, match="without the cameras"),
+    ):
+        layer.train()(x)  # named for evaluation, where a batch need not be sorted
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
+
+
+@KINDS
+def test_rows_of_no_known_camera_move_the_last_row_where_that_is_asked_for(kind):
+    layer = layer_of(kind).train()
+    before = layer.running_mean.clone()
+    x = inputs(kind, 9)
+    with at_cameras(layer, torch.tensor([-1] * 5 + [1] * 4), common=True):
+        out = layer(x)
+    norm = plain_of(kind, layer, -1).train()
+    norm.running_mean.copy_(before[-1])
+    torch.testing.assert_close(out[:5], norm(x[:5]))
+    torch.testing.assert_close(layer.running_mean[-1], norm.running_mean)
+    assert (layer.running_mean != before).any(1).tolist() == [False, True, False, True]
 
 
 # --- evaluation -----------------------------------------------------------------------------
@@ -183,24 +206,52 @@ def test_no_camera_is_one_never_seen_and_one_number_serves_all_rows(kind):
 def test_cameras_hold_for_the_block_only_and_blocks_may_nest():
     layer = layer_of("2-D").eval()
     x = inputs("2-D", 3)
+    never = layer(x)
     with at_cameras(layer, torch.tensor([0, 1, 2])):
         first = layer(x)
         with at_cameras(layer, torch.tensor([1])):
             pass
         assert torch.equal(layer(x), first)
-    assert layer.current.index is None
+        with at_cameras(layer, None):
+            assert torch.equal(layer(x), never)
+        assert torch.equal(layer(x), first)
+        with at_cameras(nn.Linear(2, 2), torch.tensor([0])):  # knows no cameras
+            assert torch.equal(layer(x), first)
+    assert torch.equal(layer(x), never)
     with pytest.raises(RuntimeError), at_cameras(layer, torch.tensor([0, 1, 2])):
         raise RuntimeError
-    assert layer.current.index is None
-    with at_cameras(nn.Linear(2, 2), torch.tensor([0])):  # knows no cameras
-        pass
+    assert torch.equal(layer(x), never)
+    assert not torch.allclose(first, never)
+
+
+def test_threads_do_not_see_one_another_s_cameras():
+    """Both are inside their blocks at once; a third, outside of any, sees neither."""
+    layer, x = layer_of("4-D").eval(), inputs("4-D", 5)
+    inside, found = threading.Barrier(3, timeout=20), {}
+
+    def work(camera: int) -> None:
+        with at_cameras(layer, torch.full((5,), camera)):
+            inside.wait()
+            found[camera] = layer(x)
+            inside.wait()
+
+    threads = [threading.Thread(target=work, args=(camera,)) for camera in (0, 2)]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    found[-1] = layer(x)
+    inside.wait()
+    for thread in threads:
+        thread.join()
+    for camera in (0, 2, -1):
+        torch.testing.assert_close(found[camera], plain_of("4-D", layer, camera).eval()(x))
 
 
 def test_it_starts_with_the_statistics_that_there_were():
     source = batch_norm("act").eval()
     x = inputs("act", 4)
     expected = source(x)
-    layer = CameraNorm(source, CAMERAS, CurrentCameras())
+    layer = CameraNorm(source, CAMERAS)
     assert not layer.training and layer.cameras == CAMERAS
     assert layer.weight is source.weight and layer.bias is source.bias
     with at_cameras(layer, torch.tensor([0, 1, 2, -1])):
@@ -211,7 +262,7 @@ def test_it_starts_with_the_statistics_that_there_were():
 def test_a_batch_norm_without_statistics_or_weights_is_refused():
     for options in ({"track_running_stats": False}, {"affine": False}):
         with pytest.raises(ValueError, match="without running statistics or weights"):
-            CameraNorm(nn.BatchNorm1d(3, **options), 2, CurrentCameras())
+            CameraNorm(nn.BatchNorm1d(3, **options), 2)
     with pytest.raises(ValueError, match="for 0 cameras in 1 batch norm layers"):
         use_cameras(nn.Sequential(nn.BatchNorm1d(3)), 0)
     with pytest.raises(ValueError, match="for 2 cameras in 0 batch norm layers"):
@@ -270,7 +321,7 @@ def images(count: int = 4, seed: int = 9) -> torch.Tensor:
 @pytest.mark.parametrize(
     "name", ["mobilenetv1_x0_25", "mobilenetv2_050", "torchreid:mobilenetv2_x1_0"]
 )
-def test_a_trunk_of_one_camera_is_the_trunk_at_that_camera_and_folds(name):
+def test_a_trunk_of_one_camera_is_the_trunk_at_that_camera_and_freezes(name):
     trunk = camera_trunk(name)
     x = images()
     found = {}
@@ -281,25 +332,24 @@ def test_a_trunk_of_one_camera_is_the_trunk_at_that_camera_and_folds(name):
             expected = trunk(x)
         with torch.inference_mode():
             torch.testing.assert_close(plain(x), expected, atol=1e-5, rtol=1e-4)
-            folded = fuse_for_inference(plain)
             scale = float(expected.abs().max())
-            assert (folded(x) - expected).abs().max() < 1e-4 * scale
-        norms = [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        assert len(norms) < len(camera_layers(trunk)) / 2  # they were in fact folded
+            frozen = freeze(trunk, (32, 16), camera=camera)
+            assert (frozen(x) - expected).abs().max() < 1e-4 * scale
         found[camera] = expected
     assert not torch.allclose(found[0], found[-1])
     assert len(camera_layers(trunk)) > 10  # the trunk itself is as it was
 
 
-def test_a_copy_shares_its_own_cameras_and_not_those_of_the_original():
+def test_a_copy_has_statistics_of_its_own():
     trunk = camera_trunk()
     twin = copy.deepcopy(trunk)
-    assert len({id(layer.current) for layer in camera_layers(twin)}) == 1
-    assert current_of(twin) is not current_of(trunk)
+    x = images()
     with torch.inference_mode(), at_cameras(trunk, torch.tensor([2])):
-        assert not torch.equal(trunk(images()), twin(images()))
-        with at_cameras(twin, torch.tensor([2])):
-            assert torch.equal(trunk(images()), twin(images()))
+        expected = trunk(x)
+        assert torch.equal(twin(x), expected)
+        for layer in camera_layers(twin):
+            layer.running_mean += 1
+        assert torch.equal(trunk(x), expected) and not torch.allclose(twin(x), expected)
 
 
 # --- EmbAE ----------------------------------------------------------------------------------
@@ -348,9 +398,17 @@ def test_joint_embeddings_are_both_at_length_1_side_by_side():
 
 def test_old_descriptions_still_do_and_wrong_ones_are_named():
     old = embae().spec()
-    assert not {"output", "camera_parts", "cameras"} & set(old)
+    assert not {"output", "camera_parts", "camera_names", "cameras", "head"} & set(old)
     model = EmbAE.from_spec(old)
     assert (model.output, model.camera_parts, model.cameras) == ("z_id", "", 0)
+    assert model.camera_names == () and model.head == "dense"
+    counted = EmbAE.from_spec({**old, "camera_parts": "heads", "cameras": 2})
+    assert counted.camera_names == ("0", "1")  # of before cameras had names
+    for names in ("ab", ["a", 1], ["a", "a"], 3):
+        with pytest.raises(ValueError, match="camera_names are .*, which must be different names"):
+            EmbAE.from_spec({**old, "camera_parts": "heads", "camera_names": names})
+    with pytest.raises(ValueError, match=r"head of an EmbAE model is one of dense, own, none"):
+        EmbAE.from_spec({**old, "head": "wig"})
     with pytest.raises(ValueError, match=r"output.*'pixels'"):
         EmbAE.from_spec({**old, "output": "pixels"})
     with pytest.raises(ValueError, match="statistics by camera of 'eyes'"):
@@ -366,6 +424,42 @@ def test_a_model_learns_cameras_once():
             model.learn_cameras(parts, 2)
     with pytest.raises(ValueError, match=r"one of heads, trunk, .*\(it has: none\)"):
         embae().learn_cameras("f_nui", 2)
+
+
+def test_cameras_have_names():
+    model = embae()
+    model.learn_cameras("trunk", ["yard", "gate", "0"])
+    assert model.camera_names == ("yard", "gate", "0") and model.cameras == 3
+    assert model.camera_numbers(["0", "gate", "street", "yard", "gate"]).tolist() == [2, 1, -1, 0, 1]
+    assert model.camera_numbers([]).tolist() == []
+    assert EmbAE.from_spec(model.spec()).camera_names == model.camera_names
+    numbered = embae()
+    numbered.learn_cameras("heads", 3)
+    assert numbered.camera_names == ("0", "1", "2")
+
+
+def test_a_camera_named_twice_is_refused_and_nothing_is_changed():
+    model = embae()
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match=r"^duplicate camera names: gate, gate, yard$"):
+        model.learn_cameras("trunk", ["gate", "yard", "gate"])
+    assert model.spec() == before.spec() and same_weights(model, before)
+
+
+@pytest.mark.parametrize("parts", ["heads", "trunk"])
+def test_a_model_of_one_camera_is_the_model_at_that_camera(parts):
+    model, x = embae(parts, "joint"), images()
+    for camera in (0, 2, -1):
+        plain = model.of_camera(camera)
+        assert not camera_layers(plain) and (plain.camera_names, plain.camera_parts) == ((), "")
+        assert "camera_names" not in plain.spec()
+        rebuilt = EmbAE.from_spec(plain.spec())
+        rebuilt.load_state_dict(plain.state_dict())
+        with torch.inference_mode():
+            expected = model(x, torch.full((4,), camera))
+            torch.testing.assert_close(plain(x), expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(rebuilt.eval()(x), expected, atol=1e-5, rtol=1e-4)
+    assert model.cameras == CAMERAS  # the model itself is as it was
 
 
 @pytest.mark.parametrize("parts", ["heads", "trunk"])
@@ -407,6 +501,8 @@ def test_a_training_forward_normalises_by_camera(parts):
         model(x, camids.flip(0)[torch.arange(10) % 5 * 2])
     with pytest.raises(ValueError, match=r"be 0 to 2; it has cameras \[3\]"):
         model(x, torch.full((10,), CAMERAS))
+    with pytest.raises(ValueError, match="trained without the cameras of its images"):
+        model(x)
 
 
 @pytest.fixture(scope="module")

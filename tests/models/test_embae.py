@@ -91,6 +91,25 @@ def test_reset_nuisance_gives_fresh_heads_and_touches_nothing_else():
         model.reset_nuisance(0, None)
 
 
+def test_without_nuisance_heads_there_is_no_autoencoder_until_it_is_asked_for():
+    model = small(num_nuisance=0).double().eval()
+    assert model.f_nui is None and model.f_dec is None
+    assert [name for name, _ in model.named_children()] == ["trunk", "f_emb"]
+    rebuilt = EmbAE.from_spec(model.spec()).double()
+    rebuilt.load_state_dict(model.state_dict())
+    assert rebuilt.f_nui is None and rebuilt.spec() == model.spec()
+    before = model(images().double())
+    model.reset_nuisance(2, generator(4))
+    assert model.f_nui.num_heads == 2 and not model.f_nui.training and not model.f_dec.training
+    assert torch.equal(model(images().double()), before)
+    h = torch.randn(3, 256, dtype=torch.double, generator=generator(2))
+    z_nui = model.f_nui(h, torch.tensor([0, 1, 1]))
+    again = model.reconstruct(model.f_emb(h), z_nui)
+    assert again.shape == h.shape and again.dtype == torch.double
+    whole = small(num_nuisance=2)
+    assert model.spec() == whole.spec() and set(model.state_dict()) == set(whole.state_dict())
+
+
 def test_a_spec_rebuilds_the_shape_without_touching_the_random_state():
     model = small(num_classes=3, loss="triplet", order="bn_relu", num_nuisance=2)
     spec = model.spec()
@@ -144,7 +163,7 @@ def test_names_in_a_state_dict_stay():
         ({"z_nui_dim": -1}, "z_nui_dim of an EmbAE model must be at least 0, not -1"),
         ({"z_id_dim": 0}, "z_id_dim of an EmbAE model must be at least 1, not 0"),
         ({"order": "relu"}, "one of relu_bn, bn_relu"),
-        ({"num_nuisance": 0}, "at least one head"),
+        ({"num_nuisance": -1}, "num_nuisance of an EmbAE model must be at least 0, not -1"),
     ],
 )
 def test_impossible_models_are_refused(options, message):
