@@ -94,7 +94,9 @@ def test_cameras_from_folders(tmp_path):
     assert crops.counts() == {"gate": 1, "yard": 2}
     records = crops.records()
     assert records.pids is None and records.camids.tolist() == [0, 1, 1]
-    assert crops.numbers(["yard"]).tolist() == [-1, 0, 0]
+    assert records.camera_names() == crops.cameras == ("gate", "yard", "yard")
+    assert records.camera_table() == crops.camera_names == ("gate", "yard")
+    assert crops.numbers().tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from embae_plugin.data.feature_bank import (
 )
 from embae_plugin.data.image_bank import ImageBank
 from embae_plugin.data.records import ImageRecords
+from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
+from tests.crops_world import tell_apart
 from tests.engine.tiny import HEIGHT, WIDTH, tiny_store, two_layer_trunk, write_crops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -131,6 +134,64 @@ def test_features_can_be_trained_on(records, tmp_path):
         layer = torch.nn.Linear(12, 3)
         layer(features.flatten(0, 1)).square().mean().backward()
         assert layer.weight.grad.abs().sum() > 0
+
+
+# --- cameras --------------------------------------------------------------------------------
+
+
+def camera_model(names: tuple[str, ...]) -> EmbAE:
+    model = EmbAE.of_trunk(build_trunk("mobilenetv1_x0_25", "", torch.Generator().manual_seed(0)))
+    model.learn_cameras("trunk", names)
+    tell_apart(model)
+    return model.eval()
+
+
+def named(records: ImageRecords, names: dict[int, str]) -> ImageRecords:
+    """Records whose camera numbers go by these names."""
+    return replace(records, cameras=tuple(names[n] for n in records.camids.tolist()))
+
+
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_each_crop_takes_its_camera_s_statistics_by_name(records, tta):
+    """The model's number of a camera is another than the records', which have one it lacks."""
+    model, crops = camera_model(("yard", "gate")), named(records, {0: "gate", 1: "street"})
+    store = FeatureStore(HEIGHT, WIDTH, MEAN, STD)
+    got = store.features(model, crops, "crops", tta).features
+    pictures = opened(records, (HEIGHT, WIDTH))
+    for row, name in enumerate(crops.camera_names()):
+        plain = model.of_camera({"gate": 1, "street": -1}[name]).trunk
+        views = [pictures[row], tvf.hflip(pictures[row])][: 1 if tta == "none" else 2]
+        for view, picture in enumerate(views):
+            assert close(got[row, view], by_hand(plain, [picture])[0])
+            other = model.of_camera(0).trunk
+            assert not close(got[row, view], by_hand(other, [picture])[0])
+
+
+def test_cameras_and_their_names_change_the_key_of_a_model_that_knows_them(records, tmp_path):
+    model, store = camera_model(("0", "1")), tiny_store(tmp_path)
+    made = store.features(model, records, "crops")
+    swapped = store.features(model, named(records, {0: "1", 1: "0"}), "crops")
+    unseen = store.features(model, named(records, {0: "x", 1: "y"}), "crops")
+    assert len({made.key, swapped.key, unseen.key}) == 3
+    assert not close(made.features, swapped.features)
+    same = store.features(model, named(records, {0: "0", 1: "1"}), "crops")
+    assert same is made
+    again = tiny_store(tmp_path).features(model, records, "crops")  # from the folder
+    assert again.key == made.key and torch.equal(again.features, made.features)
+    plain = EmbAE.of_trunk(two_layer_trunk())
+    keys = {store.features(plain, one, "crops").key
+            for one in (records, named(records, {0: "x", 1: "y"}))}  # fmt: skip
+    assert len(keys) == 1
+
+
+def test_a_trunk_that_knows_cameras_needs_the_model_that_knows_their_names(records):
+    with pytest.raises(ValueError, match="needs its model, which knows the names"):
+        tiny_store().features(camera_model(("a",)).trunk, records, "crops")
+
+
+def test_a_model_without_cameras_and_its_trunk_have_the_same_features(records):
+    model, store = EmbAE.of_trunk(two_layer_trunk()), tiny_store()
+    assert store.features(model, records, "crops") is store.features(model.trunk, records, "crops")
 
 
 # --- nothing twice --------------------------------------------------------------------------

@@ -65,6 +65,51 @@ def test_merged_datasets_keep_their_people_apart():
     ]  # fmt: skip
 
 
+# --- names of cameras -----------------------------------------------------------------------
+
+
+def test_cameras_without_names_are_called_by_their_numbers():
+    records = ImageRecords.from_items(ITEMS)
+    assert records.cameras is None
+    assert records.camera_names() == ("1", "0", "5", "1", "5")
+    assert records.camera_table() == ("0", "1", "2", "3", "4", "5")
+
+
+def test_a_camera_is_named_by_its_dataset_and_number():
+    records = ImageRecords.from_items(ITEMS, ["market1501", "viper"])
+    assert records.camera_names() == (
+        "market1501:1", "market1501:0", "viper:5", "viper:1", "viper:5",
+    )  # fmt: skip
+    one = ImageRecords.from_items(ITEMS[2:], ["viper"])  # one name stands for all
+    assert one.camera_names() == ("viper:5", "viper:1", "viper:5")
+
+
+def test_the_table_names_every_number_those_without_a_crop_too():
+    records = ImageRecords.from_items(ITEMS[2:], ["viper"])
+    none = [f"no crop of camera {n}" for n in (0, 2, 3, 4)]
+    assert records.camera_table() == (none[0], "viper:1", *none[1:], "viper:5")
+    assert ImageRecords.from_items([], ["viper"]).camera_table() == ()
+    table = records.camera_table()
+    assert tuple(table[n] for n in records.camids) == records.camera_names()
+
+
+def test_names_stay_with_their_crops():
+    records = ImageRecords.from_items(ITEMS, ["a", "b"])
+    assert records.rows(np.array([4, 0, 4])).camera_names() == ("b:5", "a:1", "b:5")
+    assert records.part(1, 3).camera_names() == ("a:0", "b:5")
+    assert records.unlabelled().camera_names() == records.camera_names()
+    unnamed = ImageRecords.from_items(ITEMS)
+    assert unnamed.rows(np.array([4, 0])).cameras is None
+    assert records.fingerprint() == unnamed.fingerprint()
+
+
+def test_merged_datasets_keep_their_cameras_apart():
+    parts = [[("a", 5, 0, 9), ("b", 2, 1, 9)], [("c", 2, 0, 0)]]
+    records = merge_sources(parts, ["market1501", "viper"])
+    assert records.camera_names() == ("market1501:0", "market1501:1", "viper:0")
+    assert records.groups("camera").tolist() == [0, 1, 2]
+
+
 # --- from torchreid -------------------------------------------------------------------------
 
 
@@ -92,6 +137,10 @@ def test_load_data_lists_sources_and_an_unlabelled_target(root):
     assert len(data.query) == 3 * 2 and len(data.gallery) == 3 * 2 * 2
     assert set(data.query.pids.tolist()) == {5, 6, 7}
     assert sorted(set(data.target_train.camids.tolist())) == [0, 1]
+    for part in (data.target_train, data.query, data.gallery):
+        assert set(part.camera_names()) == {"market1501:0", "market1501:1"}
+    assert data.target_train.camera_table() == ("market1501:0", "market1501:1")
+    assert set(data.source.camera_names()) == {"viper:0", "viper:1"}
 
 
 def test_combineall_takes_the_sources_whole_and_the_target_as_before(root):
@@ -127,6 +176,8 @@ def test_a_data_manager_gives_the_same_records(root):
     for name in ("query", "gallery", "target_train"):
         assert getattr(theirs, name).paths == getattr(ours, name).paths
         assert np.array_equal(getattr(theirs, name).camids, getattr(ours, name).camids)
+        assert getattr(theirs, name).camera_names() == getattr(ours, name).camera_names()
     assert theirs.target_train.pids is None
+    assert set(theirs.source.camera_names()) == set(ours.source.camera_names())
     assert len(theirs.source) == len(ours.source) and theirs.train_loader is manager.train_loader
     assert ReIDData.from_datamanager(ours) is ours
