@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from embae_plugin.evaluation.equal_rows import equal_rows
+
 Ints = NDArray[np.int64]
 _BLOCK_BYTES = 2**27
 
@@ -54,12 +56,16 @@ class _Neighbours:
 
 @torch.inference_mode()
 def _neighbours(x: torch.Tensor, cameras: torch.Tensor, rows: torch.Tensor) -> _Neighbours:
-    """Nearest crops on the own camera and on others, block by block; ``x`` of length 1."""
+    """Nearest crops on the own camera and on others, block by block; ``x`` of length 1.
+
+    Of several equally near, as equal crops are, the first counts.
+    """
+    equal = equal_rows(x)
     step = max(1, _BLOCK_BYTES // (4 * len(x)))
     own, other, which, total = [], [], [], 0.0
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
-        distance = (2 - 2 * x[block] @ x.T).clamp_(min=0).sqrt_()
+        distance = equal.level((2 - 2 * x[block] @ x.T).clamp_(min=0).sqrt_())
         itself = (torch.arange(len(block), device=x.device), block)
         distance[itself] = 0
         total += float(distance.sum(dtype=torch.float64))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import dataclass
 from typing import Any
 from typing import Protocol as Interface
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from embae_plugin.evaluation.equal_rows import equal_rows
 from embae_plugin.evaluation.inputs import check_finite, take_rows, working_dtype
 
 MAX_ROWS = 256  # more rows make the matrix product no faster
 MIN_ROWS = 16  # fewer make it slow: rather cut the gallery, too
+LEVELLED_AT_ONCE = 2**12  # columns whose distances are taken from elsewhere
 MATCH_BYTES = 128  # what the ranks of one positive take while a block is scored
 
 
@@ -38,7 +42,8 @@ class EmbeddingDistances:
     """Squared Euclidean distances of embeddings, less the query's own squared norm.
 
     ``|q - g|^2 = |q|^2 - 2 q.g + |g|^2`` and the first term is the same along a row. The other
-    two are one matrix product, of ``[-2 q, 1]`` with ``[g, |g|^2]``.
+    two are one matrix product, of ``[-2 q, 1]`` with ``[g, |g|^2]``. Equal gallery embeddings
+    are equally far, whatever that product rounds: their distance is computed once.
 
     Args:
         q_emb: ``(num_query, dim)``; g_emb: ``(num_gallery, dim)``, any floating type.
@@ -69,6 +74,7 @@ class EmbeddingDistances:
         self._query = torch.cat([query.mul_(-2), torch.ones_like(query[:, :1])], dim=1)
         norms = torch.einsum("nd,nd->n", gallery, gallery)
         self._gallery = torch.cat([gallery, norms[:, None]], dim=1)
+        self._repeated = _repeated(gallery, self._gallery)
         self._buffers = threading.local()  # each thread's own
 
     @property
@@ -83,7 +89,54 @@ class EmbeddingDistances:
             # fresh memory for each block costs as much as the product
             buffer = self._buffers.buffer = self._query.new_empty(size)
         block = buffer[:size].view(shape)
-        return torch.mm(self._query[row_start:row_stop], self._gallery[start:stop].T, out=block)
+        query = self._query[row_start:row_stop]
+        torch.mm(query, self._gallery[start:stop].T, out=block)
+        for repeated in self._repeated:
+            repeated.level(block, query, start)
+        return block
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """Some gallery embeddings that occur more than once, and every place where they do.
+
+    Attributes:
+        once: ``(some, dim + 1)`` each of them, as it is multiplied with queries.
+        columns: the ascending gallery positions where they are.
+        which: which of them is at each position.
+    """
+
+    once: Tensor
+    columns: npt.NDArray[np.int64]
+    which: Tensor
+
+    def level(self, block: Tensor, query: Tensor, start: int) -> None:
+        """Give the places that lie in the block, columns from ``start`` on, one distance each.
+
+        It comes from a product that is the same whichever columns the block has.
+        """
+        left, right = np.searchsorted(self.columns, [start, start + block.shape[1]]).tolist()
+        if left == right:
+            return
+        distances = torch.mm(query, self.once.T)
+        for begin in range(left, right, LEVELLED_AT_ONCE):
+            some = slice(begin, min(begin + LEVELLED_AT_ONCE, right))
+            columns = torch.from_numpy(self.columns[some] - start).to(block.device)
+            block.index_copy_(1, columns, distances.index_select(1, self.which[some]))
+
+
+def _repeated(gallery: Tensor, factors: Tensor) -> list[_Repeated]:
+    """What occurs more than once, in parts that bound the memory of their distances."""
+    equal, parts = equal_rows(gallery), []
+    for first in range(0, len(equal.first), LEVELLED_AT_ONCE):
+        inside = (equal.group >= first) & (equal.group < first + LEVELLED_AT_ONCE)
+        once, which = (
+            torch.from_numpy(numbers).to(factors.device)
+            for numbers in (equal.first[first : first + LEVELLED_AT_ONCE],
+                            equal.group[inside] - first)
+        )  # fmt: skip
+        parts.append(_Repeated(factors[once], equal.rows[inside], which))
+    return parts
 
 
 class MatrixDistances:

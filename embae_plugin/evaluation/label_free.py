@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from embae_plugin.evaluation.change import gap_between_cameras
+from embae_plugin.evaluation.equal_rows import equal_rows
 
 MOST = 4096  # crops that are looked at: each is compared with all of them
 
@@ -51,15 +52,17 @@ def camera_mixing(views: torch.Tensor, camids: torch.Tensor) -> float:
 def mutual_neighbours(views: torch.Tensor, camids: torch.Tensor) -> float:
     """The share of crops whose nearest on another camera has them as its nearest on theirs.
 
-    Over all pairs of cameras; NaN for a single one.
+    Over all pairs of cameras; NaN for a single one. Of several equal crops the first is nearest.
     """
     x = F.normalize(views.mean(1), dim=1)
     cameras = torch.unique(camids).tolist()
     rows = {camera: x[camids == camera] for camera in cameras}
+    equal = {camera: equal_rows(some) for camera, some in rows.items()}
     mutual = total = 0
     for n, one in enumerate(cameras):
         for other in cameras[n + 1 :]:
-            near = rows[one] @ rows[other].T
+            near = equal[other].level(rows[one] @ rows[other].T)
+            equal[one].level(near.T)
             there, back = near.argmax(1), near.argmax(0)
             answered = int((back[there] == torch.arange(len(there), device=x.device)).sum())
             mutual, total = mutual + 2 * answered, total + sum(near.shape)

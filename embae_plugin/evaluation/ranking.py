@@ -2,7 +2,8 @@
 
 Rule for ties: a negative at exactly a positive's distance counts as nearer (the pessimistic
 order, so a model that maps everything to one point scores as badly as it should), and positives
-at one distance stand one after the other.
+at one distance stand one after the other. Equal gallery embeddings are at one distance, whatever
+a processor rounds; a matrix of distances is taken as it is.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embae_plugin.evaluation.equal_rows import EqualRows, equal_rows
+
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
@@ -54,21 +56,53 @@ def nearest(
 
     Returns:
         rows (Q, top) of the gallery, −1 where nothing more was found, and their cosine
-        similarities, in falling order.
+        similarities, in falling order. Equal gallery rows are equally similar, and equally
+        similar ones come in the order of their rows.
     """
     rows = np.arange(len(gallery)) if hidden is None else np.flatnonzero(~hidden)
     top = min(top, len(rows))
     if not top or not len(query):
         return np.zeros((len(query), 0), np.int64), np.zeros((len(query), 0), np.float32)
-    pool = gallery if hidden is None else np.ascontiguousarray(gallery[rows])
-    faiss = faiss_or_none()
-    if faiss is None:
-        if index != "flat":
-            logger.warning("--index %s needs faiss; comparing exactly instead", index)
-        similarity, found = _product(query, pool, top)
-    else:
-        similarity, found = _index(faiss, pool, index).search(query, top)
-    return np.where(found < 0, -1, rows[found]), similarity
+    pool = gallery if hidden is None else gallery[rows]
+    equal = equal_rows(torch.from_numpy(pool))
+    compared = np.ones(len(pool), bool)
+    compared[equal.rows] = False
+    compared[equal.first] = True  # for all that equal it
+    once = np.flatnonzero(compared)
+    similarity, found = _compare(query, pool[once] if len(equal.rows) else pool, top, index)
+    found = np.where(found < 0, -1, once[found])
+    if len(equal.rows):
+        found, similarity = _with_equals(found, similarity, equal, top)
+    order = np.lexsort((found, -similarity))
+    found = np.take_along_axis(found, order, 1)
+    return np.where(found < 0, -1, rows[found]), np.take_along_axis(similarity, order, 1)
+
+
+def _compare(query: Floats, gallery: Floats, top: int, index: str) -> tuple[Floats, Ints]:
+    top, faiss = min(top, len(gallery)), faiss_or_none()
+    if faiss is not None:
+        similarity, found = _index(faiss, np.ascontiguousarray(gallery), index).search(query, top)
+        return similarity, found
+    if index != "flat":
+        logger.warning("--index %s needs faiss; comparing exactly instead", index)
+    return _product(query, gallery, top)
+
+
+def _with_equals(
+    found: Ints, similarity: Floats, equal: EqualRows, top: int
+) -> tuple[Ints, Floats]:
+    """Up to ``top`` rows of each query: those found, each followed by those equal to it."""
+    groups = np.split(equal.rows[equal.group.argsort(kind="stable")],
+                      np.bincount(equal.group).cumsum()[:-1])  # fmt: skip
+    members = {row: some[:top] for row, some in zip(equal.first.tolist(), groups, strict=True)}
+    rows = np.full((len(found), top), -1, dtype=np.int64)
+    values = np.full((len(found), top), -np.inf, dtype=np.float32)
+    for n, line in enumerate(found.tolist()):
+        parts = [members.get(row, [row]) for row in line]
+        some = np.concatenate(parts)[:top]
+        rows[n, : len(some)] = some
+        values[n, : len(some)] = np.repeat(similarity[n], [len(part) for part in parts])[:top]
+    return rows, values
 
 
 def _product(query: Floats, gallery: Floats, top: int) -> tuple[Floats, Ints]:

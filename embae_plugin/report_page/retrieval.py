@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from embae_plugin.evaluation.equal_rows import equal_rows
 from embae_plugin.evaluation.protocols import Protocol
 from embae_plugin.report_page.pairing import UNKNOWN, Floats, Ints, Pair
 
@@ -40,16 +42,20 @@ class Entry:
 
 
 def distances(x: Floats, query: Ints, gallery: Ints) -> Floats:
-    """(Q, G) Euclidean distances; a crop's to itself is infinite."""
+    """(Q, G) Euclidean distances, equal to equal crops; a crop's to itself is infinite."""
     q, g = x[query], x[gallery]
     squared = (q * q).sum(1)[:, None] + (g * g).sum(1)[None] - 2 * (q @ g.T)
+    equal_rows(torch.from_numpy(g)).level(torch.from_numpy(squared))
     out: Floats = np.sqrt(np.maximum(squared, 0))
     out[query[:, None] == gallery[None, :]] = np.inf
     return out
 
 
 def per_query(pair: Pair, x: Floats, query: Ints, protocol: Protocol) -> PerQuery:
-    """Average precision and first hit of each query among the pair's gallery."""
+    """Average precision and first hit of each query among the pair's gallery.
+
+    Of equally far crops those of other people come first, as in the evaluator.
+    """
     parts = [_block(pair, x, query[i : i + _BLOCK], protocol)
              for i in range(0, len(query), _BLOCK)]  # fmt: skip
     return PerQuery(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -57,8 +63,8 @@ def per_query(pair: Pair, x: Floats, query: Ints, protocol: Protocol) -> PerQuer
 
 def _block(pair: Pair, x: Floats, query: Ints, protocol: Protocol) -> tuple[Doubles, Doubles]:
     gallery = pair.gallery
-    order = np.argsort(distances(x, query, gallery), axis=1, kind="stable")
     same, ignored = _same_and_ignored(pair, query, gallery, protocol)
+    order = np.lexsort((same, distances(x, query, gallery)))
     counts = ~np.take_along_axis(ignored, order, 1)
     hits = np.take_along_axis(same, order, 1) & counts
     rank, found = counts.cumsum(1), hits.cumsum(1)
@@ -83,7 +89,7 @@ def ranked_list(pair: Pair, x: Floats, row: int, protocol: Protocol, length: int
     query, gallery = np.array([row]), pair.gallery
     distance = distances(x, query, gallery)[0]
     same, ignored = (mask[0] for mask in _same_and_ignored(pair, query, gallery, protocol))
-    order = np.argsort(distance, kind="stable")[:length]
+    order = np.lexsort((same, distance))[:length]
     return [
         Entry(int(gallery[i]), float(distance[i]),
               "ignored" if ignored[i] else "right" if same[i] else "wrong")

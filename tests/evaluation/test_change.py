@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from embae_plugin.evaluation.change import measure_change
+from embae_plugin.evaluation.change import _neighbours, measure_change
 
 
 def on_circle(*degrees: float) -> torch.Tensor:
@@ -66,3 +67,16 @@ def test_other_crops_are_refused():
         measure_change(on_circle(0, 1), on_circle(0), np.zeros(2))
     with pytest.raises(ValueError, match="must be of the same crops"):
         measure_change(torch.zeros(0, 2), torch.zeros(0, 2), np.zeros(0))
+
+
+@pytest.mark.parametrize("count", range(4, 40))
+def test_equal_crops_are_equally_near(count):
+    """Of equal crops the first is nearest, and one on the own camera is not nearer."""
+    draw = torch.Generator().manual_seed(count)
+    person, camids = torch.arange(count) % 2, np.arange(count) // 2 % 2
+    before, after = (torch.randn(2, 257, generator=draw)[person] for _ in range(2))
+    assert measure_change(before, after, camids).new_neighbour == 0
+    alone = F.normalize(torch.randn(count, 257, generator=draw), dim=1)
+    alone[1:] = alone[1]  # the first crop is as far from all others, on its camera and off it
+    found = _neighbours(alone, torch.from_numpy(camids), torch.tensor([0]))
+    assert found.own == found.other and found.which == 2

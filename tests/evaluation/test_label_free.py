@@ -83,3 +83,10 @@ def test_one_camera_has_nothing_to_mix_or_to_answer():
 def test_what_is_no_set_of_crops(shape):
     with pytest.raises(ValueError, match=r"must be \(N, V, d\), of N crops, two at least"):
         measure(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
+
+
+@pytest.mark.parametrize("count", range(4, 40, 3))
+def test_of_equal_crops_the_first_is_answered(count):
+    views = torch.randn(1, 1, 65, generator=torch.Generator().manual_seed(0)).repeat(count, 2, 1)
+    found = measure(views, torch.arange(count) % 2, ["mutual_neighbours"])["mutual_neighbours"]
+    assert found == pytest.approx(2 / count)

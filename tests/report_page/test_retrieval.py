@@ -37,7 +37,7 @@ def test_means_are_the_evaluator_s(pair, name):
 
 
 def test_a_query_without_a_match_has_no_result():
-    pair = line([0, 1, 2], pids=[0, 0, 1], cameras=[0, 1, 1])
+    pair = line([0, 1, 3], pids=[0, 0, 1], cameras=[0, 1, 1])
     each = per_query(pair, pair.before, pair.query, PROTOCOLS["market"])
     np.testing.assert_array_equal(each.precision, [1, 1, np.nan])
     np.testing.assert_array_equal(each.first, [1, 1, np.nan])
@@ -92,3 +92,38 @@ def test_groups_are_by_average_precision(pair):
     assert groups["Most improved"].lists[0].query == np.argmax(gain)
     assert groups["Worst after adaptation"].lists[0].query == np.argmin(each[1].precision)
     assert len({pair.pids[one.query] for one in groups["Best after adaptation"].lists}) == 3
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+@pytest.mark.parametrize("once", [1, 7])
+@pytest.mark.parametrize("count", range(10, 40, 3))
+def test_equal_crops_tie_against_the_query(name, once, count):
+    """As in the evaluator, where distances themselves would be rounded apart."""
+    rng = np.random.default_rng(count)
+    x = rng.standard_normal((once, 257)).astype(np.float32)[rng.integers(once, size=count)]
+    x[:2] = rng.standard_normal((2, 257))
+    pids, cameras, rows = rng.integers(3, size=count), rng.integers(3, size=count), np.arange(count)
+    pair = Pair(tuple(map(str, rows)), cameras, ("a", "b", "c"), pids, tuple("pqr"),
+                x, x, rows, rows)  # fmt: skip
+    for query in (rows, rows[:1], rows[1:2]):
+        each = per_query(pair, x, query, PROTOCOLS[name])
+        ids = pids[query], pids, cameras[query], cameras
+        expected = evaluate_embeddings(x[query], x, *ids)[name]
+        first = each.first[np.isfinite(each.first)]
+        assert expected.queries == len(first) > 0
+        assert np.nanmean(each.precision) == pytest.approx(expected.mAP)
+        assert np.mean(first <= 5) == pytest.approx(expected.rank(5))
+    shown = ranked_list(pair, x, 1, PROTOCOLS[name], count)
+    kept = [entry.verdict for entry in shown if entry.verdict != "ignored"]
+    assert kept.index("right") + 1 == each.first[0]
+
+
+@pytest.mark.parametrize("count", range(3, 40))
+def test_equal_crops_are_neighbours_in_their_order(count):
+    x = np.repeat(np.random.default_rng(0).standard_normal((1, 257)), count, 0).astype(np.float32)
+    rows = np.arange(count)
+    pair = Pair(tuple(map(str, rows)), rows > 0, ("a", "b"), rows, tuple(map(str, rows)),
+                x, x, rows, rows)  # fmt: skip
+    x[0] = 1
+    found, _ = neighbours(pair, x, rows[:1], count - 1)
+    np.testing.assert_array_equal(found, [rows[1:]])
