@@ -48,9 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--block {arguments.block}: at least 1")
     with log_to(None, arguments.verbose):
         check_suffix(arguments.out)  # before the crops are listed, which may take long
+        bundle = model_of(arguments)
         crops = crops_of(arguments)
         logger.info("%s", describe_cameras(crops, to_learn=False))
-        bundle = model_of(arguments)
         work = Extraction(
             bundle, crops, arguments.out, not arguments.no_normalize, arguments.tta,
             arguments.max_bad, arguments.min_side, arguments.force,

@@ -11,6 +11,7 @@ import pytest
 
 from embae_plugin.cli.main import main
 from tests.crops_world import picture, write_checkpoint, write_crops
+from tests.networks import write_zoo_file
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MARK = "<!-- tested -->"
@@ -45,6 +46,7 @@ def world(tmp_path_factory) -> Path:
         picture(pid, 0, 8).save(root / "queries" / f"{pid}.jpg")
     picture(1, 1, 9).save(root / "person.jpg")
     write_checkpoint(root / "source.pth")
+    write_zoo_file(root / "osnet_x0_25_msmt17.pth")
     write_checkpoint(root / "adapted" / "adapted.pth", 1, ("cam_a", "cam_b", "cam_c"))
     return root
 
