@@ -5,12 +5,10 @@ Crops have the network's size here: resizing differs between Pillow and OpenCV, 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +20,13 @@ from embae_plugin.export import export_model
 from embae_plugin.export.torchreid_files import file_names, write_torchreid_files
 from embae_plugin.models.bundle import Bundle, InputSpec
 from tests.crops_world import picture
-from tests.export.torchreid_bundles import IMAGENET, TwoCameras, bundle_of, random_network
+from tests.export.torchreid_bundles import (
+    IMAGENET,
+    TwoCameras,
+    bundle_of,
+    random_network,
+    suit_deep_sort,
+)
 
 ARCHITECTURE = "osnet_x0_25"
 CAMERAS = (-1, 0, 1)
@@ -176,29 +180,16 @@ def test_torchreid_of_github(files, crops, expected, tmp_path):
 # --- trackers ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def deep_sort(monkeypatch) -> None:
-    """deep-sort-realtime 1.3.2 with what it needs of older surroundings.
-
-    It looks for torchreid's layout of GitHub, and for pkg_resources, which setuptools has dropped.
-    """
+def test_deep_sort_realtime(monkeypatch, files, crops, expected):
     pytest.importorskip("deep_sort_realtime")
-    if bridge.LAYOUT == "pypi":
-        monkeypatch.setitem(sys.modules, "torchreid.utils", bridge._utils)
-    if importlib.util.find_spec("pkg_resources") is None:
-        stub = SimpleNamespace(resource_filename=lambda package, name: f"{package}/{name}")
-        monkeypatch.setitem(sys.modules, "pkg_resources", stub)
-
-
-def test_deep_sort_realtime(deep_sort, files, crops, expected):
+    suit_deep_sort(monkeypatch)
     from deep_sort_realtime.deepsort_tracker import DeepSort
 
     frame, boxes = bgr_frame(crops)
-    for camera, path in zip(CAMERAS, files, strict=True):
-        tracker = DeepSort(embedder="torchreid", embedder_model_name=ARCHITECTURE,
-                           embedder_wts=str(path), embedder_gpu=False)  # fmt: skip
-        found = [([x, y, right - x, bottom - y], 0.9, "person") for x, y, right, bottom in boxes]
-        agree(np.stack(tracker.generate_embeds(frame, found)), expected[camera])
+    tracker = DeepSort(embedder="torchreid", embedder_model_name=ARCHITECTURE,
+                       embedder_wts=str(files[1]), embedder_gpu=False)  # fmt: skip
+    found = [([x, y, right - x, bottom - y], 0.9, "person") for x, y, right, bottom in boxes]
+    agree(np.stack(tracker.generate_embeds(frame, found)), expected[0])
 
 
 def test_roboflow_reid(files, crops, expected, tmp_path, recwarn):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -15,8 +20,9 @@ IMAGENET = InputSpec(256, 128, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 State = dict[str, torch.Tensor]
 
 
+@cache
 def random_network(name: str = "osnet_x0_25") -> nn.Module:
-    """A network of the zoo with random weights, and statistics that fit noise images."""
+    """A zoo network with random weights, and statistics that fit noise; not to be changed."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         network = bridge.build_model(name, num_classes=5, pretrained=False)
@@ -57,3 +63,15 @@ class TwoCameras:
 
 def bundle_of(model: Any, cameras: tuple[str, ...] = ("gate", "hall 2")) -> Bundle:
     return Bundle(model, IMAGENET, cameras)
+
+
+def suit_deep_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older surroundings that deep-sort-realtime 1.3.2 needs.
+
+    It looks for torchreid's layout of GitHub, and for pkg_resources, which setuptools has dropped.
+    """
+    if bridge.LAYOUT == "pypi":
+        monkeypatch.setitem(sys.modules, "torchreid.utils", bridge._utils)
+    if importlib.util.find_spec("pkg_resources") is None:
+        stub = SimpleNamespace(resource_filename=lambda package, name: f"{package}/{name}")
+        monkeypatch.setitem(sys.modules, "pkg_resources", stub)
