@@ -7,7 +7,8 @@ have in common:
 
 - a dict with ``state_dict``: tensors under torchreid's own keys, no classifier, no ``module.``;
 - ``model_name``, ``img_size`` and ``preprocess`` beside it, which BoxMOT from 23 on reads;
-- the ending ``.pt``, without which BoxMOT from 23 on does not open a file, and a name that begins
+- the ending ``.pth``, as torchreid has it, and for the same file ``.pt`` as well, without which
+  BoxMOT from 23 on does not open one; and a name that begins
   with the architecture's, by which BoxMOT before 23 and its forks tell the network;
 - nothing but tensors and plain values, so that torch loads it with ``weights_only=True``.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,10 @@ LONGEST = 50  # characters of a camera's name; in UTF-8 four bytes each, of 255 
 
 
 def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
-    """Writes ``<architecture>.pt`` and, for each camera, ``<architecture>_<camera>.pt``.
+    """Writes ``<architecture>.pth`` and, for each camera, ``<architecture>_<camera>.pth``.
+
+    Each has a second name that ends in ``.pt``; it is the same file on the disk, where links can
+    be had.
 
     Args:
         bundle: a model whose trunk is a network of torchreid's zoo.
@@ -50,7 +55,7 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
             normalise theirs.
         OSError: a file cannot be written.
     """
-    model: Any = bundle.model
+    model = bundle.model
     name, spec = model.architecture, bundle.input
     if not name:
         raise ValueError("its network is none of torchreid's: no tracker could build it")
@@ -69,7 +74,7 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
         content = {
             "state_dict": {
                 # A copy of its own: a view would be saved with all that it is a view of.
-                key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                key: value.clone(memory_format=torch.contiguous_format)
                 for key, value in state.items()
                 if not key.startswith("classifier")
             },
@@ -78,11 +83,21 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
             "preprocess": "resize",  # stretched, not padded; so BoxMOT calls it
             "camera": "" if camera == UNKNOWN else bundle.camera_names[camera],
         }
-        path = Path(folder) / f"{stem}.pt"
+        path = Path(folder) / f"{stem}.pth"
         with replacing(path) as draft:
             torch.save(content, draft)
+        _also_as(path.with_suffix(".pt"), path)
         written.append(path)
     return written
+
+
+def _also_as(name: Path, path: Path) -> None:
+    """A second name for a file, or a copy where the file system has no links."""
+    name.unlink(missing_ok=True)
+    try:
+        name.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, name)
 
 
 def file_names(cameras: Iterable[str]) -> list[str]:

@@ -92,7 +92,7 @@ def bgr_frame(crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_file_for_unknown_cameras_and_one_for_each_camera(files, model):
     assert [path.name for path in files] == [
-        "osnet_x0_25.pt", "osnet_x0_25_gate.pt", "osnet_x0_25_hall_2.pt"
+        "osnet_x0_25.pth", "osnet_x0_25_gate.pth", "osnet_x0_25_hall_2.pth"
     ]  # fmt: skip
     own = random_network(ARCHITECTURE).state_dict()
     for camera, path in zip(CAMERAS, files, strict=True):
