@@ -74,8 +74,8 @@ def measure_speeds(cfg: CfgNode, repeats: int = 3) -> Speeds:
         people = np.arange(cfg.train.batch_size) // cfg.sampler.num_instances
         one = np.zeros(len(people), dtype=np.int64)
         records = ImageRecords((str(crop),) * len(people), one, one, people)
-        store = FeatureStore(cfg.data.height, cfg.data.width, cfg.data.norm_mean,
-                             cfg.data.norm_std, device)  # fmt: skip
+        store = FeatureStore(cfg.data.height, cfg.data.width, model.trunk.norm_mean,
+                             model.trunk.norm_std, device)  # fmt: skip
         data = ReIDData(sources=["noise"], source=records)
         node = cfg.embae.embedding
         engine = ImageEmbeddingEngine(

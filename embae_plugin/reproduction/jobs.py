@@ -155,7 +155,7 @@ def _seeded(kind: Job, seed: int, out: Path, root: str) -> Job:
     elif {*cfg.data.sources, *cfg.data.targets} <= set(SPECS):
         cfg.data.root = str(out / "reid-data")
     cfg.embae.variants = variants_for(kind.rows)
-    check_config(cfg)
     if cfg.loss.name != "embae" or not cfg.data.targets:
         raise ValueError("the tables need loss.name embae and a target (data.targets)")
+    check_config(cfg)
     return replace(kind, seed=seed, cfg=cfg)

@@ -18,7 +18,7 @@ from embae_plugin.benchmark.stock import NORM, build_model, read_records
 from embae_plugin.config import get_default_config
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.engine.reconstruction import ReconstructionPhase
-from embae_plugin.models.trunks import fuse_for_inference
+from embae_plugin.models.inference import freeze
 from tests.benchmark import tiny
 
 
@@ -36,7 +36,7 @@ def test_a_recomputed_step_gives_the_cached_steps_loss_and_weights(
     phase.start()
     phase.start_epoch(0)
     bank = store.images(read_records(context.crops(256, 1, 1), "train"), "crops")
-    trunk = fuse_for_inference(model.trunk)
+    trunk = freeze(model.trunk, (tiny.TINY.height, tiny.TINY.width))
 
     h = recomputed_features(phase, trunk, bank, 0)
     torch.testing.assert_close(h, phase.rows[phase.plan[0]], rtol=1e-3, atol=1e-4)

@@ -95,11 +95,11 @@ def test_a_model_that_knows_cameras_takes_one(form, bundle, tmp_path):
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
     model = copy.deepcopy(bundle.model)
-    model.learn_cameras("trunk", 2)
+    model.learn_cameras("trunk", ["left", "right"])
     for name, value in model.named_buffers():
         if name.startswith("trunk") and name.endswith("running_mean"):
             value += torch.arange(3.0)[:, None] * 0.05  # so that cameras differ
-    two = Bundle(model, bundle.input, ("left", "right"))
+    two = Bundle(model, bundle.input)
     path = tmp_path / f"m.{ENDINGS[form]}"
     about = export_model(two, path, form)
     assert about["camera_names"] == ["left", "right"]

@@ -11,6 +11,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from embae_plugin import FeatureExtractor, ReID
+from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.door import open_model
 from tests.crops_world import HEIGHT, WIDTH, write_checkpoint
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -91,16 +93,28 @@ UNKNOWN = [2, -2, 0.5, float("nan"), "z", "", 2**70, object(), {"a": 0, "b": 1},
 @pytest.mark.parametrize("cameras", UNKNOWN, ids=lambda value: type(value).__name__)
 def test_cameras_that_the_model_does_not_know(reid, cameras):
     with pytest.raises(ValueError, match="camera"):
-        reid.camera_numbers(cameras, 2)
+        reid.embedder.camera_numbers(cameras, 2)
 
 
 @pytest.mark.parametrize(("cameras", "numbers"), [
     (1, [1, 1]), ("b", [1, 1]), (np.int8(1), [1, 1]), (torch.tensor(1), [1, 1]), (-1, [-1, -1]),
     (["b", None], [1, -1]), ([1.0, 0], [1, 0]), (torch.tensor([1, 0]), [1, 0]), (range(2), [0, 1]),
+    ("unknown", [-1, -1]), (["a", "unknown"], [0, -1]), (np.array(["b", "a"]), [1, 0]),
     (np.array(["b", None], dtype=object), [1, -1]), ((c for c in "ba"), [1, 0]),
 ], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_cameras_in_all_forms(reid, cameras, numbers):
-    assert reid.camera_numbers(cameras, 2).tolist() == numbers
+    assert reid.embedder.camera_numbers(cameras, 2).tolist() == numbers
+
+
+def test_a_model_without_cameras_takes_none_by_name(reid, checkpoint):
+    bundle = open_model(checkpoint)
+    plain = ReID(Bundle(bundle.model.of_camera(0), bundle.input), "cpu")
+    z = plain.embed([PIXELS, PIXELS[::-1]])
+    for cameras in (None, "unknown", -1, [None, "unknown"], ["unknown", -1]):
+        assert np.array_equal(plain.embed([PIXELS, PIXELS[::-1]], cameras=cameras), z)
+    for cameras in ("a", 0, ["a", "b"], [None, 1]):
+        with pytest.raises(ValueError, match=r"this model knows no cameras, .*leave the camera out"):
+            plain.embed([PIXELS, PIXELS[::-1]], cameras=cameras)
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "a", None, float("nan")])

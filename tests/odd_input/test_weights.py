@@ -138,6 +138,9 @@ ODD_FIELDS = [
     ("spec", {"order": []}), ("spec", {"loss": 3}), ("spec", {"more": 1}), ("spec", {"output": 3}),
     ("spec", {"camera_parts": "heads", "cameras": "2"}),
     ("spec", {"camera_parts": "heads", "cameras": -1}), ("spec", {"camera_parts": "x"}),
+    *[("spec", {"camera_parts": "heads", "camera_names": names})
+      for names in (None, 3, "abc", [1], ["a", "a"], [], ["a", None], {"a": 0})],
+    ("spec", {"head": "own"}), ("spec", {"head": "none"}), ("spec", {"head": None}),
     ("input", {"height": "a"}), ("input", {"height": -3}), ("input", {"height": 32.5}),
     ("input", {"height": 10**9}), ("input", {"width": [1]}), ("input", {"width": torch.ones(2)}),
     ("input", {"norm_mean": None}), ("input", {"norm_mean": [0.0]}),
@@ -153,9 +156,21 @@ def test_descriptions_that_are_impossible(good, tmp_path, part, change):
         open_model(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("names", [3, "abc", [1], ["a", "a"], ["a"], {"a": 0}, ["a", None]], ids=str)
+def test_names_of_cameras_where_earlier_releases_kept_them(tmp_path, names):
+    """Beside the description, which counted cameras only."""
+    payload = load_checkpoint(write_checkpoint(tmp_path / "x.pth", cameras=("a", "b")))
+    del payload["spec"]["camera_names"]
+    payload["spec"]["cameras"] = 2
+    torch.save({**payload, "camera_names": ["c", "d"]}, tmp_path / "x.pth")
+    assert open_model(tmp_path / "x.pth").camera_names == ("c", "d")
+    torch.save({**payload, "camera_names": names}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth"):
+        open_model(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("change", [
-    {"camera_names": None}, {"camera_names": 3}, {"camera_names": "abc"}, {"camera_names": [1]},
-    {"camera_names": ["a", "a"]}, {"version": "1"}, {"version": torch.ones(2)}, {"format": None},
+    {"version": "1"}, {"version": torch.ones(2)}, {"format": None},
     {"done": "no"}, {"done": torch.ones(2)}, {"done": False}, {"input": None}, {"input": {}},
 ], ids=str)  # fmt: skip
 def test_entries_that_are_impossible(good, tmp_path, change):
@@ -188,7 +203,9 @@ def test_bundles_are_not_saved_over_something_else(good, tmp_path, kind):
 def test_a_bundle_in_a_folder_of_any_name_comes_back(model, tmp_path):
     path = tmp_path / "日本 ä" / "a b.pth"
     spec = InputSpec(32, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    save_bundle(path, Bundle(model, spec, ("ö 1", "")))
+    model = copy.deepcopy(model)
+    model.learn_cameras("heads", ["ö 1", ""])
+    save_bundle(path, Bundle(model, spec))
     read = open_model(path)
     assert read.input == spec and read.camera_names == ("ö 1", "")
     assert all(torch.equal(value, read.model.state_dict()[key])
