@@ -15,17 +15,23 @@ import pytest
 import torch
 from PIL import Image
 
+from embae_plugin import ReID
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.export import export_model
 from embae_plugin.export.torchreid_files import file_names, write_torchreid_files
-from embae_plugin.models.bundle import Bundle, InputSpec
-from tests.crops_world import picture
+from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.input_spec import InputSpec
+from tests.crops_world import picture, tiny_embae
 from tests.export.torchreid_bundles import (
     IMAGENET,
-    TwoCameras,
+    State,
     bundle_of,
+    by_torchreid,
     random_network,
+    state_of,
     suit_deep_sort,
+    with_cameras,
 )
 
 ARCHITECTURE = "osnet_x0_25"
@@ -33,14 +39,19 @@ CAMERAS = (-1, 0, 1)
 
 
 @pytest.fixture(scope="module", params=["random", "msmt17"])
-def model(request) -> TwoCameras:
+def weights(request) -> State:
     """OSNet with random weights, and torchreid's own trained on MSMT17."""
     if request.param == "random":
-        return TwoCameras(random_network(ARCHITECTURE).state_dict())
-    weights = Path(os.environ.get("EMBAE_TEST_WEIGHTS", "")) / f"{ARCHITECTURE}_msmt17.pth"
-    if not weights.is_file():
-        pytest.skip(f"EMBAE_TEST_WEIGHTS names no folder with {weights.name}")
-    return TwoCameras(torch.load(weights, weights_only=True, map_location="cpu"))
+        return random_network(ARCHITECTURE).state_dict()
+    path = Path(os.environ.get("EMBAE_TEST_WEIGHTS", "")) / f"{ARCHITECTURE}_msmt17.pth"
+    if not path.is_file():
+        pytest.skip(f"EMBAE_TEST_WEIGHTS names no folder with {path.name}")
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(weights) -> EmbAE:
+    return with_cameras(weights, arch=ARCHITECTURE)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +68,15 @@ def crops() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def expected(model, crops) -> dict[int, np.ndarray]:
+def expected(model, weights, crops) -> dict[int, np.ndarray]:
     """Embeddings of the crops for each camera, (6, 512)."""
     pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET.norm_mean, IMAGENET.norm_std))
-    found = {camera: model.embed((pixels - mean) / std, camera).numpy() for camera in CAMERAS}
+    x = (pixels - mean) / std
+    found = {
+        camera: by_torchreid(state_of(model, weights, camera), x, ARCHITECTURE).numpy()
+        for camera in CAMERAS
+    }
     assert np.abs(found[0] - found[1]).max() > 0.01 < np.abs(found[0] - found[-1]).max()
     return found
 
@@ -90,7 +105,7 @@ def bgr_frame(crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 # --- the files --------------------------------------------------------------------------------
 
 
-def test_a_file_for_unknown_cameras_and_one_for_each_camera(files, model):
+def test_a_file_for_unknown_cameras_and_one_for_each_camera(files, model, weights):
     assert [path.name for path in files] == [
         "osnet_x0_25.pth", "osnet_x0_25_gate.pth", "osnet_x0_25_hall_2.pth"
     ]  # fmt: skip
@@ -101,15 +116,22 @@ def test_a_file_for_unknown_cameras_and_one_for_each_camera(files, model):
         assert content["model_name"] == ARCHITECTURE and content["img_size"] == [256, 128]
         state = content["state_dict"]
         assert set(state) == {key for key in own if not key.startswith("classifier")}
-        for key, value in model.torchreid_state(camera).items():
-            assert key.startswith("classifier") or torch.equal(state[key], value)
+        for key, value in state_of(model, weights, camera).items():
+            passed_over = key.startswith("classifier") or "num_batches" in key
+            assert passed_over or torch.equal(state[key], value)
+
+
+def test_the_model_itself_gives_each_camera_s_embeddings(model, crops, expected):
+    names = {0: "gate", 1: "hall 2", -1: "unknown"}
+    reid = ReID(bundle_of(model), "cpu")
+    for camera, name in names.items():
+        agree(reid.embed(crops, cameras=name, normalize=False, tta="none"), expected[camera])
 
 
 def test_a_file_holds_its_own_camera_alone(files, tmp_path):
     """A row of a model's statistics is a view of all cameras' rows, which torch would save too."""
-    model = TwoCameras(random_network(ARCHITECTURE).state_dict())
-    model.rows = {key: rows.repeat(100, 1) for key, rows in model.rows.items()}
-    path = write_torchreid_files(Bundle(model, IMAGENET), tmp_path)[0]
+    many = with_cameras(random_network(ARCHITECTURE).state_dict(), [str(n) for n in range(9)])
+    path = write_torchreid_files(bundle_of(many), tmp_path)[0]
     assert path.stat().st_size < 1.05 * files[0].stat().st_size
 
 
@@ -128,15 +150,14 @@ def test_boxmot_takes_no_camera_for_a_vehicle_dataset(camera):
 
 
 def test_a_network_that_is_none_of_torchreids_is_refused(tmp_path):
-    other = TwoCameras(random_network().state_dict(), architecture="")
     with pytest.raises(ValueError, match="none of torchreid's"):
-        write_torchreid_files(bundle_of(other), tmp_path / "new")
+        write_torchreid_files(bundle_of(tiny_embae(0, ("gate",))), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_another_normalisation_is_refused(tmp_path):
     spec = InputSpec(256, 128, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    bundle = Bundle(TwoCameras(random_network().state_dict()), spec)
+    bundle = Bundle(with_cameras(random_network().state_dict()), spec)
     with pytest.raises(ValueError, match="normalise by ImageNet's"):
         write_torchreid_files(bundle, tmp_path)
 

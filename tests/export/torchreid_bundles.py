@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.models.bundle import Bundle, InputSpec
+from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.camera_norm import CameraNorm
+from embae_plugin.models.embae import EmbAE
+from embae_plugin.models.input_spec import InputSpec
+from tests.crops_world import tell_apart
 
 IMAGENET = InputSpec(256, 128, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NAMES = ("gate", "hall 2")
 State = dict[str, torch.Tensor]
 
 
@@ -34,35 +38,41 @@ def random_network(name: str = "osnet_x0_25") -> nn.Module:
     return network.eval()
 
 
-class TwoCameras:
-    """What the files are written from: a network whose statistics differ between cameras."""
-
-    def __init__(self, state: Mapping[str, torch.Tensor], architecture: str = "osnet_x0_25"):
-        self.architecture = architecture
-        self.shared, self.rows = dict(state), {}
-        random = torch.Generator().manual_seed(1)
-        for key, mean in state.items():
-            if key.endswith("running_mean"):
-                spread = state[key.replace("mean", "var")].sqrt()
-                # A row each for the unknown camera and for two others, as a model keeps them.
-                noise = torch.randn(3, len(mean), generator=random)
-                self.rows[key] = mean + 0.1 * spread * noise
-
-    def torchreid_state(self, camera: int) -> State:
-        return {**self.shared, **{key: rows[camera + 1] for key, rows in self.rows.items()}}
-
-    def embed(self, images: torch.Tensor, camera: int) -> torch.Tensor:
-        """What that camera's file must give, by torch alone: every weight in its place."""
-        state = self.torchreid_state(camera)
-        classes = len(state["classifier.weight"])
-        network = bridge.build_model(self.architecture, num_classes=classes, pretrained=False)
-        network.load_state_dict(state)
-        with torch.inference_mode():
-            return network.eval()(images)
+def with_cameras(
+    state: Mapping[str, torch.Tensor], names: Sequence[str] = NAMES, arch: str = "osnet_x0_25"
+) -> EmbAE:
+    """torchreid's network with these weights, and statistics that differ between cameras."""
+    model = EmbAE.of_network(f"torchreid:{arch}")
+    for part in (model.trunk.net, model.f_emb):
+        part.load_state_dict({key: state[key] for key in part.state_dict()})
+    model.learn_cameras("trunk", names)
+    tell_apart(model)
+    return model.eval()
 
 
-def bundle_of(model: Any, cameras: tuple[str, ...] = ("gate", "hall 2")) -> Bundle:
-    return Bundle(model, IMAGENET, cameras)
+def state_of(model: EmbAE, state: Mapping[str, torch.Tensor], camera: int) -> State:
+    """What that camera's file must hold: the network's weights, and that camera's statistics."""
+    rows = {}
+    for part in (model.trunk.net, model.f_emb):
+        for name, layer in part.named_modules():
+            if isinstance(layer, CameraNorm):
+                rows[f"{name}.running_mean"] = layer.running_mean[camera]
+                rows[f"{name}.running_var"] = layer.running_var[camera]
+    assert {key for key in state if ".running_" in key} == set(rows)
+    return {**state, **rows}
+
+
+def by_torchreid(state: State, images: torch.Tensor, arch: str = "osnet_x0_25") -> torch.Tensor:
+    """torchreid's own network with every weight in its place."""
+    classes = len(state["classifier.weight"])
+    network = bridge.build_model(arch, num_classes=classes, pretrained=False)
+    network.load_state_dict(state)
+    with torch.inference_mode():
+        return network.eval()(images)
+
+
+def bundle_of(model: EmbAE) -> Bundle:
+    return Bundle(model, IMAGENET)
 
 
 def suit_deep_sort(monkeypatch: pytest.MonkeyPatch) -> None:
