@@ -12,10 +12,10 @@ import pytest
 from embae_plugin.export.torchreid_files import write_torchreid_files
 from tests.crops_world import write_checkpoint, write_crops
 from tests.export.torchreid_bundles import (
-    TwoCameras,
     bundle_of,
     random_network,
     suit_deep_sort,
+    with_cameras,
 )
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "use_in_a_tracker.md"
@@ -37,8 +37,8 @@ def world(tmp_path_factory) -> Path:
         crop.rename(crop.with_suffix(".jpg"))
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     cv2.imwrite(str(root / "frame.jpg"), noise)
-    model = TwoCameras(random_network().state_dict())
-    write_torchreid_files(bundle_of(model, ("cam_a", "cam_b")), root / "adapted" / "torchreid")
+    model = with_cameras(random_network().state_dict(), ("cam_a", "cam_b"))
+    write_torchreid_files(bundle_of(model), root / "adapted" / "torchreid")
     write_checkpoint(root / "adapted" / "adapted.pth", 1, ("cam_a", "cam_b"))
     return root
 
