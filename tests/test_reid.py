@@ -12,12 +12,27 @@ from embae_plugin import FeatureExtractor, ReID
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.image_bank import CorruptImageError
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.engine.scoring import embed_records
+from embae_plugin.embedder import embed_records
+from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.camera_norm import camera_layers
 from embae_plugin.models.door import open_model
 from embae_plugin.models.input_spec import InputSpec
-from tests.crops_world import HEIGHT, WIDTH, picture, write_checkpoint, write_crops
+from tests.crops_world import (
+    HEIGHT,
+    INPUT,
+    WIDTH,
+    picture,
+    tell_apart,
+    tiny_embae,
+    write_checkpoint,
+    write_crops,
+)
 from tests.engine.tiny import tiny_store
+from tests.threads import one_thread
+
+__all__ = ["one_thread"]
+
+CAMERAS = ("gate",) * 3 + ("street",) * 2 + ("yard",) * 3  # of the 8 crops; one is not known
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +47,11 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_same_as_in_the_evaluation(world, tta, normalize):
     reid, paths, _ = world
-    zeros = np.zeros(len(paths), dtype=np.int64)
-    records = ImageRecords(tuple(paths), zeros, zeros)
+    numbers = np.array([5] * 3 + [0] * 2 + [1] * 3)  # in the data set; the model has its own
+    records = ImageRecords(tuple(paths), numbers, numbers * 0, None, CAMERAS)
     expected = embed_records(reid.model, tiny_store(), records, "t", tta, normalize)
-    got = reid.embed(paths, tta=tta, normalize=normalize, batch_size=3)
+    cameras = ["unknown" if name == "street" else name for name in CAMERAS]
+    got = reid.embed(paths, cameras=cameras, tta=tta, normalize=normalize, batch_size=3)
     assert got.dtype == np.float32 and got.shape == (8, 8)
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-5, rtol=1e-4)
     assert not np.allclose(got[0], got[-1], atol=1e-2)
@@ -100,10 +116,12 @@ def test_files_that_cannot_be_read_are_all_named(world, tmp_path):
 
 def test_cameras_are_names_numbers_or_unknown(world):
     reid, paths, _ = world
-    assert reid.camera_numbers(["gate", 1, None, -1], 4).tolist() == [0, 1, -1, -1]
-    assert reid.camera_numbers("yard", 2).tolist() == [1, 1]
-    assert reid.camera_numbers(np.array([0, 1]), 2).tolist() == [0, 1]
-    assert reid.camera_numbers(None, 2) is None
+    numbers = reid.embedder.camera_numbers
+    assert numbers(["gate", 1, None, -1, "unknown"], 5).tolist() == [0, 1, -1, -1, -1]
+    assert numbers("yard", 2).tolist() == [1, 1]
+    assert numbers("unknown", 2).tolist() == [-1, -1]
+    assert numbers(np.array([0, 1]), 2).tolist() == [0, 1]
+    assert numbers(None, 2) is None
     with pytest.raises(ValueError, match=r"does not know camera 'street' \(known: gate, yard\)"):
         reid.embed(paths[:1], cameras="street")
     with pytest.raises(ValueError, match="does not know camera 2"):
@@ -112,22 +130,36 @@ def test_cameras_are_names_numbers_or_unknown(world):
         reid.embed(paths[:2], cameras=["gate"])
 
 
+@pytest.mark.parametrize("output", ["z_id", "h", "joint"])
 @pytest.mark.parametrize("parts", ["trunk", "heads"])
-def test_each_image_is_embedded_by_its_camera_s_statistics(world, parts):
-    reid, paths, root = world
-    bundle = open_model(root)
-    bundle.model.learn_cameras(parts, 2)
-    for number, layer in enumerate(camera_layers(bundle.model)):
-        layer.running_mean += torch.tensor([[0.3], [-0.2], [0.0]]) * (1 + number % 3)
-    ours = ReID(bundle, "cpu")
-    cameras = ["yard", "gate", None, "gate", "yard", "yard", None, "gate"]
+def test_each_image_is_embedded_by_its_camera_s_statistics(world, parts, output):
+    _, paths, _ = world
+    plain, model = tiny_embae(), tiny_embae()
+    model.learn_cameras(parts, ["gate", "yard"])
+    tell_apart(model, by=0.5)
+    plain.output = model.output = output
+    before, ours = ReID(Bundle(plain, INPUT), "cpu"), ReID(Bundle(model, INPUT), "cpu")
+    cameras = ["yard", "gate", None, "gate", "yard", "yard", "unknown", "gate"]
     got = ours.embed(paths, cameras=cameras)
-    alone = [ours.embed(p, cameras=c) for p, c in zip(paths, cameras, strict=True)]
+    alone = [ours.embed(p, cameras=c or "unknown") for p, c in zip(paths, cameras, strict=True)]
     np.testing.assert_allclose(got, np.concatenate(alone), atol=1e-5)
-    np.testing.assert_allclose(got[2], reid.embed(paths[2])[0], atol=1e-5)  # never seen: as it was
-    assert not np.allclose(got[0], reid.embed(paths[0])[0], atol=1e-2)
-    many = ours.embed(paths * 40, cameras=cameras * 40)  # enough of them to fold the trunk
+    for row in (2, 6):  # never seen: as it was
+        np.testing.assert_allclose(got[row], before.embed(paths[row])[0], atol=1e-5)
+    changed = not np.allclose(got[0], before.embed(paths[0])[0], atol=1e-2)
+    assert changed == (parts == "trunk" or output != "h")
+    of_yard = ReID(Bundle(model.of_camera(1), INPUT), "cpu")
+    np.testing.assert_allclose(got[[0, 4, 5]], of_yard.embed([paths[n] for n in (0, 4, 5)]),
+                               atol=1e-5)  # fmt: skip
+    many = ours.embed(paths * 40, cameras=cameras * 40)  # enough of them to freeze the trunk
     np.testing.assert_allclose(many, np.tile(got, (40, 1)), atol=1e-5)
+
+
+def test_numbers_are_the_model_s_whatever_order_names_have():
+    model = tiny_embae(cameras=("yard", "gate"))
+    reid, image = ReID(Bundle(model, INPUT), "cpu"), picture(0, 0, 0)
+    by_name = reid.embed(image, cameras="yard")
+    assert np.array_equal(reid.embed(image, cameras=0), by_name)
+    assert not np.allclose(reid.embed(image, cameras=1), by_name, atol=1e-2)
 
 
 def test_weights_that_change_are_seen_however_many_images_went_before(world):
@@ -184,7 +216,7 @@ def test_the_stand_in_s_settings(world):
         assert FeatureExtractor(model_path=root).device.type == "cpu"
 
 
-def test_the_stand_in_hands_other_models_to_torchreid(monkeypatch, tmp_path):
+def test_the_stand_in_hands_a_name_alone_to_torchreid(monkeypatch):
     calls = []
 
     class Stock:
@@ -197,13 +229,23 @@ def test_the_stand_in_hands_other_models_to_torchreid(monkeypatch, tmp_path):
             return ("theirs", given)
 
     monkeypatch.setattr(bridge, "FeatureExtractor", Stock)
-    weights = tmp_path / "osnet.pth"
-    torch.save({"state_dict": {}}, weights)
-    extractor = FeatureExtractor("osnet_x1_0", str(weights), (128, 64), device="cpu")
+    extractor = FeatureExtractor("osnet_x1_0", "", (128, 64), device="cpu")
     assert extractor("a.jpg") == ("theirs", "a.jpg") and extractor.model == "theirs"
     settings = {"pixel_norm": True, "device": "cpu", "verbose": True, "image_size": (128, 64)}
-    assert calls == [(("osnet_x1_0", str(weights)), settings)]
+    assert calls == [(("osnet_x1_0", ""), settings)]
+    with pytest.raises(ValueError, match="camera 'gate': this model knows no cameras"):
+        extractor("a.jpg", camera="gate")
+    with pytest.raises(ValueError, match="camera 'gate': osnet_x1_0 as it comes knows no cameras"):
+        FeatureExtractor("osnet_x1_0", device="cpu", camera="gate")
     with pytest.raises(ValueError, match="model_path must name"):
         FeatureExtractor()
-    with pytest.raises(ValueError, match="not an EmbAE checkpoint"):
-        FeatureExtractor(model_path=weights)
+    with pytest.raises(ValueError, match="model_name 'osnet' is not in torchreid's zoo"):
+        FeatureExtractor("osnet", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["", "osnet_x1_0"])
+def test_the_stand_in_s_file_without_weights(tmp_path, name):
+    weights = tmp_path / "osnet.pth"
+    torch.save({"state_dict": {}}, weights)
+    with pytest.raises(ValueError, match=r"osnet\.pth holds no weights: it is empty"):
+        FeatureExtractor(name, weights, device="cpu")
