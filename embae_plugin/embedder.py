@@ -29,6 +29,7 @@ from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.frozen import FrozenTrunks
 from embae_plugin.models.inference import inference_format
 from embae_plugin.models.input_spec import InputSpec
+from embae_plugin.models.weight_files import few
 from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 TTA = ("none", "flip")
 UNKNOWN = "unknown"  # stands for a camera that the model has never seen
 _LONG = 2000  # images that take some seconds on a CPU
+_SHOWN = 6  # names in a message
 
 
 class Embedder:
@@ -133,17 +135,17 @@ class Embedder:
         table.update({name: n for n, name in enumerate(names)})
         keys = [_camera_key(camera) for camera in cameras]
         pairs = zip(cameras, keys, strict=True)
-        unknown = sorted({repr(camera) for camera, key in pairs if key not in table})
+        unknown = sorted({_shown(camera) for camera, key in pairs if key not in table})
         if unknown and not names:
             raise ValueError(
-                f"camera {', '.join(unknown[:5])}: this model knows no cameras, and embeds all "
+                f"camera {few(unknown, _SHOWN)}: this model knows no cameras, and embeds all "
                 "alike; leave the camera out"
             )
         if unknown:
             raise ValueError(
-                f"the model does not know camera {', '.join(unknown[:5])} (known: "
-                f"{', '.join(names)}); give {UNKNOWN!r} for a camera that it has not been adapted "
-                "to"
+                f"the model does not know camera {few(unknown, _SHOWN)} (known: "
+                f"{few(names, _SHOWN)}); give {UNKNOWN!r} for a camera that it has not been "
+                "adapted to"
             )
         return torch.tensor([table[key] for key in keys], dtype=torch.long) if names else None
 
@@ -152,10 +154,10 @@ class Embedder:
         if names and not self._warned:
             self._warned = True
             logger.warning(
-                "this model was adapted to the cameras %s%s and is not told which of them took "
+                "this model was adapted to the cameras %s and is not told which of them took "
                 "these images, so much of what it gained is lost: name the camera (cameras= or "
                 "camera= in Python), or say %r for another one",
-                ", ".join(names[:6]), ", …" if len(names) > 6 else "", UNKNOWN,
+                few(names, _SHOWN), UNKNOWN,
             )  # fmt: skip
 
     def _batches(self, items: Sequence[Any], step: int, bgr: bool) -> Iterator[torch.Tensor]:
@@ -166,10 +168,15 @@ class Embedder:
         for start in tqdm(starts, desc="embed", unit="batch", disable=short):
             block = items[start : start + step]
             if all(isinstance(item, torch.Tensor) for item in block):
-                yield tensor_batch(block, spec, self.device)
+                yield tensor_batch(block, spec, self.device, start)
             else:
                 pixels = torch.from_numpy(decoded(block, spec, bgr, start)).to(self.device)
                 yield normalise(pixels, spec.norm_mean, spec.norm_std)
+
+
+def _shown(camera: Any) -> str:
+    """A camera in a message of one line."""
+    return " ".join(repr(camera).split())[:60]
 
 
 def _camera_key(camera: Any) -> Any:
@@ -192,10 +199,8 @@ def tell_unknown(model: EmbAE, cameras: Iterable[str]) -> str:
     if not model.camera_names or not unknown:
         return ""
     words = (
-        f"the model was not adapted to the camera(s) {', '.join(unknown[:6])}"
-        f"{', …' if len(unknown) > 6 else ''}, whose crops it embeds as those of a camera never "
-        f"seen (it knows {', '.join(model.camera_names[:6])}"
-        f"{', …' if model.cameras > 6 else ''})"
+        f"the model was not adapted to the camera(s) {few(unknown, _SHOWN)}, whose crops it "
+        f"embeds as those of a camera never seen (it knows {few(model.camera_names, _SHOWN)})"
     )
     logger.warning("%s", words)
     return words

@@ -14,7 +14,6 @@ from embae_plugin.data.image_bank import CorruptImageError
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.embedder import embed_records
 from embae_plugin.models.bundle import Bundle
-from embae_plugin.models.camera_norm import camera_layers
 from embae_plugin.models.door import open_model
 from embae_plugin.models.input_spec import InputSpec
 from tests.crops_world import (
@@ -93,7 +92,7 @@ def test_sizes_are_brought_to_the_input(world):
     [
         (np.zeros((4, 4, 3), np.float32), "float32"),
         (np.zeros((4, 4, 1), np.uint8), r"uint8 \(4, 4, 1\)"),
-        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\)"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\).*np\.repeat"),
         (torch.zeros(1, 4, 4), r"shape \(1, 4, 4\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "torch.int64"),
         (torch.full((3, 4, 4), 200.0), r"from 200 to 200: images are in \[0, 1\]"),

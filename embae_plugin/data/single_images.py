@@ -24,6 +24,8 @@ def as_items(images: Any) -> Sequence[Any]:
     if isinstance(images, (str, Path, Image.Image)):
         return [images]
     if isinstance(images, (np.ndarray, torch.Tensor)):
+        if images.ndim == 2 and isinstance(images, np.ndarray):
+            return [images]  # grey: refused with what to do
         if images.ndim not in (3, 4):
             raise ValueError(
                 f"an image of shape {tuple(images.shape)}: arrays are (H, W, 3) or (N, H, W, 3), "
@@ -47,8 +49,8 @@ def _pixels(item: Any, height: int, width: int, bgr: bool) -> NDArray[np.uint8]:
     if isinstance(item, torch.Tensor):
         check_image_tensor(item)
         values = _unit_range(item[None])[0].permute(1, 2, 0).mul(255).round().clamp(0, 255)
-        item = values.to(torch.uint8).cpu().numpy()
-    if isinstance(item, np.ndarray):
+        item = Image.fromarray(values.to(torch.uint8).cpu().numpy())
+    elif isinstance(item, np.ndarray):
         _check_array(item)
         item = Image.fromarray(np.ascontiguousarray(item[..., ::-1] if bgr else item))
     if not isinstance(item, Image.Image):
@@ -147,19 +149,39 @@ def _scaled(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
 
 
 def tensor_batch(
-    images: Sequence[torch.Tensor], spec: InputSpec, device: torch.device | str = "cpu"
+    images: Sequence[torch.Tensor],
+    spec: InputSpec,
+    device: torch.device | str = "cpu",
+    first: int = 0,
 ) -> torch.Tensor:
     """Normalised float (B, 3, height, width) on ``device`` from single tensor images.
+
+    Args:
+        first: number of the first one among those that the caller has, for messages.
 
     Raises:
         ValueError: see :func:`check_image_tensor`; also values out of range.
     """
-    for image in images:
-        check_image_tensor(image)
-    images = [image.to(device) for image in images]
-    if len({(image.shape, image.dtype) for image in images}) == 1:
-        pixels = _scaled(torch.stack(images), spec)
-    else:
-        pixels = torch.cat([_scaled(image[None], spec) for image in images])
+    try:
+        for image in images:
+            check_image_tensor(image)
+        moved = [image.to(device) for image in images]
+        if len({(image.shape, image.dtype) for image in moved}) == 1:
+            pixels = _scaled(torch.stack(moved), spec)
+        else:
+            pixels = torch.cat([_scaled(image[None], spec) for image in moved])
+    except ValueError:
+        _refuse_first_bad(images, first)
+        raise
     mean, std = pixels.new_tensor(spec.norm_mean), pixels.new_tensor(spec.norm_std)
     return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+def _refuse_first_bad(images: Sequence[torch.Tensor], first: int) -> None:
+    """Raises what is wrong with the first of the images that is no image, and its number."""
+    for number, image in enumerate(images, first):
+        try:
+            check_image_tensor(image)
+            _unit_range(image[None])
+        except ValueError as error:
+            raise ValueError(f"image {number} (counted from 0): {error}") from None
