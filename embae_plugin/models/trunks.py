@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.models import timm_nets
+from embae_plugin.models import timm_nets, zoo
 from embae_plugin.models.inference import trunk_fingerprint
+from embae_plugin.models.recognition import recognise
 from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
 from embae_plugin.models.weight_files import State, read_state
 
@@ -85,8 +86,9 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
             ``mobilenetv1_x0_5`` and ``mobilenetv1_x0_25`` (narrow), ``torchreid:NAME`` (a model of
             torchreid's zoo) or a name of timm's.
         weights: ``""`` for random ones, ``imagenet`` for those that timm or torchreid publish,
-            fetched on first use, or a file of weights for this network. A file in TF-slim's
-            arrangement given for ``mobilenetv1`` makes it ``mobilenetv1_tf``.
+            fetched on first use, a file of weights for this network, or ``torchreid:ARCH/DATA``
+            (see :func:`zoo.fetch`). A file in TF-slim's arrangement given for ``mobilenetv1``
+            makes it ``mobilenetv1_tf``.
         generator: of random weights; None for torch's global one.
 
     Raises:
@@ -94,6 +96,8 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
             another network.
         FileNotFoundError: weights that are not there, or cannot be fetched.
     """
+    if weights.startswith(_TORCHREID):
+        weights = str(zoo.fetch(weights))
     state = _read(weights) if weights not in ("", "imagenet") else None
     if name == "mobilenetv1" and state is not None and is_tf_slim(state):
         logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
@@ -108,7 +112,10 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
     if state is not None:
         if name == "mobilenetv1_tf":
             state = from_tf_slim(state)
-        load_exactly(trunk.net, state, ignored, name, weights)
+        try:
+            load_exactly(trunk.net, state, ignored, name, weights)
+        except ValueError as error:
+            raise ValueError(f"{error}{_recognised(state, weights)}") from None
         trunk.weights = str(weights)
     level = logging.INFO if weights else logging.DEBUG  # random ones are mostly loaded over
     logger.log(level, "trunk %s, %d features, weights: %s", name, trunk.feature_dim, trunk.weights)
@@ -138,6 +145,14 @@ def build_network(
     trunk = Trunk(name, parts.net, parts.width, _IMAGENET_MEAN, _IMAGENET_STD, size=parts.size,
                   evaluated=parts.evaluated)  # fmt: skip
     return trunk, parts.fc
+
+
+def _recognised(state: State, weights: str) -> str:
+    """Which of torchreid's networks the weights are of, as an advice; "" if of none."""
+    try:
+        return f". They are those of embae.trunk torchreid:{recognise(state, '', weights)}"
+    except ValueError:
+        return ""
 
 
 def _read(weights: str) -> State:

@@ -15,6 +15,7 @@ from embae_plugin.models import zoo
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.door import holds_embae, open_model
 from embae_plugin.models.published_models import published_model
+from embae_plugin.models.trunks import build_trunk
 from tests.crops_world import INPUT, tiny_embae, write_crops
 from tests.networks import random_network, real_zoo_file, write_zoo_file
 
@@ -141,3 +142,12 @@ def test_an_architecture_that_does_not_fit_or_is_not_needed(tmp_path):
 def test_a_file_name_is_no_ground(tmp_path):
     path = write_zoo_file(tmp_path / "resnet50_msmt17.pth")
     assert open_model(path).model.architecture == "osnet_x0_25"
+
+
+def test_trunk_weights_of_another_network_say_whose_they_are(tmp_path):
+    path = write_zoo_file(tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="They are those of embae.trunk torchreid:osnet_x0_25"):
+        build_trunk("mobilenetv1", str(path))
+    trunk = build_trunk("torchreid:osnet_x0_25", str(path))
+    state = random_network().state_dict()
+    assert torch.equal(trunk.net.conv1.conv.weight, state["conv1.conv.weight"])
