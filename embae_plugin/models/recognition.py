@@ -68,8 +68,7 @@ def recognise(state: Mapping[str, torch.Tensor], arch: str = "", file_name: str 
 
 def architectures() -> list[str]:
     """Names of torchreid's own models, without those that others registered in it."""
-    table = bridge._model_table()
-    return sorted(name for name, make in table.items() if make.__module__.startswith("torchreid."))
+    return bridge.own_models()
 
 
 def parameter_count(arch: str) -> int:
