@@ -101,6 +101,7 @@ _NOT_NEGATIVE = (
     "embae.clusters.constant_rounds",
     "embae.clusters.weight_decay",
     "embae.adapt.least_kept",
+    "embae.adapt.flip_fall",
 )
 # torchreid's settings that would change a result and that loss.name embae does not follow.
 _NOT_OF_EMBAE: dict[str, Any] = {

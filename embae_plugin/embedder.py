@@ -237,3 +237,11 @@ def embed_stored(
         embed = partial(model.embed_features, camids=camera[None])
         found[rows] = embed_views(embed, features[rows], normalize)
     return found
+
+
+def embed_each_view(
+    model: EmbAE, features: torch.Tensor, records: ImageRecords
+) -> torch.Tensor:
+    """Embeddings (N, V, d), each view's by itself, of trunk features (N, V, D) of N listed crops."""
+    views = [embed_stored(model, features[:, [n]], records) for n in range(features.shape[1])]
+    return torch.stack(views, dim=1)

@@ -1,6 +1,7 @@
 """The recommended adaptation to unlabelled crops, step by step: what `embae adapt` runs.
 
-1. Batch norm statistics of each camera, in the whole network.
+1. Batch norm statistics of each camera, in the whole network; undone where they do not suit it
+   (:mod:`statistics_guard`).
 2. Pseudo-labels: clusters of crops taught as if they were people, to the trunk (method ``trunk``)
    or, in seconds, to f_emb alone (``heads``). Where the clusters do not look like people, as
    where nearly everyone was photographed once or twice, this step is left out, and said so.
@@ -28,6 +29,7 @@ from embae_plugin.engine.autoencoder import ImageAutoencoderEngine
 from embae_plugin.engine.beyond import cluster_settings
 from embae_plugin.engine.clusters import ImageClusterEngine, NotPeople
 from embae_plugin.engine.norm import ImageNormEngine
+from embae_plugin.engine.statistics_guard import FlipAgreement, Undo, agreement
 from embae_plugin.engine.transfer import VARIANTS, ImageTransferEngine
 from embae_plugin.losses import Bottleneck
 from embae_plugin.models.camera_norm import has_batch_norm
@@ -102,9 +104,9 @@ def adapt(
     setting = _Setting(data, store, cfg, save_dir, common)
     if method == "reconstruction":
         return _reconstruct(model, setting, has_autoencoder)
-    history, words = _statistics(model, setting)
+    history, words = _statistics(model, target.unlabelled(), setting)
     if method == "norm":
-        model.output = model.learned_output
+        model.output = model.learned_output if model.camera_parts else model.output
         return Adapted(model, history, {"method": words})
     return _learn_clusters(model, setting, history, words)
 
@@ -133,7 +135,9 @@ def check_adaptable(model: EmbAE, method: str) -> None:
         )
 
 
-def _statistics(model: EmbAE, setting: _Setting) -> tuple[list[dict[str, Any]], str]:
+def _statistics(
+    model: EmbAE, target: ImageRecords, setting: _Setting
+) -> tuple[list[dict[str, Any]], str]:
     """The first step, as far as the network has layers for it; what was done, in words."""
     kinds = normalisations(model)
     if not kinds.get("batch norm"):
@@ -141,9 +145,17 @@ def _statistics(model: EmbAE, setting: _Setting) -> tuple[list[dict[str, Any]], 
         logger.warning("%s has no batch norm (its normalisation: %s), so there are no statistics "
                        "by camera", model.trunk.name, names)  # fmt: skip
         return [], f"no statistics by camera, since the network has no batch norm (but {names})"
+    undo, before = Undo(model), agreement(model, setting.store, target)
     history = ImageNormEngine(setting.data, model, "trunk", **setting.common).run(
         setting.save_dir, 1
     )
+    found = FlipAgreement(before, agreement(model, setting.store, target))
+    history[-1].update(flip_agreement_before=found.before, flip_agreement_after=found.after)
+    doubt = found.doubt(setting.cfg.embae.adapt.flip_fall)
+    if doubt:
+        logger.warning("statistics by camera are left out: %s", doubt)
+        undo.apply(model)
+        return history, f"no statistics by camera, because {doubt}"
     whole = "network" if model.learned_output == "z_id" else "trunk"
     words = f"batch norm statistics of each camera in the whole {whole}"
     others = [f"{count} layers of {name}" for name, count in kinds.items() if name != "batch norm"]

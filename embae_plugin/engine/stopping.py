@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.embedder import embed_stored
+from embae_plugin.embedder import embed_each_view
 from embae_plugin.engine.reconstruction import ReconstructionPhase
 from embae_plugin.engine.schedule import seeded
 from embae_plugin.evaluation.label_free import LAST, MEASURES, MOST, RULES, measure
@@ -56,11 +56,9 @@ class Watch:
         model.eval()
         features = self.features[self.drawn.to(self.features.device)]
         records = self.records.rows(self.drawn.numpy())
-        views = [
-            embed_stored(model, features[:, [n]], records) for n in range(features.shape[1])
-        ]
+        views = embed_each_view(model, features, records)
         names = tuple(MEASURES) if every else (self.rule,)
-        return measure(torch.stack(views, dim=1), torch.from_numpy(records.camids), names)
+        return measure(views, torch.from_numpy(records.camids), names)
 
     def after_epoch(self, epoch: int, every: bool) -> dict[str, float]:
         """Measures; after the last epoch, puts the best one's weights back.
