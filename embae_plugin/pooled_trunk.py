@@ -60,7 +60,14 @@ def network_parts(name: str, build_model: Callable[..., Any]) -> NetworkParts:
     whole = _build(name, build_model, pretrained=False)
     for part in [part for part, _ in whole.named_children() if part.startswith("classifier")]:
         setattr(whole, part, nn.Identity())
+    if hasattr(whole, "use_gpu"):
+        whole.register_forward_pre_hook(_follow_images)
     return NetworkParts(whole, None, feature.shape[1], size, evaluated=True)
+
+
+def _follow_images(net: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    """HACNN makes coordinates on the processor, and moves them by a switch of its constructor."""
+    net.use_gpu = inputs[0].is_cuda
 
 
 def _feature(model: Any) -> tuple[torch.Tensor, tuple[int, int]] | None:
