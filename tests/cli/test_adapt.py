@@ -364,7 +364,7 @@ def test_a_model_without_an_autoencoder_learns_one_on_the_crops(world):
 
 
 def test_an_adapted_model_is_not_adapted_again(world, capsys):
-    assert main([*COMMAND, "embae.adapt.method", "norm"]) == 0
+    assert main([*COMMAND, "embae.adapt.method", "norm", "embae.adapt.flip_fall", "2"]) == 0
     again = ["--images", "crops", "--checkpoint", "out", "--out", "again"]
     assert main(["adapt", *again]) == 2
     assert "has been adapted to cameras already" in capsys.readouterr().err
