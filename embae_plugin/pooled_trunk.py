@@ -62,12 +62,19 @@ def network_parts(name: str, build_model: Callable[..., Any]) -> NetworkParts:
         setattr(whole, part, nn.Identity())
     if hasattr(whole, "use_gpu"):
         whole.register_forward_pre_hook(_follow_images)
+    for part in whole.children():
+        part.register_forward_hook(_in_plain_order)
     return NetworkParts(whole, None, feature.shape[1], size, evaluated=True)
 
 
 def _follow_images(net: Any, inputs: tuple[torch.Tensor, ...]) -> None:
     """HACNN makes coordinates on the processor, and moves them by a switch of its constructor."""
     net.use_gpu = inputs[0].is_cuda
+
+
+def _in_plain_order(_: Any, inputs: Any, output: Any) -> Any:
+    """PCB and MuDeep view their maps as rows, which no map in channels_last order can be."""
+    return output.contiguous() if isinstance(output, torch.Tensor) else output
 
 
 def _feature(model: Any) -> tuple[torch.Tensor, tuple[int, int]] | None:

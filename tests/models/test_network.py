@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.embedder import Embedder
 from embae_plugin.models import EmbAE
 from embae_plugin.models.camera_norm import CameraNorm, at_cameras, camera_layers
+from embae_plugin.models.input_spec import InputSpec
 from tests.crops_world import tell_apart
 from tests.engine.tiny import same_weights
 from tests.networks import random_network
@@ -108,7 +110,7 @@ def test_what_the_model_says_of_itself(both):
 
 
 def test_no_weight_is_lost_but_the_classifiers(both):
-    arch, net, model = both
+    _, net, model = both
     ours = {**model.trunk.net.state_dict(), **model.f_emb.state_dict()}
     theirs = {k: v for k, v in net.state_dict().items() if not k.startswith("classifier")}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
@@ -286,7 +288,7 @@ def test_a_network_of_timm_s_is_a_trunk_with_nothing_behind():
     with torch.no_grad():
         x = torch.randn(2, 3, 32, 16)
         assert torch.equal(model(x), model.trunk(x))
-    with pytest.raises(ValueError, match=r"^a model with the trunk mobilenetv1_x0_25 .* is none of"):
+    with pytest.raises(ValueError, match=r"^a model with the trunk mobilenetv1_x0_25 .* is none"):
         model.torchreid_state()
 
 
@@ -296,6 +298,21 @@ def test_embae_s_own_head_on_a_trunk_of_torchreids_is_none_of_its_networks():
     assert model.architecture == "" and model.head == "dense" and model.learned_output == "h"
     with pytest.raises(ValueError, match="EmbAE's embedding layer is none of torchreid's networks"):
         model.torchreid_state()
+
+
+@pytest.mark.parametrize("arch", ["pcb_p4", "mudeep", "hacnn"])
+def test_whole_networks_are_embedded_in_any_order_of_memory(arch):
+    """Two of them view maps as rows; on a processor images go through in channels_last."""
+    model = EmbAE.of_network(f"torchreid:{arch}").eval()
+    spec = InputSpec(*model.trunk.size, (0.5,) * 3, (0.5,) * 3)
+    pixels = torch.rand(4, 3, *model.trunk.size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model((pixels - 0.5) / 0.5)
+        embedder = Embedder(model, spec, torch.device("cpu"))
+        found = embedder.images(pixels, normalize=False, tta="none")
+        assert close(found, expected, 1e-5)
+        last = model((pixels.contiguous(memory_format=torch.channels_last) - 0.5) / 0.5)
+        assert close(last, expected, 1e-5)
 
 
 def test_hacnn_computes_where_its_images_are():
