@@ -61,6 +61,7 @@ class Beyond:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.clustered: dict[str, EmbAE] = {}  # by stage: a row may show another's model
 
     def norm(self, parts: str) -> EmbAE:
         """Statistics by camera in ``parts``."""
@@ -89,10 +90,12 @@ class Beyond:
         """Pseudo-labels from a model's embeddings."""
         node = self.run.cfg.embae.clusters
         rounds = node.rounds if learn == "heads" else node.trunk_rounds
-        return self.run.stage(
-            renamed(ImageClusterEngine, stage), model, rounds, learn=learn,
-            **cluster_settings(node), precision=self.run.cfg.embae.embedding.precision, **more,
-        )  # fmt: skip
+        if stage not in self.clustered:
+            self.clustered[stage] = self.run.stage(
+                renamed(ImageClusterEngine, stage), model, rounds, learn=learn,
+                **cluster_settings(node), precision=self.run.cfg.embae.embedding.precision, **more,
+            )  # fmt: skip
+        return self.clustered[stage]
 
     def supervised(self, learn: str, stage: str) -> EmbAE:
         """The training of ``clusters-trunk`` or ``-heads`` with true identities for clusters."""
