@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from yacs.config import CfgNode
 
 from embae_plugin.config_arguments import (
@@ -144,9 +145,10 @@ def _merge_file(cfg: CfgNode, path: Path, seen: tuple[Path, ...] = ()) -> set[st
     if path.resolve() in seen:
         raise ValueError(f"{path}: its _BASE_ files name each other in a circle")
     try:
-        with path.open(encoding="utf-8") as stream:
-            loaded = CfgNode.load_cfg(stream)
-    except Exception as error:
+        # yacs's own reader runs the code of a file that ends in .py
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = CfgNode({} if content is None else content)
+    except (yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path}: not a readable yaml configuration ({error})") from None
     base, given = loaded.pop("_BASE_", ""), set()
     if base:

@@ -242,6 +242,6 @@ def embed_stored(
 def embed_each_view(
     model: EmbAE, features: torch.Tensor, records: ImageRecords
 ) -> torch.Tensor:
-    """Embeddings (N, V, d), each view's by itself, of trunk features (N, V, D) of N listed crops."""
+    """Embeddings (N, V, d) of trunk features (N, V, D) of N listed crops, each view apart."""
     views = [embed_stored(model, features[:, [n]], records) for n in range(features.shape[1])]
     return torch.stack(views, dim=1)

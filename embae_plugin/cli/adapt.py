@@ -19,7 +19,7 @@ import logging
 from pathlib import Path
 
 from embae_plugin.cli.crop_arguments import add_checkpoint_arguments, add_crop_arguments, crops_of
-from embae_plugin.config import load_config
+from embae_plugin.config import check_config, load_config
 from embae_plugin.data.records import load_data
 from embae_plugin.engine.adaptation_summary import summary_text
 from embae_plugin.engine.crop_adaptation import TORCHREID_FILES, CropAdaptation
@@ -48,9 +48,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed {arguments.seed}: from 0 to {2**32 - 1}")
+    other = [key for key in arguments.opts[0::2] if not key.startswith("embae.")]
+    if other:
+        raise ValueError(
+            f"{', '.join(other)}: embae adapt follows settings that begin with embae., and its own "
+            "flags (--seed, --device, --height, --width, --root)"
+        )
     cfg = load_config("", arguments.opts)
     cfg.train.seed, cfg.data.root = arguments.seed, arguments.root
     cfg.data.sources, cfg.data.targets = list(arguments.sources), []
+    cfg.loss.name, cfg.model.name, cfg.embae.stages = "embae", "embae_mobilenetv1", ["autoencoder"]
+    check_config(cfg)
     if arguments.sources and cfg.embae.adapt.method != "reconstruction":
         raise ValueError(
             f"--sources are for embae.adapt.method reconstruction alone; it is "

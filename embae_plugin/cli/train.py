@@ -26,6 +26,7 @@ from embae_plugin.evaluation.curves import plot_curves
 from embae_plugin.evaluation.report import (
     Row,
     dropped_note,
+    kept_rows,
     plot_scores,
     score_table,
     write_results,
@@ -53,12 +54,10 @@ LISTS = ("sources", "targets", "transforms")
 def config_of(arguments: argparse.Namespace) -> CfgNode:
     """The checked configuration of a command line."""
     options, names = _options_apart(arguments)
-    cfg = load_config(arguments.config_file, options)
-    if arguments.root:
-        cfg.data.root = arguments.root
+    flags = ["data.root", arguments.root] if arguments.root else []
     for name in LISTS:
-        if names[name]:
-            cfg.data[name] = names[name]
+        flags += [f"data.{name}", str(names[name])] if names[name] else []
+    cfg = load_config(arguments.config_file, [*flags, *options])  # pairs come last, as torchreid's
     check_config(cfg)
     return cfg
 
@@ -106,16 +105,20 @@ def run_config(cfg: CfgNode) -> list[Row]:
     if distributed.rank():
         work = Run(cfg)
         return work.evaluate() if cfg.test.evaluate else work.train()
-    if not cfg.test.evaluate:
-        write_text(save_dir / "config.yaml", cfg.dump())
+    kept = save_dir / "config.yaml"
+    if not cfg.test.evaluate and not kept.exists():
+        write_text(kept, cfg.dump())
     if cfg.loss.name != "embae":
         run_stock(cfg)
+        write_text(kept, cfg.dump())
         return []
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(log_dir=str(save_dir / "tensorboard")) as writer:
         work = Run(cfg, writer)
         rows = work.evaluate() if cfg.test.evaluate else work.train()
+    if not cfg.test.evaluate:  # not before: a refused run leaves a finished one's as it is
+        write_text(kept, cfg.dump())
     if rows:
         report(cfg, rows, work)
     return rows
@@ -125,8 +128,10 @@ def report(cfg: CfgNode, rows: list[Row], work: Run) -> None:
     """Prints the table; writes results.json, scores.png, history.json and curves.png."""
     save_dir, target = Path(cfg.data.save_dir), cfg.data.targets[0]
     seconds = {stage: round(value, 1) for stage, value in work.seconds.items()}
-    write_results(save_dir / "results.json", target, rows, sources=list(cfg.data.sources),
-                  seed=cfg.train.seed, seconds=seconds)  # fmt: skip
+    results = save_dir / "results.json"
+    about = {"sources": list(cfg.data.sources), "seed": cfg.train.seed}
+    kept = kept_rows(results, target, about, {row["variant"] for row in rows})
+    write_results(results, target, [*kept, *rows], **about, seconds=seconds)
     plot_scores(save_dir / "scores.png", target, rows)
     if work.history:
         write_text(save_dir / "history.json", json.dumps(work.history, indent=1) + "\n")

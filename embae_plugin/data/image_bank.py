@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -229,8 +231,9 @@ class ImageBank:
         if pixels is not None:
             self.place = "memory"
         elif cache_dir or not fits:
-            folder = Path(cache_dir or tempfile.gettempdir())
+            folder = Path(cache_dir or tempfile.mkdtemp(prefix="embae-"))  # for its owner alone
             if not cache_dir:
+                weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
                 logger.warning("%s: %.1f GB do not fit in memory; decoding to %s. embae.cache_dir "
                                "names another folder", label, size / 1e9, folder)  # fmt: skip
             self.place = "file"

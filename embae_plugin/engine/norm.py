@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.camera_statistics import camera_count, estimate
 from embae_plugin.engine.loop import OneStep, Phase
@@ -39,6 +40,10 @@ class ImageNormEngine(StageEngine):
         if self.data.target_train is None or not len(self.data.target_train):
             raise ValueError("there are no target images: name a target that is not a source")
         self.parts, self.stage = parts, f"norm-{parts}"
+
+    def learns_from(self) -> ImageRecords | None:
+        """See :meth:`StageEngine.learns_from`."""
+        return self.data.target_train
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""

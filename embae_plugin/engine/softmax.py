@@ -18,7 +18,7 @@ from embae_plugin.data.records import ImageRecords
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.schedule import seeded
-from embae_plugin.engine.train_step import resolve_precision
+from embae_plugin.engine.train_step import precision_name, resolve_precision
 from embae_plugin.losses.bottleneck import dropout
 from embae_plugin.models.dense import new_linear
 from embae_plugin.models.embae import EmbAE
@@ -83,6 +83,7 @@ class ImageIdentificationEngine(StageEngine):
             **{name: getattr(self, name) for name in names},
             "transforms": list(self.augment.transforms),
             "images": len(self.data.source),
+            **({} if self.heads_only else {"precision": precision_name(self.bf16)}),
         }
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:

@@ -37,6 +37,11 @@ def resolve_precision(precision: str, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
 
 
+def precision_name(bf16: bool) -> str:
+    """What two runs must share to end with the same weights, as it is written down."""
+    return "bf16" if bf16 else "float32"
+
+
 class EagerStep:
     """One step, operation by operation; works everywhere.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,24 @@ def write_results(path: str | Path, target: str, rows: Sequence[Row], **more: An
     """Writes ``results.json``: ``{"target": …, "rows": […]}`` and whatever ``more`` says."""
     content = {"target": target, "rows": list(rows), **more}
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def kept_rows(
+    path: str | Path, target: str, about: Mapping[str, Any], new: Collection[str]
+) -> list[Row]:
+    """Rows of an earlier ``results.json`` that a run with fewer variants does not replace.
+
+    Args:
+        path: of the file; none, or a damaged one, keeps nothing.
+        target, about: what both runs must share.
+        new: variants that the new run has scored.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        same = content["target"] == target and all(content[k] == v for k, v in about.items())
+        return [row for row in content["rows"] if same and row["variant"] not in new]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
