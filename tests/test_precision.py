@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -34,6 +36,52 @@ def test_an_error_inside_leaves_nothing_switched() -> None:
     with pytest.raises(KeyError), full_precision(CPU):
         raise KeyError
     assert settings() == found
+
+
+def test_blocks_of_threads_that_overlap_restore_the_switches_after_the_last() -> None:
+    """The first to come in leaves first, and its exit changes nothing for the other."""
+    before = torch.get_float32_matmul_precision()
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    seen: list[str] = []
+
+    def first() -> None:
+        with full_precision(CPU):
+            first_in.set()
+            second_in.wait(20)
+        first_out.set()
+
+    def second() -> None:
+        first_in.wait(20)
+        with full_precision(CPU):
+            second_in.set()
+            first_out.wait(20)
+            seen.append(torch.get_float32_matmul_precision())
+
+    try:
+        torch.set_float32_matmul_precision("medium")
+        found = settings()
+        threads = [threading.Thread(target=work) for work in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "medium" and settings() == found
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_blocks_may_nest() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with full_precision(CPU):
+            with full_precision(CPU):
+                pass
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_autocast_stays_outside() -> None:
