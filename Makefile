@@ -33,13 +33,13 @@ SMOKE := tests/engine/test_resume.py tests/engine/test_checkpoint.py tests/data/
 test-oldest:  ## the lower bounds of setup.py, as far as they install on Python 3.11
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet -c .ci/oldest.txt . pytest hypothesis \
-		"pytorch-metric-learning>=2" "scikit-learn>=1.3"
+		"pytorch-metric-learning>=2"
 	.venv-oldest/bin/python -m pytest $(SMOKE)
 
 test-newest:  ## the newest releases that the package index has, with any Python from 3.10 on
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager . pytest \
-		hypothesis pytorch-metric-learning scikit-learn
+		hypothesis pytorch-metric-learning
 	.venv-newest/bin/python -m pytest $(SMOKE)
 
 clean:

@@ -15,9 +15,9 @@ VERSION = next(
 TORCHREID_FORGETS = [
     "six", "h5py", "scipy", "opencv-python-headless", "tensorboard", "imageio", "Pillow>=9.1",
 ]
-OPTIONAL = {
+OPTIONAL = {  # export, report and cluster name what is installed anyway, as in earlier releases
     "search": ["faiss-cpu"],
-    "export": ["onnx", "onnxruntime"],
+    "export": ["onnx>=1.15", "onnxruntime>=1.16"],
     "report": ["scikit-learn>=1.3"],
     "umap": ["umap-learn"],
     "parquet": ["pyarrow"],
@@ -25,7 +25,7 @@ OPTIONAL = {
 }
 TEST = [
     "pytest>=7", "pytest-xdist>=3", "hypothesis>=6", "pytorch-metric-learning>=2",
-    "scikit-learn>=1.3", "mypy", "ruff", "build",
+    "mypy", "ruff", "build",
 ]
 
 setup(
@@ -51,7 +51,7 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "timm>=1.0.9",
-        "numpy>=1.24",
+        "numpy>=1.24.2",
         "yacs>=0.1.8",
         "PyYAML>=5",
         "gdown>=4.7",
@@ -60,6 +60,11 @@ setup(
         "tqdm>=4.64",
         "psutil>=5.9",
         "Jinja2>=3",
+        "safetensors>=0.4",
+        "huggingface_hub>=0.25",
+        "scikit-learn>=1.3",
+        "onnx>=1.15",
+        "onnxruntime>=1.16",
         *TORCHREID_FORGETS,
     ],
     extras_require={

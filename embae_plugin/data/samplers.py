@@ -18,12 +18,14 @@ from embae_plugin.data.batches import (
     draw_identity_batches,
     identity_batches,
 )
+from embae_plugin.data.few_cameras import camera_batches
 from embae_plugin.data.manager_items import Item
 
 __all__ = [
     "CameraBalancedSampler",
     "RandomDatasetIdentitySampler",
     "balanced_batches",
+    "camera_batches",
     "identity_batches",
 ]
 

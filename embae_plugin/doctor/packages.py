@@ -25,6 +25,11 @@ REQUIRED = {  # name on PyPI -> what to import
     "tqdm": "tqdm",
     "psutil": "psutil",
     "Jinja2": "jinja2",
+    "safetensors": "safetensors",
+    "huggingface_hub": "huggingface_hub",
+    "scikit-learn": "sklearn",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
     "six": "six",
     "h5py": "h5py",
     "scipy": "scipy",
@@ -34,10 +39,7 @@ REQUIRED = {  # name on PyPI -> what to import
     "Pillow": "PIL",
 }
 OPTIONAL = {  # name on PyPI -> what to import, what it is for
-    "scikit-learn": ("sklearn", "the map of embeddings in a report, and clustering"),
     "faiss-cpu": ("faiss", "search in large galleries"),
-    "onnx": ("onnx", "export to ONNX"),
-    "onnxruntime": ("onnxruntime", "checks of an exported ONNX model"),
     "pyarrow": ("pyarrow", "Parquet files"),
     "umap-learn": ("umap", "UMAP maps in a report"),
 }

@@ -100,8 +100,9 @@ def estimate(
     elif (model.camera_parts, model.camera_names) != (parts, names):
         raise ValueError(
             f"the model has statistics of the cameras {', '.join(model.camera_names)} in its "
-            f"{model.camera_parts}, not of {', '.join(names)} in its {parts}: start from one "
-            "without"
+            f"{model.camera_parts}, not of "
+            f"{'the same' if names == model.camera_names else ', '.join(names)} in its {parts}: "
+            "start from one without"
         )
     if parts == "heads":
         _estimate_heads(model, records, store, counts)

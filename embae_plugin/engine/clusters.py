@@ -22,15 +22,16 @@ import torch.nn.functional as F
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
 from embae_plugin.clustering.pseudo_labels import Ints, check_settings, require_scikit_learn
 from embae_plugin.data.augment import Augmentation
-from embae_plugin.data.samplers import identity_batches
+from embae_plugin.data.records import ImageRecords
+from embae_plugin.data.samplers import camera_batches
 from embae_plugin.embedder import embed_stored
 from embae_plugin.engine.base import StageEngine
 from embae_plugin.engine.embedding_phases import set_lr
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.norm import StatisticsPhase
 from embae_plugin.engine.schedule import exponential_lr, seeded
-from embae_plugin.engine.train_step import resolve_precision
-from embae_plugin.models.camera_norm import at_cameras
+from embae_plugin.engine.train_step import precision_name, resolve_precision
+from embae_plugin.models.camera_norm import at_cameras, knows_cameras
 from embae_plugin.models.embae import EmbAE
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class ImageClusterEngine(StageEngine):
         lr, final_lr, constant_rounds: Adam's rate, constant for so many rounds, then exponential.
         weight_decay: Adam's.
         steps: in a round; 0 for as many as pass over all images once.
-        batch_size, num_instances: P·K and K.
+        batch_size, num_instances: P·K and K; of many cameras, see :func:`camera_batches`.
         transforms: of training images, those of :class:`Augmentation`.
         doubts: says of the first round's clusters why they are not to be learned from, or "".
         identities: (N,) true identities of the target's images, to learn in place of clusters:
@@ -129,6 +130,10 @@ class ImageClusterEngine(StageEngine):
         if self.trunk_learns:
             self.model.output = self.model.learned_output
 
+    def learns_from(self) -> ImageRecords:
+        """See :meth:`StageEngine.learns_from`."""
+        return self.target
+
     def identity(self) -> dict[str, Any]:
         """See :meth:`StageEngine.identity`."""
         names = ("temperature", "keep", "weight_decay", "steps", "batch_size", "num_instances")
@@ -140,6 +145,7 @@ class ImageClusterEngine(StageEngine):
             "transforms": list(self.augment.transforms),
             "target": self.data.target,
             "images": len(self.target),
+            **({"precision": precision_name(self.bf16)} if self.trunk_learns else {}),
             **({} if self.identities is None else {"labels": "true identities"}),
         }
 
@@ -190,9 +196,11 @@ class Rounds:
             self._cluster(epoch)
         used = (self.labels >= 0).nonzero().flatten()
         labels, k = self.labels[used].numpy(), engine.num_instances
-        clusters = len(np.unique(labels))
-        batches = identity_batches(
-            labels, np.zeros_like(labels), min(engine.batch_size // k, clusters), k, self.steps,
+        cameras, clusters = np.zeros_like(labels), len(np.unique(labels))
+        if any(knows_cameras(part) for part in self.learned):
+            cameras = self.camids[used].numpy()
+        batches = camera_batches(
+            labels, cameras, min(engine.batch_size // k, clusters), k, self.steps,
             seeded(engine.seed, engine.stage, epoch),
         )  # fmt: skip
         self.plan = used[batches]
@@ -208,7 +216,8 @@ class Rounds:
         engine, model = self.engine, self.engine.model.eval()
         h = self.features
         if h is None:
-            h = engine.store.features(model, engine.target, "target", keep=False).features
+            first = self.clustered < 0  # of weights whose features an earlier step may have left
+            h = engine.store.features(model, engine.target, "target", keep=first).features
         return embed_stored(model, h, engine.target)
 
     def _cluster(self, epoch: int) -> None:

@@ -8,8 +8,8 @@ have in common:
 - a dict with ``state_dict``: tensors under torchreid's own keys, no classifier, no ``module.``;
 - ``model_name``, ``img_size`` and ``preprocess`` beside it, which BoxMOT from 23 on reads;
 - the ending ``.pth``, as torchreid has it, and for the same file ``.pt`` as well, without which
-  BoxMOT from 23 on does not open one; and a name that begins
-  with the architecture's, by which BoxMOT before 23 and its forks tell the network;
+  BoxMOT from 23 on does not open one; and a name that begins with the architecture's, by which
+  BoxMOT before 23 and its forks tell the network;
 - nothing but tensors and plain values, so that torch loads it with ``weights_only=True``.
 """
 
@@ -20,7 +20,6 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -40,8 +39,7 @@ LONGEST = 50  # characters of a camera's name; in UTF-8 four bytes each, of 255 
 def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
     """Writes ``<architecture>.pth`` and, for each camera, ``<architecture>_<camera>.pth``.
 
-    Each has a second name that ends in ``.pt``; it is the same file on the disk, where links can
-    be had.
+    Each has a second name that ends in ``.pt``: a hard link, or a copy where there are none.
 
     Args:
         bundle: a model whose trunk is a network of torchreid's zoo.
@@ -72,12 +70,7 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
     for camera, stem in enumerate(stems, start=UNKNOWN):
         state = model.torchreid_state(camera)
         content = {
-            "state_dict": {
-                # A copy of its own: a view would be saved with all that it is a view of.
-                key: value.clone(memory_format=torch.contiguous_format)
-                for key, value in state.items()
-                if not key.startswith("classifier")
-            },
+            "state_dict": {key: value.contiguous() for key, value in state.items()},
             "model_name": name,
             "img_size": [spec.height, spec.width],
             "preprocess": "resize",  # stretched, not padded; so BoxMOT calls it
@@ -93,11 +86,12 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
 
 def _also_as(name: Path, path: Path) -> None:
     """A second name for a file, or a copy where the file system has no links."""
-    name.unlink(missing_ok=True)
-    try:
-        name.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, name)
+    with replacing(name) as draft:
+        draft.unlink()  # a link can only be made where nothing is
+        try:
+            draft.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, draft)
 
 
 def file_names(cameras: Iterable[str]) -> list[str]:

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 Net = TypeVar("Net", bound=nn.Module)
 
-LEAST = 4  # images of a camera in a training batch; with fewer, its running statistics serve
+LEAST = 4  # rows of a camera in a training batch; with fewer, its running statistics serve
 
 
 class NamedCameras(NamedTuple):
@@ -53,9 +53,9 @@ def statistics_of(source: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
 class CameraNorm(nn.Module):
     """A batch norm layer's stand-in with statistics for each of C cameras, and for others.
 
-    In training each camera's rows are normalised by their own moments (by its running ones where
-    there are fewer than four) and move that camera's running statistics; in eval mode each row is
-    normalised by the running statistics of its camera.
+    In training each camera's rows are normalised by their own moments and move that camera's
+    running statistics; fewer than four move these by less, and are normalised by them. In eval
+    mode each row is normalised by the running statistics of its camera.
 
     Args:
         source: the batch norm to replace; its weight, bias and activation are taken over, its
@@ -114,9 +114,28 @@ class CameraNorm(nn.Module):
         return cast(torch.Tensor, self.act(scaled))
 
     def _train(self, x: torch.Tensor, camera: int) -> torch.Tensor:
-        mean, var = self.running_mean[camera], self.running_var[camera]
         own = len(x) >= LEAST
+        mean, var = self.running_mean[camera], self.running_var[camera]
+        if not own:
+            mean, var = self._move(x.detach().to(mean.dtype), camera)
         return F.batch_norm(x, mean, var, self.weight, self.bias, own, self.momentum, self.eps)
+
+    def _move(self, x: torch.Tensor, camera: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moves a camera's running moments by few rows, and returns them.
+
+        They become those of a mixture in which the rows have the momentum times their share of
+        four. The variance within a row or two is too small; with the distance of their mean from
+        the running one it comes out about right over the steps.
+        """
+        before, spread = self.running_mean[camera], self.running_var[camera]
+        share = self.momentum * len(x) / LEAST
+        var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        apart = share * (1 - share) * (mean - before).square()
+        moved = before.lerp(mean, share), spread.lerp(var, share) + apart
+        # By .data: autograd holds views of these buffers for the cameras before, would take this
+        # for a mistake, and reads none of them: their moments are the rows' own, or copies.
+        self.running_mean.data[camera], self.running_var.data[camera] = moved
+        return moved
 
     def plain(self, camera: int) -> nn.Module:
         """An ordinary batch norm with one camera's statistics (−1: of one never seen), eval mode.

@@ -5,6 +5,7 @@ Crops have the network's size here: resizing differs between Pillow and OpenCV, 
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 from embae_plugin import ReID
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.export import export_model
+from embae_plugin.export import export_model, torchreid_files
 from embae_plugin.export.torchreid_files import file_names, write_torchreid_files
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.embae import EmbAE
@@ -135,6 +136,42 @@ def test_a_file_holds_its_own_camera_alone(files, tmp_path):
     assert path.stat().st_size < 1.05 * files[0].stat().st_size
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_each_file_has_a_second_name_that_follows_it(tmp_path, monkeypatch, links):
+    """Also when the files are written again, by a model with other weights."""
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    state, earlier = random_network(ARCHITECTURE).state_dict(), b""
+    for scale in (1, 2):
+        scaled = {key: scale * value for key, value in state.items()}
+        files = write_torchreid_files(bundle_of(with_cameras(scaled)), tmp_path)
+        seconds = [path.with_suffix(".pt") for path in files]
+        assert sorted(tmp_path.iterdir()) == sorted([*files, *seconds])  # no draft is left
+        for path, second in zip(files, seconds, strict=True):
+            assert second.read_bytes() == path.read_bytes()
+            assert second.samefile(path) == links
+        again = torch.load(seconds[1], weights_only=True)["state_dict"]
+        assert torch.equal(again["conv1.conv.weight"], scaled["conv1.conv.weight"])
+        assert files[1].read_bytes() != earlier
+        earlier = files[1].read_bytes()
+
+
+def test_a_second_name_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch):
+    bundle = bundle_of(with_cameras(random_network(ARCHITECTURE).state_dict()))
+    second = write_torchreid_files(bundle, tmp_path)[0].with_suffix(".pt")
+    names, before = sorted(tmp_path.iterdir()), second.read_bytes()
+    monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    monkeypatch.setattr(torchreid_files.shutil, "copyfile", _no_links)
+    bundle.model.f_emb.requires_grad_(False).fc[0].weight.zero_()
+    with pytest.raises(OSError, match="no more"):
+        write_torchreid_files(bundle, tmp_path)
+    assert second.read_bytes() == before and sorted(tmp_path.iterdir()) == names
+
+
+def _no_links(*_: object) -> None:
+    raise OSError(errno.EMLINK, "no more")
+
+
 def test_cameras_get_names_that_differ_and_are_safe():
     long = "x" * 50
     names = ["gate", "Gate", "a b/c", "a_b_c", "..", "10.0.0.7", "入口", 4 * long, 5 * long]
@@ -231,7 +268,7 @@ def test_boxmot(files, crops, expected):
     runtime = pytest.importorskip("boxmot.reid.core.runtime", reason="BoxMOT from 20 on")
     frame, boxes = bgr_frame(crops)
     for camera, path in zip(CAMERAS, files, strict=True):
-        reid = runtime.ReID(path, device="cpu")
+        reid = runtime.ReID(path.with_suffix(".pt"), device="cpu")  # it opens no .pth
         agree(reid(frame, boxes=boxes), unit(expected[camera]))
 
 

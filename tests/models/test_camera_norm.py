@@ -109,16 +109,61 @@ def test_training_is_batch_norm_of_each_cameras_rows(kind):
 
 
 @KINDS
-def test_a_camera_of_few_rows_is_normalised_by_its_running_statistics_and_leaves_them(kind):
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_few_rows_move_running_statistics_and_are_normalised_by_them(kind, rows):
     layer = layer_of(kind).train()
-    before = layer.running_mean.clone(), layer.running_var.clone()
-    x = inputs(kind, 7)
-    with at_cameras(layer, torch.tensor([1, 1, 1, 2, 2, 2, 2])):  # LEAST is 4
+    mean, var = layer.running_mean.clone(), layer.running_var.clone()
+    x = inputs(kind, rows + 4).requires_grad_()
+    with at_cameras(layer, torch.tensor([1] * rows + [2] * 4)):  # LEAST is 4
         out = layer(x)
-    torch.testing.assert_close(out[:3], plain_of(kind, layer, 1).eval()(x[:3]))
-    assert torch.equal(layer.running_mean[1], before[0][1])
-    assert torch.equal(layer.running_var[1], before[1][1])
-    assert not torch.equal(layer.running_mean[2], before[0][2])
+    # Camera 1 now has the moments of numbers of which its rows are momentum (0.2) * rows / 4, and
+    # all others have its mean and variance of before.
+    few = x[:rows].detach().transpose(0, 1).flatten(1)
+    share = 0.05 * rows
+    first = (1 - share) * mean[1] + share * few.mean(1)
+    second = (1 - share) * (var[1] + mean[1] ** 2) + share * few.square().mean(1)
+    torch.testing.assert_close(layer.running_mean[1], first)
+    torch.testing.assert_close(layer.running_var[1], second - first**2)
+    assert not torch.equal(layer.running_mean[2], mean[2])
+    assert torch.equal(layer.running_mean[[0, 3]], mean[[0, 3]])
+    other = x.detach().clone().requires_grad_()
+    expected = plain_of(kind, layer, 1).eval()(other[:rows])
+    torch.testing.assert_close(out[:rows], expected)
+    weights = torch.randn(out.shape, generator=generator(3), dtype=torch.double)
+    (out * weights)[:rows].sum().backward()  # statistics are constants to it
+    (expected * weights[:rows]).sum().backward()
+    torch.testing.assert_close(x.grad[:rows], other.grad[:rows])
+
+
+@pytest.mark.parametrize("kind", ["2-D", "4-D"])
+def test_single_rows_tell_a_cameras_statistics_over_the_steps(kind):
+    """Rows of unlike brightness, one a step: no batch has seen how much they differ."""
+    layer = CameraNorm(batch_norm(kind), 2).train()
+    draw, means, variances = generator(5), [], []
+    for step in range(2000):
+        x = inputs(kind, 1, seed=step)
+        x += torch.randn(1, generator=draw, dtype=torch.double) * 3 + 5
+        with torch.no_grad(), at_cameras(layer, torch.tensor([1])):
+            layer(x)
+        if step >= 500:
+            means.append(layer.running_mean[1].clone())
+            variances.append(layer.running_var[1].clone())
+    # By construction: mean 0.7 + 5, variance 2² + 3².
+    torch.testing.assert_close(
+        torch.stack(means).mean(), torch.tensor(5.7).double(), atol=0.4, rtol=0
+    )
+    torch.testing.assert_close(
+        torch.stack(variances).mean(), torch.tensor(13.0).double(), atol=1.5, rtol=0
+    )
+
+
+def test_a_batch_of_many_small_cameras_can_be_learned_from():
+    """Buffers move between the rows of one camera and of the next, before the backward pass."""
+    layer = layer_of("4-D").train()
+    x = inputs("4-D", 11).requires_grad_()
+    with at_cameras(layer, torch.tensor([0] * 5 + [1] * 2 + [2] * 4)):
+        layer(layer(x)).square().sum().backward()  # twice: shared layers are, too
+    assert torch.isfinite(x.grad).all() and (x.grad != 0).any()
 
 
 @pytest.mark.parametrize(
