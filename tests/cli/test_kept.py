@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from embae_plugin.cli import train
 from embae_plugin.cli.main import main
 from embae_plugin.config import load_config
 from embae_plugin.data.image_bank import ImageBank
@@ -88,19 +90,17 @@ def test_adapt_follows_its_settings_or_refuses_them_before_any_work(tmp_path, mo
         assert message in capsys.readouterr().err and not Path("out").exists()
 
 
-def test_pairs_beat_flags_as_in_torchreid(monkeypatch):
-    from embae_plugin.cli import train
-
-    parser = __import__("argparse").ArgumentParser()
+def test_pairs_beat_flags_as_in_torchreid():
+    parser = argparse.ArgumentParser()
     train.add_arguments(parser)
-    given = ["-s", "viper", "-t", "ward", "--root", "a", "data.root", "b", "data.targets", "['viper']"]
-    cfg = train.config_of(parser.parse_args([*given, "data.sources", "['cuhk01']"]))
+    pairs = ["data.root", "b", "data.targets", "['viper']", "data.sources", "['cuhk01']"]
+    cfg = train.config_of(
+        parser.parse_args(["-s", "viper", "-t", "ward", "--root", "a", *pairs])
+    )
     assert (cfg.data.root, cfg.data.targets, cfg.data.sources) == ("b", ["viper"], ["cuhk01"])
 
 
 def test_a_refused_run_leaves_the_finished_ones_configuration(tmp_path, monkeypatch):
-    from embae_plugin.cli import train
-
     (tmp_path / "config.yaml").write_text("kept: true\n")
 
     def refuses(cfg, writer=None):

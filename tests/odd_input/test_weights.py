@@ -156,7 +156,9 @@ def test_descriptions_that_are_impossible(good, tmp_path, part, change):
         open_model(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("names", [3, "abc", [1], ["a", "a"], ["a"], {"a": 0}, ["a", None]], ids=str)
+@pytest.mark.parametrize(
+    "names", [3, "abc", [1], ["a", "a"], ["a"], {"a": 0}, ["a", None]], ids=str
+)
 def test_names_of_cameras_where_earlier_releases_kept_them(tmp_path, names):
     """Beside the description, which counted cameras only."""
     payload = load_checkpoint(write_checkpoint(tmp_path / "x.pth", cameras=("a", "b")))
