@@ -161,13 +161,12 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def _check_normalisation(mean: list[Any], std: list[Any], empty: bool) -> None:
-    """``empty``: none at all are allowed, which stand for those of the trunk's weights."""
-    if empty and not mean and not std:
-        return
+    """``empty``: either may be left to the trunk's weights, by an empty list."""
     for key, values in (("data.norm_mean", mean), ("data.norm_std", std)):
         numbers = all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
-        _check(len(values) == 3 and numbers, f"{key} is {values}; it must be 3 numbers (R, G, B)")
-    _check(min(std) > 0, f"data.norm_std is {std}; each must be greater than 0")
+        _check((len(values) == 3 and numbers) or (empty and not values),
+               f"{key} is {values}; it must be 3 numbers (R, G, B)")  # fmt: skip
+    _check(min(std, default=1) > 0, f"data.norm_std is {std}; each must be greater than 0")
 
 
 def _check_batch(batch: int, instances: int) -> None:

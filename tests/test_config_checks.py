@@ -40,7 +40,7 @@ REFUSED = [
     ("data.targets", "['market1501', 'viper']", r"one target in a run, data\.targets has 2"),
     ("data.targets", "['viper']", r"viper is both a source and the target"),
     ("data.type", "video", r"data\.type is 'video'"),
-    ("model.name", "resnet50", r"needs an EmbAE model, model\.name is 'resnet50'"),
+    ("model.name", "resnet50", r"needs an EmbAE model, .*model\.name is 'resnet50'"),
     ("model.resume", "a.pth", r"model\.resume is torchreid's own"),
     ("embae.adapt.largest_cluster", "30", r"largest_cluster is 30\S* it is a share, 0 to 1"),
     ("embae.nuisance.dropout", "1.0", r"nuisance\.dropout is 1\.0; .*below 1"),
@@ -70,6 +70,16 @@ MUST_NOT_BE_NEGATIVE = [
 def test_the_configuration_that_the_refusals_start_from_is_fine():
     check_config(load_config(options=GOOD))
     check_config(get_default_config())  # torchreid's own: softmax
+
+
+def test_the_normalisation_is_left_to_the_trunk_or_given_or_half_of_it():
+    assert load_config(options=GOOD).data.norm_mean == []
+    for key in ("data.norm_mean", "data.norm_std"):
+        check_config(load_config(options=[*GOOD, key, "[0.4, 0.5, 0.6]"]))
+    stock = get_default_config()
+    stock.data.norm_std = []
+    with pytest.raises(ValueError, match=r"data\.norm_std is \[\]; it must be 3 numbers"):
+        check_config(stock)
 
 
 @pytest.mark.parametrize(("key", "value", "message"), REFUSED, ids=lambda v: str(v)[:40])
