@@ -108,7 +108,7 @@ def test_the_stand_in_warns_alike(tmp_path, caplog, way):
         ({"gate"}, "cameras are a set: give one name"),
         (object(), "cameras are a object: give one name"),
     ],
-    ids=str,
+    ids=[*"abcdefghi"],
 )
 def test_cameras_that_are_not_known_are_refused_in_a_line(cameras, said):
     with pytest.raises(ValueError, match=said) as error:
