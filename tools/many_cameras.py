@@ -6,8 +6,8 @@
 
 ``draws``: batches for simulated clusters and cameras, drawn without regard to cameras and with.
 ``learn``: `embae adapt` on crops of Market-1501, each of whose six cameras is cut into several by
-time; scores on its test people, whose cameras are the six. ``--plain`` draws as if there were one
-camera.
+time; scores on its test people, whose cameras are the six. ``--plain`` draws without regard to
+cameras and estimates their statistics before and after all rounds alone.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import torch
 
 from embae_plugin.benchmark.many_cameras import draw_world, measure
 from embae_plugin.config import load_config
+from embae_plugin.data import few_cameras
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.few_cameras import camera_batches
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.embedder import embed_records
-from embae_plugin.engine import clusters
 from embae_plugin.engine.adapt import adapt
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.models.door import open_model
@@ -93,9 +93,7 @@ def learn(arguments: argparse.Namespace) -> None:
         camids = cut(table, train, arguments.cameras)
         sets.append(ImageRecords(tuple(names), camids, np.zeros(len(names), dtype=np.int64)))
     if arguments.plain:
-        clusters.camera_batches = lambda labels, cameras, *rest: camera_batches(
-            labels, np.zeros_like(cameras), *rest
-        )
+        few_cameras.FEW = sys.maxsize
     late = max(1, arguments.rounds - 2)
     cfg = load_config("", ["embae.clusters.trunk_rounds", str(arguments.rounds),
                            "embae.clusters.constant_rounds", str(late)])  # fmt: skip

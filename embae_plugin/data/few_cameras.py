@@ -23,6 +23,11 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
+def most_cameras(batch_size: int) -> int:
+    """Up to so many cameras are in a batch together, however many rows that leaves each."""
+    return max(FEW, batch_size // ROWS)
+
+
 def camera_batches(
     labels: Labels,
     cameras: Labels,
@@ -58,8 +63,8 @@ def camera_batches(
     cluster, camera = (np.unique(x, return_inverse=True)[1].reshape(-1) for x in (labels, cameras))
     if cluster.shape != camera.shape:
         raise ValueError(f"{len(cluster)} crops' clusters, but {len(camera)} crops' cameras")
-    most = max(FEW, P * K // ROWS)
-    if not len(camera) or camera.max() < most or min(P, K, steps) < 1 or cluster.max() < P - 1:
+    few = not len(camera) or camera.max() < most_cameras(P * K)
+    if few or min(P, K, steps) < 1 or cluster.max() < P - 1:
         return identity_batches(cluster, np.zeros_like(cluster), P, K, steps, generator)
     cells = _Cells(cluster, camera, generator)
     fair = P * K * cells.count / cells.count.sum(1, keepdims=True) / len(cells.count)

@@ -18,7 +18,7 @@ from embae_plugin.data.batches import (
     draw_identity_batches,
     identity_batches,
 )
-from embae_plugin.data.few_cameras import camera_batches
+from embae_plugin.data.few_cameras import camera_batches, most_cameras
 from embae_plugin.data.manager_items import Item
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "balanced_batches",
     "camera_batches",
     "identity_batches",
+    "most_cameras",
 ]
 
 

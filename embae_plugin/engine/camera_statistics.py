@@ -104,7 +104,17 @@ def estimate(
             f"{'the same' if names == model.camera_names else ', '.join(names)} in its {parts}: "
             "start from one without"
         )
-    if parts == "heads":
+    renew(model, records, store, seed)
+
+
+@torch.no_grad()
+def renew(model: EmbAE, records: ImageRecords, store: FeatureStore, seed: int = 1) -> None:
+    """Estimates the statistics by camera that a model has, with its weights of the moment.
+
+    Arguments are those of :func:`estimate`.
+    """
+    counts = torch.bincount(torch.from_numpy(records.camids), minlength=model.cameras)
+    if model.camera_parts == "heads":
         _estimate_heads(model, records, store, counts)
     else:
         _Estimation(model, records, store, seed).by_camera(counts)

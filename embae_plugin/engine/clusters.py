@@ -23,9 +23,10 @@ from embae_plugin.clustering import PseudoLabels, pseudo_labels
 from embae_plugin.clustering.pseudo_labels import Ints, check_settings, require_scikit_learn
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.data.samplers import camera_batches
+from embae_plugin.data.samplers import camera_batches, most_cameras
 from embae_plugin.embedder import embed_stored
 from embae_plugin.engine.base import StageEngine
+from embae_plugin.engine.camera_statistics import renew
 from embae_plugin.engine.embedding_phases import set_lr
 from embae_plugin.engine.loop import Phase
 from embae_plugin.engine.norm import StatisticsPhase
@@ -193,11 +194,12 @@ class Rounds:
         """Clusters, unless this round has done so, and draws the round's batches."""
         engine = self.engine
         if self.clustered != epoch:
+            self._renew_statistics(epoch)
             self._cluster(epoch)
         used = (self.labels >= 0).nonzero().flatten()
         labels, k = self.labels[used].numpy(), engine.num_instances
         cameras, clusters = np.zeros_like(labels), len(np.unique(labels))
-        if any(knows_cameras(part) for part in self.learned):
+        if self._learns_by_camera():
             cameras = self.camids[used].numpy()
         batches = camera_batches(
             labels, cameras, min(engine.batch_size // k, clusters), k, self.steps,
@@ -209,6 +211,18 @@ class Rounds:
         for part in self.learned:
             part.train()
         return rate
+
+    def _learns_by_camera(self) -> bool:
+        return any(knows_cameras(part) for part in self.learned)
+
+    def _renew_statistics(self, epoch: int) -> None:
+        """Of cameras of which each batch has few: a round moves each one's too seldom."""
+        engine = self.engine
+        many = len(np.unique(self.camids.numpy())) > most_cameras(engine.batch_size)
+        if epoch and many and self._learns_by_camera():
+            renew(engine.model, engine.target, engine.store, engine.seed)
+            if engine.trunk_learns:
+                engine.model.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _embeddings(self) -> torch.Tensor:

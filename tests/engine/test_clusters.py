@@ -32,6 +32,14 @@ def engine_of(data, store, model, learn="heads", **settings):
     )
 
 
+def with_cameras(data, cameras):
+    """The tiny target as if so many cameras had taken it, each three crops in a row."""
+    given, camids = copy.copy(data), np.arange(63) // 3 % cameras
+    names = tuple(f"door {n}" for n in camids)
+    given.target_train = replace(data.target_train, camids=camids, cameras=names)
+    return given
+
+
 def camera_model(data, store, parts="trunk"):
     """A model with statistics by camera, as engines get it in a run."""
     model = two_layer_model()
@@ -143,11 +151,7 @@ def test_batches_hold_images_of_clusters_in_equal_shares(data, store):
     ],
 )
 def test_batches_keep_to_few_of_many_cameras(data, store, learn, parts, cameras, by_camera):
-    given = copy.copy(data)
-    if cameras != 3:
-        camids = np.arange(63) // 3 % cameras
-        names = tuple(f"door {n}" for n in camids)
-        given.target_train = replace(data.target_train, camids=camids, cameras=names)
+    given = data if cameras == 3 else with_cameras(data, cameras)
     model = camera_model(given, store, parts) if parts else two_layer_model()
     rounds = engine_of(given, store, model, learn, identities=PEOPLE, steps=7).phases(1)[0]
     rounds.start()
@@ -160,6 +164,35 @@ def test_batches_keep_to_few_of_many_cameras(data, store, learn, parts, cameras,
     assert torch.equal(rounds.plan, expected)
     if learn == "trunk":
         assert torch.isfinite(rounds.step(0, 0)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("learn", "parts", "cameras", "renewed"),
+    [("trunk", "trunk", 8, False), ("trunk", "trunk", 12, True), ("heads", "heads", 12, True),
+     ("trunk", "", 12, False)],
+)  # fmt: skip
+def test_statistics_of_many_cameras_are_estimated_again_before_each_clustering(
+    data, store, learn, parts, cameras, renewed
+):
+    given = with_cameras(data, cameras)
+    model = camera_model(given, store, parts) if parts else two_layer_model()
+    rounds = engine_of(given, store, model, learn, identities=PEOPLE, steps=3).phases(2)[0]
+    rounds.start()
+    before = copy.deepcopy(model)
+    rounds.start_epoch(0)
+    assert same_weights(model, before)
+    for step in range(3):
+        rounds.step(0, step)
+    learned = copy.deepcopy(model)
+    rounds.start_epoch(1)
+    assert model.f_emb.training == (learn == "heads") and model.trunk.training == (learn == "trunk")
+    assert same_weights(model, learned) != renewed
+    if renewed:
+        estimate(learned, given.target_train, store, parts, seed=3)
+        assert same_weights(model, learned)
+    again = copy.deepcopy(model)
+    rounds.start_epoch(1)  # as after a resume within the round
+    assert same_weights(model, again)
 
 
 def test_centres_move_by_hand(data, store):
@@ -198,12 +231,16 @@ def test_the_loss_is_the_cross_entropy_over_centres(data, store):
 # --- bits -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("learn", "parts"), [("heads", "heads"), ("trunk", "trunk")])
+@pytest.mark.parametrize(
+    ("learn", "parts", "cameras"),
+    [("heads", "heads", 3), ("trunk", "trunk", 3), ("heads", "heads", 12), ("trunk", "trunk", 12)],
+)
 @pytest.mark.parametrize("stopped_at", [1, 3, 4, 5])
 def test_ctrl_c_then_the_same_command_ends_with_the_same_bits(
-    data, store, tmp_path, learn, parts, stopped_at
+    data, store, tmp_path, learn, parts, cameras, stopped_at
 ):
     """Two rounds of three steps: in the first, at its end, at the second's begin, within it."""
+    data = data if cameras == 3 else with_cameras(data, cameras)
     whole, cut, resumed = (camera_model(data, store, parts) for _ in range(3))
 
     def make(model):
