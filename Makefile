@@ -26,9 +26,9 @@ package: $(VENV)/.installed  ## the sdist, the wheel built from it, and a look a
 	$(BIN)/python .ci/check_package.py dist
 
 # What shows that the package works with a set of versions, in a few minutes.
-SMOKE := tests/engine/test_resume.py tests/engine/test_checkpoint.py tests/data/test_samplers.py \
+SMOKE := tests/methods/test_resume.py tests/methods/test_checkpoint.py tests/data/test_samplers.py \
 	tests/data/test_feature_bank.py tests/evaluation/test_ranking.py tests/losses \
-	tests/distributed/test_collectives.py tests/cli/test_train.py tests/end_to_end
+	tests/distributed/test_collectives.py tests/commands/test_train.py tests/end_to_end
 
 test-oldest:  ## the lower bounds of setup.py, as far as they install on Python 3.11
 	$(PYTHON) -m venv .venv-oldest

@@ -42,7 +42,8 @@ setup(
     packages=[*find_packages(include=["embae_plugin", "embae_plugin.*"]), "embae_plugin.configs"],
     package_dir={"embae_plugin": "embae_plugin", "embae_plugin.configs": "configs"},
     package_data={
-        "embae_plugin": ["py.typed", "*.pyi"],
+        "embae_plugin": ["py.typed"],
+        "embae_plugin.torchreid_bridge": ["*.pyi"],
         "embae_plugin.configs": ["*.yaml"],
         "embae_plugin.report_page": ["templates/*"],
     },
@@ -72,5 +73,5 @@ setup(
         "all": sorted({name for names in OPTIONAL.values() for name in names}),
         "dev": sorted({*TEST, *(name for names in OPTIONAL.values() for name in names)}),
     },
-    entry_points={"console_scripts": ["embae = embae_plugin.cli.main:main"]},
+    entry_points={"console_scripts": ["embae = embae_plugin.commands.main:main"]},
 )

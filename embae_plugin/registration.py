@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embae_plugin import engine, losses, models
+from embae_plugin import losses, methods, models
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data import datasets, samplers
 
@@ -21,12 +21,12 @@ DATASETS = {
 SAMPLERS = (samplers.RandomDatasetIdentitySampler, samplers.CameraBalancedSampler)
 LOSSES = (losses.BatchHardTripletLoss, losses.ReconstructionLoss)
 ENGINES = (
-    engine.ImageEmbeddingEngine,
-    engine.ImageAutoencoderEngine,
-    engine.ImageTransferEngine,
-    engine.ImageAdversarialEngine,
-    engine.ImageIdentificationEngine,
-    engine.ImagePULEngine,
+    methods.ImageEmbeddingEngine,
+    methods.ImageAutoencoderEngine,
+    methods.ImageTransferEngine,
+    methods.ImageAdversarialEngine,
+    methods.ImageIdentificationEngine,
+    methods.ImagePULEngine,
 )
 
 

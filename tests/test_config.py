@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.config import (
+from embae_plugin.settings.config import (
     check_config,
     engine_run_kwargs,
     flatten,
@@ -18,7 +18,7 @@ from embae_plugin.config import (
     lr_scheduler_kwargs,
     optimizer_kwargs,
 )
-from embae_plugin.config_files import config_folder, find_config
+from embae_plugin.settings.files import config_folder, find_config
 
 # configs/reproduce_*.yaml are presets of `embae reproduce`, no training configurations.
 CONFIGS = sorted(p for p in config_folder().glob("*.yaml") if not p.stem.startswith("reproduce_"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embae_plugin.config import check_config, get_default_config, load_config
+from embae_plugin.settings.config import check_config, get_default_config, load_config
 
 GOOD = [
     "loss.name", "embae", "model.name", "embae_mobilenetv1", "data.sources", "['viper']",

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from embae_plugin.config import load_config
+from embae_plugin.commands.crop_adaptation import CropAdaptation
+from embae_plugin.commands.extraction import Extraction
 from embae_plugin.data import image_bank, single_images
 from embae_plugin.data.camera_rules import list_crops
 from embae_plugin.data.embedding_files import read_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.embedder import embed_records
-from embae_plugin.engine.crop_adaptation import CropAdaptation
-from embae_plugin.engine.extraction import Extraction
 from embae_plugin.models.door import open_model
+from embae_plugin.settings.config import load_config
 from tests.crops_world import INPUT, tiny_embae, write_checkpoint, write_crops
 from tests.threads import one_thread
 

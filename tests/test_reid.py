@@ -26,7 +26,7 @@ from tests.crops_world import (
     write_checkpoint,
     write_crops,
 )
-from tests.engine.tiny import tiny_store
+from tests.methods.tiny import tiny_store
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]

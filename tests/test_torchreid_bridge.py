@@ -42,8 +42,8 @@ embae_plugin.register()
 for module in (bridge, registration, embae_plugin):
     importlib.reload(module)
 embae_plugin.register()
-build = bridge._samplers.build_train_sampler
-assert build is bridge._datamanagers.build_train_sampler
+build = bridge.library.samplers.build_train_sampler
+assert build is bridge.library.datamanagers.build_train_sampler
 stock = [cell.cell_contents for cell in build.__closure__ if callable(cell.cell_contents)]
 assert not hasattr(stock[0], "registered"), "wrapped twice"
 use()
@@ -107,15 +107,15 @@ def test_a_name_of_torchreid_is_not_taken_over(register_new, taken):
     with pytest.raises(ValueError, match=f"'{taken}': torchreid .* already has .*another name"):
         register_new(taken, Newcomer)
     assert torchreid.losses.TripletLoss is not Newcomer
-    assert Newcomer not in bridge._model_table().values()
+    assert Newcomer not in bridge.model_table().values()
 
 
 def test_a_new_version_of_the_same_thing_replaces_it(monkeypatch):
-    monkeypatch.setattr(bridge, "_losses", type(sys)("losses"))
+    monkeypatch.setattr(bridge.registries, "losses", type(sys)("losses"))
     bridge.register_loss("Newcomer", Newcomer)
     reloaded = type("Newcomer", (Newcomer,), {"__module__": Newcomer.__module__})
     bridge.register_loss("Newcomer", reloaded)
-    assert bridge._losses.Newcomer is reloaded
+    assert bridge.registries.losses.Newcomer is reloaded
     stranger = type("Stranger", (Newcomer,), {"__module__": Newcomer.__module__})
     with pytest.raises(ValueError, match="cannot register loss 'Newcomer'"):
         bridge.register_loss("Newcomer", stranger)
@@ -124,10 +124,11 @@ def test_a_new_version_of_the_same_thing_replaces_it(monkeypatch):
 def test_stock_samplers_still_work():
     items = [("", pid, 0, 0) for pid in range(4) for _ in range(4)]
     for name in ("RandomIdentitySampler", "RandomSampler", "SequentialSampler"):
-        sampler = bridge._samplers.build_train_sampler(items, name, batch_size=4, num_instances=2)
+        build_sampler = bridge.library.samplers.build_train_sampler
+        sampler = build_sampler(items, name, batch_size=4, num_instances=2)
         assert type(sampler).__name__ == name
     with pytest.raises(AssertionError, match="must be one of"):
-        bridge._samplers.build_train_sampler(items, "NoSampler")
+        bridge.library.samplers.build_train_sampler(items, "NoSampler")
 
 
 def test_quiet_logs_what_is_printed(caplog, capsys):

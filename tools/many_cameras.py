@@ -22,16 +22,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embae_plugin.benchmark.many_cameras import draw_world, measure
-from embae_plugin.config import load_config
 from embae_plugin.data import few_cameras
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.few_cameras import camera_batches
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.embedder import embed_records
-from embae_plugin.engine.adapt import adapt
 from embae_plugin.evaluation import evaluate_embeddings
+from embae_plugin.lab.benchmark.many_cameras import draw_world, measure
+from embae_plugin.methods.recipe import adapt
 from embae_plugin.models.door import open_model
+from embae_plugin.settings.config import load_config
 
 P, K, CROPS = 18, 4, 7000
 COLUMNS = ("few", "across", "never", "uneven", "repeated", "least camera", "cameras")

@@ -2,7 +2,7 @@
 
 import sys
 
-from embae_plugin.cli.main import main
+from embae_plugin.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["reproduce", *sys.argv[1:]]))

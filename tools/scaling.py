@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from embae_plugin import distributed
-from embae_plugin.benchmark.fresh import FreshProcess
-from embae_plugin.benchmark.growth import probe
-from embae_plugin.engine.embedding import paper_adam
-from embae_plugin.engine.train_step import EagerStep
+from embae_plugin.lab.benchmark.fresh import FreshProcess
+from embae_plugin.lab.benchmark.growth import probe
 from embae_plugin.losses import BatchHardTripletLoss
+from embae_plugin.methods.embedding import paper_adam
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
+from embae_plugin.training.train_step import EagerStep
 
 QUERIES, DIM, WANTED = 3368, 128, 10_000_000
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from embae_plugin.data.catalogue import SOURCES, Counts, how_to_get
 from embae_plugin.data.datasets.catalog import SPECS, find_spec
 from embae_plugin.data.datasets.generation import read_metadata
 from embae_plugin.data.datasets.shots import plan, scaled
 from embae_plugin.data.datasets.synthetic import read_subsets
 from embae_plugin.data.layouts import READERS, count
+from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts, how_to_get
 
 CHECKED: tuple[str, ...] = (*READERS, *SPECS)
 """Names that can be checked: the paper's data sets, CUHK01, and the built-in ones."""

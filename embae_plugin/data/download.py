@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 import gdown
 
 from embae_plugin.data.archives import unpack
-from embae_plugin.data.catalogue import SOURCES, Counts, Download, Source, by_hand
 from embae_plugin.data.checking import CHECKED, Check, check
 from embae_plugin.data.datasets.catalog import SPECS
+from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts, Download, Source, by_hand
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import h5py
 from scipy.io import loadmat
 
-from embae_plugin.data.catalogue import Counts
+from embae_plugin.torchreid_bridge.known_datasets import Counts
 
 _MARKET = re.compile(r"(-?\d+)_c(\d)")
 _VIPER = re.compile(r"(\d+)_")

@@ -18,7 +18,7 @@ import torch
 from yacs.config import CfgNode
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.config import zoo_kwargs
+from embae_plugin.settings.config import zoo_kwargs
 
 Item = tuple[str, int, int, int]  # path, pid, camid, dsetid, as torchreid's datasets list them
 

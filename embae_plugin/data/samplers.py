@@ -19,7 +19,7 @@ from embae_plugin.data.batches import (
     identity_batches,
 )
 from embae_plugin.data.few_cameras import camera_batches, most_cameras
-from embae_plugin.data.manager_items import Item
+from embae_plugin.torchreid_bridge.manager_items import Item
 
 __all__ = [
     "CameraBalancedSampler",

@@ -11,13 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from embae_plugin.evaluation.protocols import PROTOCOLS
-from embae_plugin.evaluation.report import write_text
+from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.report_page import figures
 from embae_plugin.report_page.content import Content
+from embae_plugin.report_page.crop_pictures import Thumbnails
 from embae_plugin.report_page.projection import NAMES
 from embae_plugin.report_page.retrieval import Entry
 from embae_plugin.report_page.selection import Ranked
-from embae_plugin.report_page.thumbnails import Thumbnails
 
 PROTOCOL_NAMES = {"market": "Market-1501 protocol", "nd": "-nd protocol"}
 VERDICTS = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data.catalogue import SOURCES
+from embae_plugin.torchreid_bridge.known_datasets import SOURCES
 from tests.zoo_files import write_image, write_viper
 
 
@@ -71,7 +71,7 @@ def test_nobody_elses_dataset_downloads_either(tmp_path, monkeypatch):
             self.download_dataset(f"{root}/elsewhere", "http://localhost/elsewhere.zip")
             super().__init__([("a", 0, 0)], [("b", 0, 0)], [("c", 0, 1)], **kwargs)
 
-    monkeypatch.setitem(bridge._dataset_table(), "elsewhere", Elsewhere)
+    monkeypatch.setitem(bridge.dataset_table(), "elsewhere", Elsewhere)
     with pytest.raises(FileNotFoundError, match=f"looked for {tmp_path}/elsewhere"):
         bridge.dataset_split("elsewhere", tmp_path, "train")
     assert list(tmp_path.iterdir()) == []
@@ -84,7 +84,7 @@ def test_errors_of_other_peoples_datasets_pass(monkeypatch, tmp_path):
         def __init__(self, **kwargs):
             raise RuntimeError("mine")
 
-    monkeypatch.setitem(bridge._dataset_table(), "broken", Broken)
+    monkeypatch.setitem(bridge.dataset_table(), "broken", Broken)
     with pytest.raises(RuntimeError, match=r"^mine$"):
         bridge.dataset_split("broken", tmp_path, "train")
 

@@ -13,9 +13,9 @@ from scipy.io import savemat
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data import layouts
-from embae_plugin.data.catalogue import SOURCES, Counts
 from embae_plugin.data.checking import CHECKED, check, check_all, table
 from embae_plugin.data.datasets.generation import generate
+from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts
 from tests.zoo_files import write_image, write_market1501, write_viper
 
 

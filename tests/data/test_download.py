@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from embae_plugin.data import download, layouts
-from embae_plugin.data.catalogue import SOURCES, Counts, Download
 from embae_plugin.data.download import drive_link, get_dataset
+from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts, Download
 from tests.data.test_checking import publish, write_cuhk03
 from tests.zoo_files import write_viper
 

@@ -26,7 +26,7 @@ from embae_plugin.data.records import ImageRecords
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
 from tests.crops_world import tell_apart
-from tests.engine.tiny import HEIGHT, WIDTH, tiny_store, two_layer_trunk, write_crops
+from tests.methods.tiny import HEIGHT, WIDTH, tiny_store, two_layer_trunk, write_crops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embae_plugin.benchmark.many_cameras import draw_world, measure
 from embae_plugin.data.few_cameras import _Cells, _Plan
 from embae_plugin.data.samplers import camera_batches, identity_batches
+from embae_plugin.lab.benchmark.many_cameras import draw_world, measure
 
 
 def generator(seed: int = 0) -> torch.Generator:

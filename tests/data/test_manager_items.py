@@ -97,4 +97,4 @@ def test_no_augmentation_and_no_normalisation(root):
 def test_manager_reports_missing_data_like_a_dataset(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"dataset 'viper': looked for .*nothing is down"):
         manager(tmp_path, sources="viper")
-    assert bridge._datamanagers.init_image_dataset is not bridge.init_image_dataset
+    assert bridge.library.datamanagers.init_image_dataset is not bridge.init_image_dataset

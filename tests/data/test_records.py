@@ -9,8 +9,8 @@ import pytest
 import torch
 import torchreid
 
-from embae_plugin.config import load_config
 from embae_plugin.data.records import ImageRecords, ReIDData, load_data, merge_sources
+from embae_plugin.settings.config import load_config
 from tests.zoo_files import write_market1501, write_viper
 
 ITEMS = [

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.cli.main import main
-from embae_plugin.engine.checkpoint import load_checkpoint
-from embae_plugin.engine.loop import PROCESSES
-from tests.cli.tiny_run import TINY
+from embae_plugin.commands.main import main
+from embae_plugin.training.loop import PROCESSES
+from embae_plugin.training.run_identity import load_checkpoint
+from tests.commands.tiny_run import TINY
 from tests.zoo_files import write_viper
 
 ROOT = Path(__file__).parents[2]

@@ -13,14 +13,14 @@ import torch
 
 from embae_plugin import distributed
 from embae_plugin.data import feature_bank, image_bank
-from embae_plugin.engine import ImageEmbeddingEngine, ImageTransferEngine
-from embae_plugin.engine.checkpoint import load_checkpoint
-from embae_plugin.engine.loop import Interrupted
-from embae_plugin.engine.scoring import score_model
-from embae_plugin.engine.train_step import EagerStep
 from embae_plugin.losses import BatchHardTripletLoss
+from embae_plugin.methods import ImageEmbeddingEngine, ImageTransferEngine
+from embae_plugin.training.loop import Interrupted
+from embae_plugin.training.run_identity import load_checkpoint
+from embae_plugin.training.scoring import score_model
+from embae_plugin.training.train_step import EagerStep
 from tests.distributed.ranks import in_ranks
-from tests.engine.tiny import same_weights, tiny_data, tiny_model, tiny_store, two_layer_model
+from tests.methods.tiny import same_weights, tiny_data, tiny_model, tiny_store, two_layer_model
 
 Weights = dict[str, torch.Tensor]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.cli.main import main
+from embae_plugin.commands.main import main
 from embae_plugin.reid import ReID
 from tests.crops_world import write_crops
 from tests.docs.test_commands import blocks, commands

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from embae_plugin.evaluation.curves import (
+from embae_plugin.evaluation.learning_curves import (
     adaptation_curves,
     mean_curve,
     plot_curves,

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.config_tree import STOP_RULES
 from embae_plugin.evaluation.label_free import MEASURES, RULES, measure
+from embae_plugin.settings.tree import STOP_RULES
 
 
 def crops(seed: int, count: int = 60, dim: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from embae_plugin.evaluation.metrics import Scores
 from embae_plugin.evaluation.ranking import evaluate_embeddings
-from embae_plugin.evaluation.report import (
+from embae_plugin.evaluation.score_table import (
     dropped_note,
     plot_scores,
     score_row,

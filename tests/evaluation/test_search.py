@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embae_plugin.evaluation import search
-from embae_plugin.evaluation.search import nearest, unit_length
+from embae_plugin.evaluation import nearest as search
+from embae_plugin.evaluation.nearest import nearest, unit_length
 
 
 @pytest.fixture(params=[True, False], ids=["faiss", "torch"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.evaluation.seeds import (
+from embae_plugin.lab.seeds import (
     mean_text,
     read_run,
     read_runs,

@@ -8,7 +8,7 @@ import torch
 
 from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.models.heads import DenseHead
-from tests.engine.tiny import tiny_store, two_layer_model, write_crops
+from tests.methods.tiny import tiny_store, two_layer_model, write_crops
 
 
 @pytest.fixture

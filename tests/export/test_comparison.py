@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from embae_plugin.export.comparison import largest_difference, some_images
+from embae_plugin.export.equality import largest_difference, some_images
 from embae_plugin.export.graph import ImagesToEmbeddings
 
 

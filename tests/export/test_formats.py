@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from embae_plugin.export import FORMATS, ImagesToEmbeddings, export_model, formats
-from embae_plugin.export.comparison import largest_difference, unit_images
+from embae_plugin.export.equality import largest_difference, unit_images
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.reid import ReID
 

@@ -81,7 +81,7 @@ def suit_deep_sort(monkeypatch: pytest.MonkeyPatch) -> None:
     It looks for torchreid's layout of GitHub, and for pkg_resources, which setuptools has dropped.
     """
     if bridge.LAYOUT == "pypi":
-        monkeypatch.setitem(sys.modules, "torchreid.utils", bridge._utils)
+        monkeypatch.setitem(sys.modules, "torchreid.utils", bridge.library.utils)
     if importlib.util.find_spec("pkg_resources") is None:
         stub = SimpleNamespace(resource_filename=lambda package, name: f"{package}/{name}")
         monkeypatch.setitem(sys.modules, "pkg_resources", stub)

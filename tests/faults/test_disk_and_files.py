@@ -15,11 +15,11 @@ from PIL import Image
 from embae_plugin.data.feature_bank import keep_array
 from embae_plugin.data.image_bank import CorruptImageError, ImageBank
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.engine import loop
-from embae_plugin.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from embae_plugin.evaluation.report import write_results, write_text
-from tests.engine.tiny import two_layer_model
+from embae_plugin.evaluation.score_table import write_results, write_text
+from embae_plugin.training import loop
+from embae_plugin.training.run_identity import load_checkpoint, load_weights, save_checkpoint
 from tests.faults.world import outcome, records, run, start
+from tests.methods.tiny import two_layer_model
 
 PATIENCE = 120
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.engine.checkpoint import load_checkpoint
-from tests.cli.tiny_run import TINY
+from embae_plugin.training.run_identity import load_checkpoint
+from tests.commands.tiny_run import TINY
 from tests.faults.world import STAGES, outcome, run, start
 from tests.zoo_files import write_viper
 

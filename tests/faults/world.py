@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from embae_plugin.data.records import ImageRecords, ReIDData
-from embae_plugin.engine import ImageAutoencoderEngine, ImageEmbeddingEngine, ImageTransferEngine
-from embae_plugin.engine.checkpoint import load_checkpoint
-from embae_plugin.evaluation.report import score_row, write_results
-from tests.engine.tiny import pick, tiny_store, two_layer_model, write_crops
+from embae_plugin.evaluation.score_table import score_row, write_results
+from embae_plugin.methods import ImageAutoencoderEngine, ImageEmbeddingEngine, ImageTransferEngine
+from embae_plugin.training.run_identity import load_checkpoint
+from tests.methods.tiny import pick, tiny_store, two_layer_model, write_crops
 
 STAGES = ("embedding", "autoencoder-camera", "transfer-cam")
 

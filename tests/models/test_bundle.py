@@ -15,7 +15,7 @@ from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import build_trunk
 from tests.crops_world import INPUT, tiny_embae, write_checkpoint
-from tests.engine.tiny import same_weights
+from tests.methods.tiny import same_weights
 
 
 def test_what_is_saved_comes_back(tmp_path):

@@ -22,7 +22,7 @@ from embae_plugin.models.camera_norm import (
     use_cameras,
 )
 from embae_plugin.models.inference import freeze
-from tests.engine.tiny import same_weights, tiny_store, write_crops
+from tests.methods.tiny import same_weights, tiny_store, write_crops
 
 WIDTH, CAMERAS = 5, 3
 

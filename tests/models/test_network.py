@@ -16,7 +16,7 @@ from embae_plugin.models import EmbAE
 from embae_plugin.models.camera_norm import CameraNorm, at_cameras, camera_layers
 from embae_plugin.models.input_spec import InputSpec
 from tests.crops_world import tell_apart
-from tests.engine.tiny import same_weights
+from tests.methods.tiny import same_weights
 from tests.networks import random_network
 from tests.threads import one_thread
 

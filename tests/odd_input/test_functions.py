@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embae_plugin.config import check_config, load_config
 from embae_plugin.data.batches import balanced_batches, identity_batches
 from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.data.datasets.shots import plan, scaled
@@ -20,6 +19,7 @@ from embae_plugin.data.records import ImageRecords
 from embae_plugin.evaluation import evaluate_embeddings, evaluate_rank
 from embae_plugin.losses import BatchHardTripletLoss, ReconstructionLoss
 from embae_plugin.models.heads import HeadBank
+from embae_plugin.settings.config import check_config, load_config
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
@@ -179,7 +179,7 @@ def test_paths_of_all_kinds_are_read(tmp_path, name):
 
 
 def test_a_loop_of_links_in_a_data_set_ends(tmp_path):
-    from embae_plugin.cli.main import main
+    from embae_plugin.commands.main import main
 
     os.symlink(tmp_path, tmp_path / "market1501", target_is_directory=True)
     os.symlink(tmp_path / "viper", tmp_path / "viper")
@@ -193,7 +193,7 @@ def test_a_loop_of_links_in_a_data_set_ends(tmp_path):
     ["data", "get", "market1501", "--root", "x", "--url", "file:///nowhere"],
 ])  # fmt: skip
 def test_commands_say_what_is_wrong(tmp_path, monkeypatch, capsys, verb):
-    from embae_plugin.cli.main import main
+    from embae_plugin.commands.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(verb) == 2

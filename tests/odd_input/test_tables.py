@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embae_plugin.cli.main import main
+from embae_plugin.commands.main import main
 from embae_plugin.data.embedding_files import read_embeddings
 from embae_plugin.data.samplers import CameraBalancedSampler, RandomDatasetIdentitySampler
 from tests.odd_input.world import refused

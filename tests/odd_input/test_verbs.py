@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.cli.main import main
+from embae_plugin.commands.main import main
 from tests.crops_world import picture, write_checkpoint, write_crops
 from tests.odd_input.world import JUNK, KINDS, refused, snapshot, wrong_file
 

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embae_plugin.engine.checkpoint import load_weights
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.checkpoint_file import load_checkpoint
 from embae_plugin.models.door import open_model
 from embae_plugin.models.input_spec import InputSpec
+from embae_plugin.training.run_identity import load_weights
 from tests.crops_world import tiny_embae, write_checkpoint
 from tests.odd_input.world import KINDS, snapshot, wrong_file
 

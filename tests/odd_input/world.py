@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from embae_plugin.cli.main import main
+from embae_plugin.commands.main import main
 
 JUNK = bytes(range(255, -1, -1)) * 2
 KINDS = ("missing", "empty", "junk", "text", "zip", "folder", "loop", "below a file", "nul")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from embae_plugin.cli.main import main
+from embae_plugin.commands.main import main
 from embae_plugin.data import image_bank
-from embae_plugin.engine.checkpoint import load_checkpoint
-from tests.cli.tiny_run import TINY
+from embae_plugin.training.run_identity import load_checkpoint
+from tests.commands.tiny_run import TINY
 from tests.faults.world import start
 from tests.zoo_files import write_market1501, write_viper
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from embae_plugin.data.datasets.figure import Placement, Pose, draw_figure
+from embae_plugin.data.datasets.body import Placement, Pose, draw_figure
 from embae_plugin.data.datasets.people import Person
 from embae_plugin.data.datasets.scenes import SCENE_SIZE, draw_occluder
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embae_plugin.data.acquisition import missing_data_error
 from embae_plugin.torchreid_bridge import ImageDataset
+from embae_plugin.torchreid_bridge.acquisition import missing_data_error
 
 logger = logging.getLogger(__name__)
 

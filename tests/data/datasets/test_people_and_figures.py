@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from embae_plugin.data.datasets.body import Placement, Pose, draw_figure
 from embae_plugin.data.datasets.catalog import SPECS
-from embae_plugin.data.datasets.figure import Placement, Pose, draw_figure
 from embae_plugin.data.datasets.geometry import Tube, View, capsule, shade
 from embae_plugin.data.datasets.people import Person, cloth_color, pick, sample_person
 

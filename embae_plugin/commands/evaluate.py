@@ -1,0 +1,162 @@
+"""Scores embeddings, or a model on a data set, by both protocols.
+
+  embae evaluate --query query.npz --gallery gallery.npz
+  embae evaluate --query labelled.npz
+  embae evaluate --checkpoint log/…/transfer-cam --config-file … --root reid-data
+  embae evaluate --checkpoint adapted --root reid-data -t market1501
+
+Files are of `embae extract` with identities (--csv with a column pid). Without --gallery each
+labelled crop of the query file is a query among the others. Crops without identity are left out.
+With a data set (of a configuration, or -t) its query and gallery are embedded and scored. Its
+cameras are named market1501:0 and so on, as in embae train; --camera-regex takes their names from
+the file names instead, as in embae adapt. A model uses the statistics of the cameras it knows by
+name, and says which it does not know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from embae_plugin.commands.crop_arguments import add_checkpoint_arguments, model_of
+from embae_plugin.data.camera_rules import camera_rule
+from embae_plugin.data.embedding_files import EmbeddingTable, read_embeddings
+from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.data.records import ImageRecords, load_data
+from embae_plugin.embedder import UNKNOWN
+from embae_plugin.evaluation import Scores, evaluate_embeddings
+from embae_plugin.evaluation.score_table import dropped_note, score_row, score_table, write_text
+from embae_plugin.reid import pick_device
+from embae_plugin.runtime import log_to
+from embae_plugin.settings.config import check_config, get_default_config, load_config
+from embae_plugin.training.scoring import score_model
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("--query", default="", help="a file of embae extract with identities")
+    parser.add_argument("--gallery", default="", help="likewise; without it, the query file's own")
+    add_checkpoint_arguments(parser, required=False)
+    parser.add_argument("--config-file", default="", help="instead: whose target is scored")
+    parser.add_argument("--root", default="", help="folder with the data sets")
+    parser.add_argument("-t", "--targets", nargs="+", default=[], metavar="NAME",
+                        help="the data set, if it is not the configuration's")  # fmt: skip
+    parser.add_argument("--camera-regex", default="", metavar="REGEX",
+                        help="names a data set's cameras by the group 'camera' in a crop's file "
+                             "name, e.g. '_c(?P<camera>\\d)'")  # fmt: skip
+    parser.add_argument("--unnamed-cameras", action="store_true",
+                        help="name no camera to the model, as where nobody can")  # fmt: skip
+    parser.add_argument("--json", default="", metavar="FILE", help="write the scores as JSON")
+    parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    given = arguments.config_file or arguments.root or arguments.targets
+    if bool(arguments.query) == bool(given):
+        raise ValueError("give either --query (and --gallery), or --config-file, --root and "
+                         "--checkpoint")  # fmt: skip
+    with log_to(None, arguments.verbose):
+        if arguments.query:
+            scores, name = _score_files(arguments), arguments.query
+        else:
+            scores, name = _score_data(arguments), arguments.checkpoint
+        row = score_row(name, scores)
+        if arguments.json:
+            write_text(arguments.json, json.dumps(row, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(f"{score_table([row])}\n")
+        note = dropped_note([row])
+        if note:
+            sys.stdout.write(f"\n{note}\n")
+    return 0
+
+
+def _labelled(path: str) -> EmbeddingTable:
+    """The crops of a file whose identity is known."""
+    table = read_embeddings(path)
+    known = np.zeros(len(table), bool) if table.pids is None else table.pids != ""
+    if table.pids is None or not known.any():
+        raise ValueError(
+            f"{path} holds no identities: list the crops with --csv, in columns path,camid,pid, "
+            "when you embed them with embae extract"
+        )
+    if not known.all():
+        logger.info("%s: %d crops without identity are left out", path, int((~known).sum()))
+    return EmbeddingTable(table.paths[known], table.cameras[known], table.embeddings[known],
+                          table.pids[known], table.about)  # fmt: skip
+
+
+def _score_files(arguments: argparse.Namespace) -> dict[str, Scores]:
+    query = _labelled(arguments.query)
+    gallery = _labelled(arguments.gallery) if arguments.gallery else query
+    if query.about.get("model") != gallery.about.get("model"):
+        raise ValueError(f"{arguments.query} and {arguments.gallery} come from different models: "
+                         "embed both with one")  # fmt: skip
+    names = [table.pids for table in (query, gallery) if table.pids is not None]
+    pids = np.unique(np.concatenate(names), return_inverse=True)[1]
+    numbers = pids.reshape(-1).astype(np.int64)
+    return evaluate_embeddings(
+        query.embeddings, gallery.embeddings, numbers[: len(query)], numbers[len(query) :],
+        query.cameras, gallery.cameras,
+    )  # fmt: skip
+
+
+def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
+    if not arguments.checkpoint:
+        raise ValueError("--checkpoint is needed: which model to score")
+    base = get_default_config()
+    base.test.normalize_feature = True  # torchreid's default, False, is none of Re-ID's
+    cfg = load_config(arguments.config_file, arguments.opts, base)
+    if arguments.root:
+        cfg.data.root = arguments.root
+    if arguments.targets:
+        cfg.data.targets = list(arguments.targets)
+    check_config(cfg)
+    cfg.data.sources = []  # which scoring does not read
+    bundle = model_of(arguments)
+    data = load_data(cfg)
+    if data.query is None or data.gallery is None:
+        raise ValueError("the configuration names no target (data.targets) to score on")
+    rename = _cameras_of(arguments)
+    query, gallery = rename(data.query), rename(data.gallery)
+    device = pick_device(arguments.device)
+    store = FeatureStore.of(
+        bundle.input, device, cache_dir=cfg.embae.cache_dir, image_cache_dir=cfg.embae.cache_dir,
+        memory_share=cfg.embae.image_memory_share,
+    )  # fmt: skip
+    normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
+    return score_model(bundle.model.to(device), store, query, gallery,
+                       cfg.embae.test.tta, normalize)  # fmt: skip
+
+
+def _cameras_of(arguments: argparse.Namespace) -> Callable[[ImageRecords], ImageRecords]:
+    """How the cameras of a data set's crops are named to the model."""
+    if arguments.unnamed_cameras and arguments.camera_regex:
+        raise ValueError("--unnamed-cameras and --camera-regex exclude each other")
+    if arguments.unnamed_cameras:
+        return lambda records: replace(records, cameras=(UNKNOWN,) * len(records))
+    if not arguments.camera_regex:
+        return lambda records: records
+    rule = camera_rule(arguments.camera_regex)
+
+    def named(records: ImageRecords) -> ImageRecords:
+        found = [rule.search(Path(path).name) for path in records.paths]
+        missed = [path for path, match in zip(records.paths, found, strict=True) if not match]
+        if missed:
+            raise ValueError(
+                f"--camera-regex {arguments.camera_regex!r} does not fit {len(missed)} of "
+                f"{len(found)} file names, such as {missed[0]}"
+            )
+        return replace(records, cameras=tuple(match["camera"] for match in found if match))
+
+    return named

@@ -1,0 +1,109 @@
+"""A folder that a long command fills: never overwritten unasked, and resumed by the same command.
+
+While the command is at work, the hidden folder :data:`WORK` lies in it, holding what to go on
+from and the settings it was started with. It goes when all is done, so its absence means that the
+results are whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from embae_plugin.evaluation.score_table import write_text
+from embae_plugin.training.run_identity import changed_settings
+
+logger = logging.getLogger(__name__)
+
+WORK = ".unfinished"
+_JOB = "job.json"
+
+
+class JobFolder:
+    """The results' folder of one command.
+
+    Args:
+        out: the folder; it need not exist.
+        results: files and folders that the command writes there, the one that comes last at the
+            end.
+        settings: plain values; an unfinished run goes on only with the same.
+    """
+
+    def __init__(
+        self, out: str | Path, results: Sequence[str], settings: Mapping[str, Any]
+    ) -> None:
+        self.out, self.results, self.settings = Path(out), tuple(results), dict(settings)
+        self.work = self.out / WORK
+
+    def found(self, force: bool = False) -> dict[str, Any] | None:
+        """What an unfinished run of the same settings noted, or None where there is none.
+
+        Writes nothing.
+
+        Raises:
+            ValueError: the folder holds something else, and not ``force``.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"{self.out} is a file: name a folder with --out")
+        held = list(self.out.iterdir()) if self.out.exists() else []
+        if force or all(path.suffix == ".log" for path in held):
+            return None
+        job = self.work / _JOB
+        if not job.is_file():
+            done = (self.out / self.results[-1]).is_file()
+            what = "the results of a finished run" if done else "other files"
+            raise ValueError(
+                f"{self.out} holds {what}: name another folder with --out, or replace "
+                "what is in it with --force"
+            )
+        try:
+            noted: dict[str, Any] = json.loads(job.read_text(encoding="utf-8"))
+            then = noted["settings"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{job} is damaged: start anew with --force") from None
+        changed = changed_settings(then, json.loads(json.dumps(self.settings)))
+        if changed:
+            raise ValueError(
+                f"{self.out} holds an unfinished run with other settings:\n{changed}\n"
+                "finish it with its own, start anew with --force, or name another --out"
+            )
+        logger.info("%s: going on with a run that was not finished", self.out)
+        return dict(noted.get("notes", {}))
+
+    def begin(self, notes: Mapping[str, Any], anew: bool) -> None:
+        """Marks the folder as being filled; ``anew`` first removes what an earlier run left."""
+        if anew and self.out.is_dir():
+            for name in reversed(self.results):  # the one that says that all is whole goes first
+                left = self.out / name
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            if self.work.is_dir():
+                shutil.rmtree(self.work)
+        text = json.dumps({"settings": self.settings, "notes": dict(notes)}, indent=1)
+        write_text(self.work / _JOB, text + "\n")
+
+    def finish(self) -> None:
+        """Removes the mark and everything kept for going on."""
+        (self.work / _JOB).unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+@contextmanager
+def explained_disk_errors(out: str | Path) -> Iterator[None]:
+    """Turns a full disk into words that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if not full or isinstance(error, FileNotFoundError):
+            raise
+        raise OSError(
+            f"the disk with {os.fspath(out)} is full ({error}): free some space and give the same "
+            "command again, it goes on where it stopped"
+        ) from error

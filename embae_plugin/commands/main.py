@@ -1,0 +1,122 @@
+"""The console command ``embae VERB …``.
+
+A verb is a module of this package with ``add_arguments(parser)`` and ``run(arguments) -> int``,
+and a line in :data:`VERBS`. Only the module of the verb asked for is imported, so that ``embae
+doctor`` and ``embae --help`` work where torch or torchreid do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from embae_plugin import __version__
+from embae_plugin.allocator import tune_allocator
+
+VERBS = {
+    "train": "train on labelled sources and adapt to an unlabelled target",
+    "adapt": "adapt a model to unlabelled crops of your own cameras",
+    "extract": "write the embeddings of a folder of crops to a file",
+    "search": "find the crops most similar to one or more queries",
+    "evaluate": "score embeddings, or a model on a data set, by both protocols",
+    "demo": "run the whole method on the built-in synthetic cameras",
+    "reproduce": "repeat the paper's tables, published numbers beside ours",
+    "curves": "average runs that differ in the seed: scores, spreads, curves of adaptation",
+    "ablate": "score a run's models with and without TTA and normalisation, by both AP rules",
+    "benchmark": "measure speed and memory beside stock torchreid",
+    "data": "check which data sets are complete, and fetch them",
+    "models": "list the published models that can be used by name, and fetch them",
+    "export": "write a model as one ONNX or TorchScript file, checked against the model",
+    "report": "one HTML page: a target before and after adaptation",
+    "doctor": "check the installation, data and weights, and say how to mend what is broken",
+}
+
+
+LAB_VERBS = ("reproduce", "curves", "ablate", "benchmark")
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser with every verb; with the arguments of ``verb`` alone if one is named.
+
+    Raises:
+        ImportError: a part that the verb needs is not installed.
+    """
+    parser = argparse.ArgumentParser(
+        prog="embae", description="Adapts a person Re-ID model to new cameras without labels."
+    )
+    parser.add_argument("--version", action="version", version=f"embae {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, text in VERBS.items():
+        if verb is not None and name != verb:
+            verbs.add_parser(name, help=text)
+            continue
+        module = _verb_module(name)
+        one = verbs.add_parser(name, help=text, description=module.__doc__,
+                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        module.add_arguments(one)
+        one.set_defaults(run=module.run)
+    return parser
+
+
+def process_name() -> str:
+    """``embae``, and which process this is where ``torchrun`` has started several."""
+    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return "embae" if count == "1" else f"embae (rank {rank} of {count})"
+
+
+def refuse_several_processes(verb: str) -> None:
+    """Every verb but ``train`` is one process; copies of it would write to the same files."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and verb != "train":
+        raise ValueError(f"{verb} runs in one process: start it without torchrun")
+
+
+def _verb_module(name: str) -> ModuleType:
+    """The verb's module; whatever a broken library raises becomes an ImportError."""
+    try:
+        room = "lab.commands" if name in LAB_VERBS else "commands"
+        return importlib.import_module(f"embae_plugin.{room}.{name}")
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ImportError(f"`embae {name}` cannot start: {reason}") from error
+
+
+def _refused(message: str) -> int:
+    sys.stderr.write(f"{process_name()}: {message}\n")
+    return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb; returns the process's exit code.
+
+    0 done; 1 a check of the verb's own failed; 2 the user can mend it (the message says how);
+    130 stopped by Ctrl-C or SIGTERM.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    try:
+        verb = next((word for word in words if not word.startswith("-")), "")
+        arguments = build_parser(verb).parse_args(words)
+        refuse_several_processes(arguments.verb)
+        tune_allocator()
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":  # the others are stopped together with it
+            sys.stderr.write(f"embae: {error or 'stopped'}\n")
+        return 130
+    except ImportError as error:
+        return _refused(f"{error} (`embae doctor` checks the installation)")
+    except MemoryError as error:
+        return _refused(f"there is not enough memory: {error}")
+    except (ValueError, OSError, FloatingPointError) as error:
+        return _refused(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

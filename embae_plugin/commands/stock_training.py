@@ -1,0 +1,100 @@
+"""torchreid's own training (loss.name softmax or triplet) on any of its models, or EmbAE's."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.models.weight_files import read_file, read_state
+from embae_plugin.settings.config import (
+    engine_run_kwargs,
+    imagedata_kwargs,
+    lr_scheduler_kwargs,
+    optimizer_kwargs,
+)
+from embae_plugin.training.run_identity import load_weights
+
+logger = logging.getLogger(__name__)
+
+_RESUMED = {"state_dict", "optimizer", "scheduler", "epoch"}
+
+
+def run_stock(cfg: CfgNode) -> None:
+    """What torchreid's ``scripts/main.py`` does with this configuration.
+
+    Raises:
+        ValueError: a loss or model that torchreid does not have.
+    """
+    if cfg.loss.name not in ("softmax", "triplet") or cfg.data.type != "image":
+        raise ValueError(
+            f"loss.name {cfg.loss.name!r} with data.type {cfg.data.type!r}: loss.name must be "
+            "embae, softmax or triplet, data.type image"
+        )
+    names = bridge.available_models()
+    if cfg.model.name not in names:
+        raise ValueError(f"model.name {cfg.model.name!r} is unknown; there are {', '.join(names)}")
+    bridge.set_random_seed(cfg.train.seed)
+    use_gpu = bool(cfg.use_gpu) and torch.cuda.is_available()
+    datamanager = bridge.build_datamanager(**{**imagedata_kwargs(cfg), "use_gpu": use_gpu})
+    model = bridge.build_model(
+        name=cfg.model.name, num_classes=datamanager.num_train_pids, loss=cfg.loss.name,
+        pretrained=cfg.model.pretrained, use_gpu=use_gpu,
+    )  # fmt: skip
+    if cfg.model.load_weights:
+        load_matching(model, cfg.model.load_weights)
+    model = torch.nn.DataParallel(model).cuda() if use_gpu else model
+    optimizer = bridge.build_optimizer(model, **optimizer_kwargs(cfg))
+    scheduler = bridge.build_lr_scheduler(optimizer, **lr_scheduler_kwargs(cfg))
+    settings = engine_run_kwargs(cfg)
+    if cfg.model.resume:
+        settings["start_epoch"] = _resume(cfg.model.resume, model, optimizer, scheduler)
+    common: dict[str, Any] = {
+        "optimizer": optimizer, "scheduler": scheduler, "use_gpu": use_gpu,
+        "label_smooth": cfg.loss.softmax.label_smooth,
+    }  # fmt: skip
+    if cfg.loss.name == "softmax":
+        engine = bridge.ImageSoftmaxEngine(datamanager, model, **common)
+    else:
+        triplet = cfg.loss.triplet
+        engine = bridge.ImageTripletEngine(
+            datamanager, model, margin=triplet.margin, weight_t=triplet.weight_t,
+            weight_x=triplet.weight_x, **common,
+        )  # fmt: skip
+    engine.run(**settings)
+
+
+def load_matching(model: torch.nn.Module, path: str) -> None:
+    """Loads the weights whose names and shapes match, as torchreid does, and names the others.
+
+    A classifier for other people is left out so, and the rest of the network is kept.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_state`; also where nothing matches.
+    """
+    state, own = read_state(path), model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise ValueError(f"model.load_weights: nothing in {path} fits this model")
+    model.load_state_dict({**own, **fitting})
+    left = sorted({*state, *own} - set(fitting))
+    if left:
+        few = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
+        logger.warning(
+            "%s: %d weights loaded; not in both, or of another shape: %s", path, len(fitting), few
+        )
+
+
+def _resume(path: str, model: Any, optimizer: Any, scheduler: Any) -> int:
+    """torchreid's ``resume_from_checkpoint``, which cannot read its own files on torch ≥ 2.6."""
+    state = read_file(path)
+    if not isinstance(state, dict) or not _RESUMED.issubset(state):
+        raise ValueError(f"model.resume: {path} is not a torchreid checkpoint")
+    load_weights(getattr(model, "module", model), path)
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    logger.info("going on from %s after epoch %d", path, state["epoch"])
+    return int(state["epoch"])

@@ -1,0 +1,1 @@
+"""What makes the evidence: benchmarks, reproduction, ablations. Nothing imports it."""

@@ -1,0 +1,1 @@
+"""Configurations: torchreid's tree and EmbAE's node, files, checks."""

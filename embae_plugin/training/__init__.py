@@ -1,0 +1,1 @@
+"""What trains any method: the loop, its stages, resuming, scoring."""

@@ -1,0 +1,304 @@
+"""The training loop that every stage shares: resume, save, stop cleanly, log.
+
+A stage is a list of phases; a phase says how one step is done and nothing else. Its random
+choices depend on (seed, phase, epoch, step) alone, so weights, optimiser and position are all
+that a checkpoint needs for a stopped run to end with the same bits as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from embae_plugin import distributed
+from embae_plugin.atomic_file import remove_drafts
+from embae_plugin.training.run_identity import check_identity, load_checkpoint, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Settings of a run, named so that a refusal to go on from it can be understood.
+FILES = "image files (names, sizes, labels)"
+PROCESSES = "processes (torchrun's --nproc_per_node × --nnodes)"
+
+
+class Phase(Protocol):
+    """One optimiser's work: ``epochs`` epochs of ``steps`` steps."""
+
+    name: str
+    epochs: int
+    steps: int
+
+    def start(self) -> None:
+        """Called once, when this phase begins or is resumed."""
+
+    def start_epoch(self, epoch: int) -> float:
+        """Sets up an epoch and returns its learning rate."""
+
+    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
+        """One optimisation step; returns detached scalars to log, the first being the loss."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+
+    def describe(self, epoch: int, step: int) -> str:
+        """What the step was about, for an error message (the images in the batch)."""
+
+
+class OneStep:
+    """A phase of a single step that learns nothing and so has no state; :meth:`work` does it."""
+
+    name, epochs, steps = "statistics", 1, 1
+
+    def work(self) -> None:
+        """What the phase is for."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def start_epoch(self, epoch: int) -> float:
+        """There is no learning rate."""
+        return 0.0
+
+    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
+        """The work, and no loss."""
+        self.work()
+        return {"loss": torch.zeros(())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def describe(self, epoch: int, step: int) -> str:
+        """Never asked for: there is no loss."""
+        return ""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, has saved itself, and can be started again."""
+
+
+@dataclass
+class LoopOptions:
+    """How a loop is run.
+
+    Attributes:
+        checkpoint: where the stage's state is kept; None keeps none.
+        identity: settings that a resumed run must share.
+        save_interval: seconds between checkpoints; 0 saves after every epoch.
+        writer: a TensorBoard writer, or None.
+        after_epoch: called with (phase name, epochs done in it, logged values).
+        extra: further entries of the checkpoint.
+    """
+
+    checkpoint: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    save_interval: float = 30.0
+    writer: Any = None
+    after_epoch: Any = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def catch_signals() -> Iterator[threading.Event]:
+    """Turns Ctrl-C and SIGTERM into an event, so that a step is finished before stopping."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Loop:
+    """Runs the phases of one stage on one model."""
+
+    def __init__(
+        self, stage: str, model: nn.Module, phases: Sequence[Phase], options: LoopOptions
+    ) -> None:
+        self.stage, self.model, self.phases, self.options = stage, model, list(phases), options
+        self.phase = self.epoch = self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self._sums: dict[str, float] = {}
+        self._saved_at = time.monotonic()
+
+    def _payload(self, done: bool) -> dict[str, Any]:
+        running = not done and self.phase < len(self.phases)
+        return {
+            **self.options.extra,
+            "stage": self.stage,
+            "done": done,
+            "identity": dict(self.options.identity),
+            "position": [self.phase, self.epoch, self.step],
+            "sums": dict(self._sums),
+            "history": list(self.history),
+            "model": self.model.state_dict(),
+            "optimizer": self.phases[self.phase].state_dict() if running else {},
+        }
+
+    def save(self, done: bool = False) -> None:
+        """Writes the checkpoint, if one is kept; of several processes, the first does."""
+        if self.options.checkpoint is not None and distributed.rank() == 0:
+            save_checkpoint(self.options.checkpoint, self._payload(done))
+        self._saved_at = time.monotonic()
+
+    def _settings_of(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint's run was made with, as far as it matters for going on from it."""
+        then, now = dict(payload["identity"]), self.options.identity
+        if FILES in now:
+            then.setdefault(FILES, now[FILES])  # the first checkpoints only have their number
+        if PROCESSES in now:
+            then.setdefault(PROCESSES, 1)
+            if payload["done"]:  # what several processes have finished, one may go on from
+                then[PROCESSES] = now[PROCESSES]
+        return then
+
+    def _resume(self) -> bool:
+        """Takes up an earlier run's state; returns whether that run was complete."""
+        path = self.options.checkpoint
+        if path is not None and distributed.rank() == 0:
+            remove_drafts(path)
+        if path is None or not path.is_file():
+            return False
+        try:
+            payload = load_checkpoint(path)
+        except ValueError as error:
+            raise ValueError(f"{error}. Remove it to begin stage {self.stage} again; what other "
+                             "stages have finished is kept") from None  # fmt: skip
+        check_identity(path, self._settings_of(payload), self.options.identity)
+        self.model.load_state_dict(payload["model"])
+        self.history, self._sums = payload["history"], payload["sums"]
+        self.phase, self.epoch, self.step = payload["position"]
+        if payload["done"]:
+            logger.info("%s: done before, read from %s", self.stage, path)
+            return True
+        phase = self.phases[self.phase]
+        phase.start()
+        phase.load_state_dict(payload["optimizer"])
+        logger.info("%s: going on from %s (%s, epoch %d of %d, step %d of %d)", self.stage, path,
+                    phase.name, self.epoch + 1, phase.epochs, self.step, phase.steps)  # fmt: skip
+        return False
+
+    def run(self) -> list[dict[str, Any]]:
+        """Runs what is left; returns a row of averages for each epoch.
+
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM, once the step is finished and saved.
+            FloatingPointError: the loss is no longer finite; the last checkpoint is good.
+            PeerLost: another process of the run has ended; the last checkpoint is good.
+        """
+        try:
+            return self._run()
+        except distributed.PeerLost as error:
+            raise distributed.PeerLost(f"{error}.{self._kept()}") from error
+
+    def _kept(self) -> str:
+        where = self.options.checkpoint
+        if where is None:
+            return ""
+        if not where.is_file():
+            return f" {where} was not yet there: the same command begins this stage again."
+        return f" The last good state is {where}; the same command goes on from there."
+
+    def _run(self) -> list[dict[str, Any]]:
+        done_before = self._resume()
+        start = [done_before, self.phase, self.epoch, self.step]
+        distributed.check_same(f"{self.stage}: done, phase, epoch, step at the start", start)
+        for key, value in self.options.identity.items():
+            distributed.check_same(f"{self.stage}: {key}", value)
+        if done_before:
+            return self.history
+        total = sum(phase.epochs * phase.steps for phase in self.phases)
+        done = sum(phase.epochs * phase.steps for phase in self.phases[: self.phase])
+        if self.phase < len(self.phases):
+            done += self.epoch * self.phases[self.phase].steps + self.step
+        if self.phases and (self.phase, self.epoch, self.step) == (0, 0, 0):
+            self.phases[0].start()  # may decode images for long; Ctrl-C ends that at once
+        with (
+            catch_signals() as stop,
+            tqdm(total=total, initial=done, desc=self.stage, unit="step", disable=None) as bar,
+        ):
+            while self.phase < len(self.phases):
+                phase = self.phases[self.phase]
+                if self.phase and (self.epoch, self.step) == (0, 0):
+                    phase.start()
+                while self.epoch < phase.epochs:
+                    self._run_epoch(phase, stop, bar)
+                self.phase, self.epoch = self.phase + 1, 0
+        self.save(done=True)
+        return self.history
+
+    def _run_epoch(self, phase: Phase, stop: threading.Event, bar: Any) -> None:
+        lr = phase.start_epoch(self.epoch)
+        bar.total = sum(phase.epochs * phase.steps for phase in self.phases)  # known better now
+        sums: dict[str, Any] = dict(self._sums)
+        while self.step < phase.steps:
+            values = phase.step(self.epoch, self.step)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.step += 1
+            bar.update()
+            stopping = distributed.any_rank(stop.is_set())
+            if stopping or self.step % 50 == 0:
+                self._check_finite(phase, sums)
+            if stopping:
+                self._sums = {name: float(value) for name, value in sums.items()}
+                self.save()
+                distributed.barrier()  # the first that ends ends the others
+                where = self.options.checkpoint
+                kept = f"; the state is in {where}: the same command goes on from there"
+                raise Interrupted(f"{self.stage} stopped{kept if where else ''}")
+        self._check_finite(phase, sums)
+        row = {name: float(value) / phase.steps for name, value in sums.items()}
+        self._finish_epoch(phase, row, lr, bar)
+
+    def _finish_epoch(self, phase: Phase, row: dict[str, Any], lr: float, bar: Any) -> None:
+        self.step, self._sums = 0, {}
+        self.epoch += 1
+        row = {"phase": phase.name, "epoch": self.epoch, "lr": lr, **row}
+        bar.set_postfix({name: f"{v:.4g}" for name, v in row.items() if isinstance(v, float)})
+        logger.debug("%s %s", self.stage, row)
+        if self.options.after_epoch is not None:
+            row.update(self.options.after_epoch(phase.name, self.epoch) or {})
+        self.history.append(row)
+        if self.options.writer is not None:
+            for name, value in row.items():
+                if name not in ("phase", "epoch"):
+                    tag = f"{self.stage}/{phase.name}/{name}"
+                    self.options.writer.add_scalar(tag, value, self.epoch)
+        due = time.monotonic() - self._saved_at >= self.options.save_interval
+        if due and self.epoch < phase.epochs:  # the last epoch's state is saved by what follows
+            self.save()
+
+    def _check_finite(self, phase: Phase, sums: Mapping[str, Any]) -> None:
+        for name, value in sums.items():
+            if not math.isfinite(float(value)):
+                raise FloatingPointError(
+                    f"{self.stage}: {name} is {float(value)} in phase {phase.name}, epoch "
+                    f"{self.epoch + 1}, at or before step {self.step}.{self._kept()} A smaller "
+                    f"learning rate often mends it. {phase.describe(self.epoch, self.step - 1)}"
+                )
