@@ -88,7 +88,8 @@ def refuse_to_decode(*_: object) -> None:
 
 
 def test_memory_file_and_cache_give_the_same_bytes(paths, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(image_bank.tempfile, "gettempdir", lambda: str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(image_bank.tempfile, "tempdir", str(tmp_path / "scratch"))
     memory = ImageBank(paths, HEIGHT, WIDTH)
     spilled = ImageBank(paths, HEIGHT, WIDTH, memory_share=1e-12)
     cached = ImageBank(paths, HEIGHT, WIDTH, cache_dir=tmp_path / "cache")

@@ -56,7 +56,7 @@ def test_there_are_pages_to_test():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page(page, world, tmp_path, monkeypatch, capsys):
+def test_a_page(page, world, tmp_path, monkeypatch, capsys, unguarded):
     text = page.read_text(encoding="utf-8")
     root = tmp_path / "w"
     shutil.copytree(world, root)

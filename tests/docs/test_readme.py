@@ -22,7 +22,7 @@ SECTION = "## Your own cameras"
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch) -> Path:
+def world(tmp_path, monkeypatch, unguarded) -> Path:
     """Crops of two cameras, and the network that the example names: the real one if it is here."""
     write_crops(tmp_path / "crops", 5, 2, 2, ".jpg")
     for camera, name in (("cam_a", "gate"), ("cam_b", "yard")):
