@@ -88,13 +88,15 @@ def refuse_to_decode(*_: object) -> None:
 
 
 def test_memory_file_and_cache_give_the_same_bytes(paths, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(image_bank.tempfile, "gettempdir", lambda: str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(image_bank.tempfile, "tempdir", str(tmp_path / "scratch"))
     memory = ImageBank(paths, HEIGHT, WIDTH)
     spilled = ImageBank(paths, HEIGHT, WIDTH, memory_share=1e-12)
     cached = ImageBank(paths, HEIGHT, WIDTH, cache_dir=tmp_path / "cache")
     assert [bank.place for bank in (memory, spilled, cached)] == ["memory", "file", "file"]
     assert torch.equal(memory.images, spilled.images) and torch.equal(memory.images, cached.images)
     assert "do not fit in memory" in caplog.text and "embae.cache_dir" in caplog.text
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
 
 
 def test_a_second_run_decodes_nothing(paths, tmp_path, monkeypatch):
