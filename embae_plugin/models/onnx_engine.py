@@ -105,9 +105,10 @@ def _traced(net: nn.Module, size: tuple[int, int]) -> Any:
     import onnx
 
     image = torch.zeros(2, 3, *size)
-    # In eval mode the exporter fuses layers and stores equal weights once, so that a name might
-    # stand for others. This sets no mode: the layers stay in theirs.
-    modes = torch.onnx.TrainingMode
+    # In eval mode the exporter fuses layers, and stores weights once that are equal, as those of
+    # fresh batch norms are: a name would stand for others. It goes by the flag of the whole alone,
+    # and PRESERVE leaves the layers, which have theirs, in eval mode.
+    modes, net.training = torch.onnx.TrainingMode, True
     try:
         with tempfile.TemporaryDirectory() as folder, quiet_exporter(), torch.no_grad():
             path = Path(folder) / "net.onnx"
@@ -120,3 +121,5 @@ def _traced(net: nn.Module, size: tuple[int, int]) -> Any:
     except Exception as error:  # of any layer that ONNX lacks, each in its own way
         logger.info("this network has no ONNX graph: %s", str(error).splitlines()[:1])
         return None
+    finally:
+        net.training = False

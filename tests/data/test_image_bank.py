@@ -96,6 +96,7 @@ def test_memory_file_and_cache_give_the_same_bytes(paths, tmp_path, monkeypatch,
     assert [bank.place for bank in (memory, spilled, cached)] == ["memory", "file", "file"]
     assert torch.equal(memory.images, spilled.images) and torch.equal(memory.images, cached.images)
     assert "do not fit in memory" in caplog.text and "embae.cache_dir" in caplog.text
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
 
 
 def test_a_second_run_decodes_nothing(paths, tmp_path, monkeypatch):

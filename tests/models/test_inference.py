@@ -146,6 +146,16 @@ def test_cameras_and_rounds_of_one_architecture_are_traced_once(monkeypatch):
     assert len(calls) == 2
 
 
+def test_a_graph_made_of_equal_weights_serves_other_ones(monkeypatch):
+    """Fresh batch norms are all alike, and an exporter that stores them once loses the others."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnx_engine, "_graphs", {})
+    for trunk in (build_trunk("mobilenetv1_x0_25", "", generator()),
+                  trained(build_trunk("mobilenetv1_x0_25", "", generator()))):  # fmt: skip
+        assert not by_torch(check(trunk.train()))
+    assert len(onnx_engine._graphs) == 1
+
+
 def test_threads_get_their_own_features(engine):
     trunk = camera_trunk()
     x, wrong = images(8), []
