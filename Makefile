@@ -18,7 +18,7 @@ demo: $(VENV)/.installed  ## the whole method on the built-in cameras
 test: $(VENV)/.installed  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 package: $(VENV)/.installed  ## the sdist, the wheel built from it, and a look at what they hold
 	rm -rf dist

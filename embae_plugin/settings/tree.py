@@ -150,7 +150,7 @@ def _embae_node() -> CfgNode:
         method="trunk",  # norm | heads | trunk | reconstruction (the paper's variants)
         variant="cam",  # of reconstruction; with a single camera it is new
         stop="effective_rank",  # of reconstruction: the epoch that is kept, see transfer.stop
-        largest_cluster=0.15,  # share of the crops above which one is not taken for a person
+        largest_cluster=0.07,  # share of the crops above which one is not taken for a person
         flip_fall=0.1,  # of the agreement of mirror images, above which statistics are undone
         least_kept=0.1,  # share of crops in clusters below which nothing is learned from them
     )
