@@ -299,6 +299,8 @@ def test_files_that_may_not_be_read(world, monkeypatch, capsys):
 
 FEW_ROUNDS = [
     "embae.adapt.flip_fall", "2",  # statistics of random weights suit nothing
+    # torch's bfloat16 gradients of so narrow images can be anything on a processor
+    "embae.embedding.precision", "float32",
     "embae.adapt.largest_cluster", "1",  # of few people each has many of the crops
     "embae.clusters.min_samples", "2", "embae.clusters.k1", "3", "embae.clusters.eps", "0.55",
     "embae.clusters.batch_size", "8", "embae.clusters.num_instances", "2",
