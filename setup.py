@@ -15,7 +15,8 @@ VERSION = next(
 TORCHREID_FORGETS = [
     "six", "h5py", "scipy", "opencv-python-headless", "tensorboard", "imageio", "Pillow>=9.1",
 ]
-OPTIONAL = {  # export, report and cluster name what is installed anyway, as in earlier releases
+# export, report and cluster are required by now; their names stay for those who ask for them.
+OPTIONAL = {
     "search": ["faiss-cpu"],
     "export": ["onnx>=1.15", "onnxruntime>=1.16"],
     "report": ["scikit-learn>=1.3"],

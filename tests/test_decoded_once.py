@@ -73,9 +73,6 @@ def test_by_an_adaptation(crops, tmp_path, decoded, method):
     eps = "0.4" if method == "heads" else "0.55"
     cfg = load_config(options=[
         "embae.adapt.method", method, "embae.adapt.largest_cluster", "1", "embae.clusters.eps", eps,
-        "embae.adapt.flip_fall", "2",
-        # torch's bfloat16 gradients of so narrow images can be anything on a processor
-        "embae.embedding.precision", "float32",
         "embae.clusters.min_samples", "2", "embae.clusters.k1", "3", "embae.clusters.rounds", "2",
         "embae.clusters.batch_size", "8", "embae.clusters.num_instances", "2",
         "embae.clusters.trunk_rounds", "2", "embae.adapt.flip_fall", "2",  # weights are random

@@ -2,7 +2,7 @@
 
   python tools/many_cameras.py draws
   python tools/many_cameras.py learn --root reid-data --checkpoint osnet_x0_25_msmt17.pth \\
-      --cameras 30
+      --cameras 30 --opts embae.clusters.eps 0.4
 
 ``draws``: batches for simulated clusters and cameras, drawn without regard to cameras and with.
 ``learn``: `embae adapt` on crops of Market-1501, each of whose six cameras is cut into several by
@@ -96,7 +96,8 @@ def learn(arguments: argparse.Namespace) -> None:
         few_cameras.FEW = sys.maxsize
     late = max(1, arguments.rounds - 2)
     cfg = load_config("", ["embae.clusters.trunk_rounds", str(arguments.rounds),
-                           "embae.clusters.constant_rounds", str(late)])  # fmt: skip
+                           "embae.clusters.constant_rounds", str(late),
+                           *arguments.opts])  # fmt: skip
     bundle = open_model(arguments.checkpoint, 128, 64)
     store = FeatureStore.of(bundle.input, torch.device("cpu"))
     begun = time.process_time()
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--opts", nargs="+", default=[], help="key value pairs")
     arguments = parser.parse_args()
     if arguments.what == "draws":
         draws()
