@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from embae_plugin.training import train_step
 from tests.zoo_files import write_market1501
 
 
@@ -18,6 +19,14 @@ def _folder_from_environment(variable: str, content: str) -> Path:
     if not folder.is_dir():
         pytest.fail(f"{variable}={value} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32_where_nothing_is_said():
+    """On processors torch's bfloat16 gradients of maps a pixel wide, as here, can be anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_step, "has_fast_bf16", lambda device: False)
+        yield
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def bank(records):
 
 def test_precision_by_name(monkeypatch):
     assert resolve_precision("bf16", CPU) is True and resolve_precision("float32", CPU) is False
+    monkeypatch.setattr("embae_plugin.training.train_step.has_fast_bf16", has_fast_bf16)
     assert resolve_precision("auto", CPU) is has_fast_bf16(CPU)
     for fast in (True, False):
         monkeypatch.setattr("embae_plugin.training.train_step.has_fast_bf16", lambda _, f=fast: f)
