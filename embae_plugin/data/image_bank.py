@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -273,9 +273,3 @@ class ImageBank:
         """The images at ``index`` (B,) as uint8 (B, H, W, 3) on the device."""
         picked = self.images[index.to(self.images.device)]
         return picked.to(self.device, non_blocking=True)
-
-    def blocks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """The images ``start`` to ``stop`` − 1 in order, ``size`` at a time, on the device."""
-        stop = len(self) if stop is None else stop
-        for first in range(start, stop, size):
-            yield self.images[first : min(first + size, stop)].to(self.device, non_blocking=True)
