@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from embae_plugin import losses, methods, models
+from embae_plugin import losses, models
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data import datasets, samplers
+from embae_plugin.methods import registry
 
 MODELS = {
     "embae_mobilenetv1": models.embae_mobilenetv1,
@@ -20,16 +21,6 @@ DATASETS = {
 }
 SAMPLERS = (samplers.RandomDatasetIdentitySampler, samplers.CameraBalancedSampler)
 LOSSES = (losses.BatchHardTripletLoss, losses.ReconstructionLoss)
-ENGINES = (
-    methods.ImageEmbeddingEngine,
-    methods.ImageAutoencoderEngine,
-    methods.ImageTransferEngine,
-    methods.ImageAdversarialEngine,
-    methods.ImageIdentificationEngine,
-    methods.ImagePULEngine,
-)
-
-
 def register() -> None:
     """Enter everything in torchreid's tables; calling it again changes nothing.
 
@@ -44,5 +35,5 @@ def register() -> None:
         bridge.register_sampler(sampler.__name__, sampler)
     for loss in LOSSES:
         bridge.register_loss(loss.__name__, loss)
-    for engine_class in ENGINES:
+    for engine_class in registry.engines():
         bridge.register_engine(engine_class.__name__, engine_class)

@@ -76,3 +76,11 @@ def write_crops(
                 paths.append(folder / f"{pid:04d}_{shot}{suffix}")
                 picture(pid, camera, shot).save(paths[-1])
     return paths
+
+
+def followed(method: str, *pairs: str) -> list[str]:
+    """Those of the ``key value`` pairs that `embae adapt` reads for a method."""
+    nodes = {"norm": (), "reconstruction": ("autoencoder", "transfer", "nuisance")}
+    begins = [f"embae.{n}." for n in nodes.get(method, ("clusters", "embedding"))]
+    kept = zip(pairs[::2], pairs[1::2], strict=True)
+    return [text for pair in kept if pair[0].startswith(("embae.adapt.", *begins)) for text in pair]

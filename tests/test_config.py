@@ -64,7 +64,7 @@ def test_each_call_gives_a_fresh_tree():
 def test_flatten_names_every_leaf():
     flat = flatten(get_default_config())
     assert flat["train.lr"] == 0.0003
-    assert flat["embae.embedding.constant_epochs"] == 100
+    assert flat["embae.embedding.final_lr"] == 1e-7
     assert flat["loss.triplet.margin"] == 0.3
     assert not any(hasattr(value, "items") for value in flat.values())
 
@@ -85,7 +85,7 @@ def test_the_papers_recipe_is_what_embae_yaml_says():
     cfg = load_config("embae")
     assert (cfg.train.batch_size, cfg.sampler.num_instances) == (72, 4)  # P = 18, K = 4
     assert (cfg.train.lr, cfg.train.max_epoch, cfg.train.weight_decay) == (1e-4, 400, 0.0)
-    assert (cfg.embae.embedding.constant_epochs, cfg.embae.embedding.final_lr) == (100, 1e-7)
+    assert (cfg.embae.embedding.constant_epochs, cfg.embae.embedding.final_lr) == (-1, 1e-7)
     assert (cfg.adam.beta1, cfg.adam.beta2) == (0.9, 0.999)
     assert (cfg.data.height, cfg.data.width, cfg.data.transforms) == (256, 128, ["random_flip"])
     assert cfg.embae.embedding.soft_margin and cfg.test.normalize_feature

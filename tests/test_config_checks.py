@@ -21,7 +21,7 @@ REFUSED = [
     ("embae.embedding.dataset_choice", "equal", r"dataset_choice: 'equal'"),
     ("embae.embedding.precision", "fp16", r"precision: 'fp16'.*auto, float32, bf16"),
     ("embae.embedding.step", "fast", r"embae\.embedding\.step: 'fast'"),
-    ("embae.image_memory_share", "1.5", r"image_memory_share is 1\.5; it is a share"),
+    ("embae.image_memory_share", "1.5", r"image_memory_share is 1\.5; it must be greater than 0 and at most 1"),
     ("embae.image_memory_share", "0", r"image_memory_share is 0\.0"),
     ("data.norm_std", "[0.5, 0.5, 0]", r"data\.norm_std is .*greater than 0"),
     ("data.norm_std", "[0.5]", r"data\.norm_std is \[0\.5\]; it must be 3 numbers"),
@@ -42,7 +42,7 @@ REFUSED = [
     ("data.type", "video", r"data\.type is 'video'"),
     ("model.name", "resnet50", r"needs an EmbAE model, .*model\.name is 'resnet50'"),
     ("model.resume", "a.pth", r"model\.resume is torchreid's own"),
-    ("embae.adapt.largest_cluster", "30", r"largest_cluster is 30\S* it is a share, 0 to 1"),
+    ("embae.adapt.largest_cluster", "30", r"largest_cluster is 30\S* it must be greater than 0 and at most 1"),
     ("embae.nuisance.dropout", "1.0", r"nuisance\.dropout is 1\.0; .*below 1"),
     ("test.rerank", "True", r"test\.rerank is torchreid's own"),
     ("test.visrank", "True", r"test\.visrank is torchreid's own"),
@@ -63,7 +63,7 @@ MUST_NOT_BE_NEGATIVE = [
     "embae.nuisance.variational", "embae.nuisance.decorrelation",
     "train.max_epoch", "train.weight_decay", "embae.autoencoder.max_epoch",
     "embae.transfer.max_epoch", "embae.transfer.nuisance_epoch",
-    "embae.embedding.constant_epochs", "embae.save_interval",
+    "embae.save_interval",
 ]  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_zero_is_refused_where_a_quantity_is_needed(key):
 def test_negative_is_refused_and_zero_is_not(key):
     check_config(load_config(options=[*GOOD, key, "0"]))
     cfg = load_config(options=[*GOOD, key, "-1"])
-    with pytest.raises(ValueError, match=rf"{key} is -1(\.0)?; it must not be negative"):
+    with pytest.raises(ValueError, match=rf"{key} is -1(\.0)?; it must be at least 0"):
         check_config(cfg)
 
 
@@ -109,6 +109,47 @@ def test_a_learning_rate_is_a_number(value):
     cfg = load_config(options=[*GOOD, "train.lr", value])
     with pytest.raises(ValueError, match=rf"train\.lr is {value}"):
         check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("loss.triplet.weight_x", "1.0"), ("train.open_layers", "['fc']"), ("sampler.num_cams", "2"),
+     ("loss.softmax.label_smooth", "False"), ("video.seq_len", "3"), ("test.visrank_topk", "5")],
+)
+def test_a_key_of_torchreids_is_followed_or_refused_by_name(key, value):
+    check_config(load_config(options=[key, value]))  # torchreid's own losses follow it
+    with pytest.raises(ValueError, match=rf"{key} is torchreid's own and not part of loss.name emb"):
+        check_config(load_config(options=[*GOOD, key, value]))
+
+
+def test_the_keys_of_another_schedule_or_loss_are_refused():
+    paper = [*GOOD, "train.lr_scheduler", "exponential"]
+    check_config(load_config(options=[*GOOD, "train.gamma", "0.5"]))
+    with pytest.raises(ValueError, match="train.gamma is of other schedules"):
+        check_config(load_config(options=[*paper, "train.gamma", "0.5"]))
+    hinge = ["loss.triplet.margin", "0.5", "embae.embedding.soft_margin"]
+    check_config(load_config(options=[*GOOD, *hinge, "False"]))
+    with pytest.raises(ValueError, match="loss.triplet.margin is the hinge's"):
+        check_config(load_config(options=[*GOOD, *hinge, "True"]))
+
+
+def test_a_sampler_that_does_not_draw_the_batches_is_refused():
+    with pytest.raises(ValueError, match="sampler.train_sampler: 'Nonsense' is not one of"):
+        check_config(load_config(options=[*GOOD, "sampler.train_sampler", "Nonsense"]))
+
+
+def test_torchreids_loader_draws_datasets_in_one_way_only():
+    loader = [*GOOD, "data.transforms", "['color_jitter']"]
+    check_config(load_config(options=loader))
+    with pytest.raises(ValueError, match="dataset_choice at proportional"):
+        check_config(load_config(options=[*loader, "embae.embedding.dataset_choice", "uniform"]))
+
+
+def test_rows_that_the_stages_leave_out_are_refused_and_the_others_are_not():
+    only = [*GOOD, "embae.stages", "['embedding']", "embae.variants"]
+    check_config(load_config(options=[*only, "['baseline', 'cam', 'clusters-trunk']"]))
+    with pytest.raises(ValueError, match=r"embae.variants names norm\+cam, which needs stages"):
+        check_config(load_config(options=[*only, "['norm+cam']"]))
 
 
 def test_a_graph_needs_adam():

@@ -25,10 +25,16 @@ from embae_plugin.commands.crop_arguments import (
     add_crop_arguments,
     crops_of,
 )
+from embae_plugin.commands.method_help import rows_help
 from embae_plugin.data.records import load_data
+from embae_plugin.methods.recipe import followed_keys
+from embae_plugin.methods.registry import BASELINE, chain, rows
+from embae_plugin.methods.run_settings import AdaptSettings
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
+from embae_plugin.settings.checks import refuse_others
 from embae_plugin.settings.config import check_config, load_config
+from embae_plugin.settings.tree import StoreSettings
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace earlier results in --out")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
     parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE",
+                        help="a Python file, or a module, that registers methods of your own")
+    adapting = {row.name: row.help for row in rows().values() if row.adapts}
+    parser.epilog = rows_help("embae.adapt.method NAME chooses the method:", adapting)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
 
 
@@ -52,21 +62,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed {arguments.seed}: from 0 to {2**32 - 1}")
-    other = [key for key in arguments.opts[0::2] if not key.startswith("embae.")]
-    if other:
-        raise ValueError(
-            f"{', '.join(other)}: embae adapt follows settings that begin with embae., and its own "
-            "flags (--seed, --device, --height, --width, --root)"
-        )
     cfg = load_config("", arguments.opts)
     cfg.train.seed, cfg.data.root = arguments.seed, arguments.root
     cfg.data.sources, cfg.data.targets = list(arguments.sources), []
     cfg.loss.name, cfg.model.name, cfg.embae.stages = "embae", "embae_mobilenetv1", ["autoencoder"]
+    cfg.embae.variants = [BASELINE]
+    refuse_others(arguments.opts[0::2], {"embae."}, "embae adapt follows settings that begin with "
+                  "embae., and its own flags (--seed, --device, --height, --width, --root)")
     check_config(cfg)
-    if arguments.sources and cfg.embae.adapt.method != "reconstruction":
+    method = cfg.embae.adapt.method
+    followed = followed_keys(cfg) | StoreSettings.followed()
+    refuse_others(arguments.opts[0::2], followed, f"embae.adapt.method {method} does not read it; "
+                  f"it reads {', '.join(sorted(followed))}")
+    steps = chain(AdaptSettings.of(cfg).row(), cfg)
+    if arguments.sources and not any(row.name.startswith("autoencoder") for row in steps):
         raise ValueError(
-            f"--sources are for embae.adapt.method reconstruction alone; it is "
-            f"{cfg.embae.adapt.method}, which learns from the crops"
+            f"--sources are for embae.adapt.method reconstruction alone; it is {method}, which "
+            "learns from the crops"
         )
     with log_to(None, arguments.verbose):
         work = CropAdaptation(

@@ -29,11 +29,11 @@ from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.evaluation.change import measure_change
 from embae_plugin.evaluation.score_table import Row, score_row, write_text
 from embae_plugin.export.torchreid_files import write_torchreid_files
-from embae_plugin.methods.recipe import adapt, check_adaptable
+from embae_plugin.methods.recipe import adapt, check_adaptable, followed_keys
 from embae_plugin.models.bundle import ADAPTED, Bundle, save_bundle
 from embae_plugin.models.door import open_model
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.settings.tree import flatten
+from embae_plugin.settings.tree import StoreSettings, flatten
 from embae_plugin.training.run_identity import state_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -80,10 +80,11 @@ class CropAdaptation:
         arch: str = "",
         sources: ImageRecords | None = None,
     ) -> None:
-        self.checkpoint, self.cfg, self.seed = str(checkpoint), cfg, int(cfg.train.seed)
+        self.checkpoint, self.cfg, self.seed = str(checkpoint), cfg.clone(), int(cfg.train.seed)
         self.device, self.sources = torch.device(device), sources
+        self.cfg.use_gpu = self.device.type == "cuda"
         self.source = open_model(checkpoint, height, width, arch)
-        check_adaptable(self.source.model, cfg.embae.adapt.method)
+        check_adaptable(self.source.model, cfg)
         self.model = self.source.model.to(self.device)
         self.folder = JobFolder(out, RESULTS, self._settings(crops))
         notes = self.folder.found(force)
@@ -107,14 +108,15 @@ class CropAdaptation:
         total = hashlib.blake2b(digest_size=8)
         for name, camera in zip(crops.names, crops.cameras, strict=True):
             total.update(f"{name}\0{camera}\0".encode(errors="surrogateescape"))
-        options = {k: v for k, v in flatten(self.cfg.embae).items() if k != "cache_dir"}
+        flat, free = flatten(self.cfg), StoreSettings.followed()
+        options = {key: flat[key] for key in sorted(followed_keys(self.cfg) - free)}
         return {
             "checkpoint": state_fingerprint(self.model),
             "images": f"{len(crops)} ({total.hexdigest()})",
             "seed": self.seed,
             "input": self.source.input.as_dict(),
             **({} if self.sources is None else {"sources": self.sources.fingerprint()}),
-            **{f"embae.{key}": value for key, value in options.items()},
+            **options,
         }
 
     def run(self) -> dict[str, Any]:
@@ -138,8 +140,8 @@ class CropAdaptation:
         name_of_source, feature_of_source = state_fingerprint(self.model), self.model.feature_name
         before = self._embed(self.model, crops.records())
         adapted = adapt(
-            self.model, crops.records(), self.store, self.cfg, self.folder.work, self.seed,
-            self.device.type == "cuda", self.sources, self._has_autoencoder(),
+            self.model, crops.records(), self.store, self.cfg, self.folder.work, self.sources,
+            self._has_autoencoder(),
         )  # fmt: skip
         model = adapted.model.eval()
         after = self._embed(model, crops.records())

@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 
 from embae_plugin import __version__
@@ -85,6 +86,15 @@ def _verb_module(name: str) -> ModuleType:
         raise ImportError(f"`embae {name}` cannot start: {reason}") from error
 
 
+def _load_plugins(words: Sequence[str]) -> None:
+    """Registers the methods of ``--plugin FILE``, before the help and the choices are made."""
+    for flag, value in pairwise(words):
+        if flag == "--plugin":
+            from embae_plugin.methods.registry import load_plugin
+
+            load_plugin(value)
+
+
 def _refused(message: str) -> int:
     sys.stderr.write(f"{process_name()}: {message}\n")
     return 2
@@ -102,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         verb = next((word for word in words if not word.startswith("-")), "")
+        _load_plugins(words)
         arguments = build_parser(verb).parse_args(words)
         refuse_several_processes(arguments.verb)
         tune_allocator()

@@ -19,6 +19,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from embae_plugin import distributed
+from embae_plugin.commands.method_help import rows_help
 from embae_plugin.commands.stock_training import run_stock
 from embae_plugin.evaluation.learning_curves import plot_curves
 from embae_plugin.evaluation.score_table import (
@@ -31,6 +32,7 @@ from embae_plugin.evaluation.score_table import (
     write_text,
 )
 from embae_plugin.methods.pipeline import Run
+from embae_plugin.methods.registry import rows
 from embae_plugin.runtime import log_to
 from embae_plugin.settings.config import check_config, load_config
 
@@ -45,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transforms", nargs="+", help="data augmentation")
     parser.add_argument("--root", default="", help="folder with the datasets")
     parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE",
+                        help="a Python file, or a module, that registers methods of your own")
+    scored = {row.name: row.help for row in rows().values() if row.scored}
+    parser.epilog = rows_help("embae.variants names the rows of results:", scored)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
 
 
@@ -127,16 +133,16 @@ def run_config(cfg: CfgNode) -> list[Row]:
 def report(cfg: CfgNode, rows: list[Row], work: Run) -> None:
     """Prints the table; writes results.json, scores.png, history.json and curves.png."""
     save_dir, target = Path(cfg.data.save_dir), cfg.data.targets[0]
-    seconds = {stage: round(value, 1) for stage, value in work.seconds.items()}
+    seconds = {stage: round(value, 1) for stage, value in work.models.seconds.items()}
     results = save_dir / "results.json"
     about = {"sources": list(cfg.data.sources), "seed": cfg.train.seed}
     kept = kept_rows(results, target, about, {row["variant"] for row in rows})
     write_results(results, target, [*kept, *rows], **about, seconds=seconds)
     plot_scores(save_dir / "scores.png", target, rows)
-    if work.history:
-        write_text(save_dir / "history.json", json.dumps(work.history, indent=1) + "\n")
+    if work.models.history:
+        write_text(save_dir / "history.json", json.dumps(work.models.history, indent=1) + "\n")
     base = next((row for row in rows if row["variant"] == "baseline"), None)
-    plot_curves(save_dir / "curves.png", work.history, base)
+    plot_curves(save_dir / "curves.png", work.models.history, base)
     note = dropped_note(rows)
     logger.info("scores on %s, in brackets the gain over the baseline\n\n%s\n%s", target,
                 score_table(rows), f"\n{note}\n" if note else "")  # fmt: skip

@@ -7,10 +7,11 @@ none is part of the paper.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
+
+from embae_plugin.settings.fields import Settings, setting
 
 
 def dropout(x: torch.Tensor, rate: float, generator: torch.Generator) -> torch.Tensor:
@@ -41,7 +42,7 @@ def _standardised(x: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Bottleneck:
+class Bottleneck(Settings, node="nuisance"):
     """How z_nui is held back while an autoencoder learns; every part is off at 0.
 
     Attributes:
@@ -58,23 +59,11 @@ class Bottleneck:
         ValueError: a value that is negative or infinite, or a dropout of 1 and more.
     """
 
-    noise: float = 0.0
-    dropout: float = 0.0
-    variational: float = 0.0
-    decorrelation: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{field.name} of z_nui is {value}; it must not be negative")
-        if self.dropout >= 1:
-            raise ValueError(f"dropout of z_nui is {self.dropout}; it must be below 1")
-
-    def settings(self) -> dict[str, float]:
-        """The parts that are on, by name."""
-        values = {f"z_nui {field.name}": getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value}
+    noise: float = setting(0.0, "Noise on z_nui, in standard deviations of a unit.", least=0)
+    dropout: float = setting(0.0, "Share of z_nui that the decoder does not get.",
+                             least=0, below=1)
+    variational: float = setting(0.0, "Weight of the divergence of z_nui's prior.", least=0)
+    decorrelation: float = setting(0.0, "Weight of the correlation of z_id and z_nui.", least=0)
 
     def narrow(self, z_nui: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """(B, d) what the decoder gets of a training batch's z_nui (B, d)."""

@@ -12,205 +12,262 @@ Either f_emb learns, on cached features and in seconds, or the trunk does, on im
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
-from embae_plugin.clustering.pseudo_labels import Ints, check_settings, require_scikit_learn
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.data.samplers import camera_batches, most_cameras
 from embae_plugin.embedder import embed_stored
 from embae_plugin.methods.camera_statistics import renew
-from embae_plugin.methods.embedding_phases import set_lr
 from embae_plugin.methods.norm import StatisticsPhase
+from embae_plugin.methods.registry import Row, register_method
 from embae_plugin.models.camera_norm import at_cameras, knows_cameras
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.loop import Phase
-from embae_plugin.training.schedule import exponential_lr, seeded
-from embae_plugin.training.stage_engine import StageEngine
-from embae_plugin.training.train_step import precision_name, resolve_precision
+from embae_plugin.settings.fields import Settings, setting
+from embae_plugin.training.phase import Batch, EndOfPhase, OptimisedPhase, Phase
+from embae_plugin.training.schedule import seeded
+from embae_plugin.training.stage_engine import History, Outcome, StageEngine
+from embae_plugin.training.train_step import PRECISIONS
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("heads", "trunk")
+Doubts = Callable[[PseudoLabels], str]
 
 
 class NotPeople(ValueError):
-    """The first clusters are not to be learned from; the model is as it was."""
+    """The first clusters are not to be learned from. No weight of the model has changed."""
 
 
+@dataclass(frozen=True)
+class ClusterSettings(Settings, node="clusters"):
+    """Pseudo-labels by clusters."""
+
+    rounds: int = setting(2, "Rounds in which f_emb learns; more of them turn downwards.", above=0,
+                          compared=False)
+    trunk_rounds: int = setting(8, "Rounds in which the trunk learns.", above=0, compared=False)
+    eps: float = setting(0.5, "Jaccard distance of neighbours.", above=0, below=1)
+    min_samples: int = setting(4, "Neighbours that make a crop the core of a cluster.", above=0)
+    k1: int = setting(30, "Nearest neighbours that are compared, see pseudo_labels.", above=0)
+    k2: int = setting(6, "Neighbours over which they are averaged.", above=0)
+    temperature: float = setting(0.05, "Of the comparison with the clusters' centres.", above=0)
+    keep: float = setting(0.4, "Momentum: the share of a cluster's centre that stays when crops of "
+                          "it are seen.", least=0, most=1)
+    lr: float = setting(3e-4, "Adam's learning rate …", above=0)
+    final_lr: float = setting(1e-5, "… and that of the last round, after an exponential decay.",
+                              above=0)
+    constant_rounds: int = setting(5, "Rounds before the decay.", least=0)
+    weight_decay: float = setting(5e-4, "Adam's.", least=0)
+    batch_size: int = setting(72, "P·K; of many cameras see camera_batches.", above=0)
+    num_instances: int = setting(4, "K crops of each cluster.", above=0)
+    steps: int = setting(0, "In a round; 0 for a pass over all images.", least=0, key="")
+    transforms: tuple[str, ...] = setting(("random_flip", "random_erase"), "Of training images.",
+                                          key="")
+    learn: str = setting("trunk", "What learns: the trunk, on images, or f_emb, on cached "
+                         "features.", key="", choices=("heads", "trunk"))
+    precision: str = setting("auto", "Of the trunk.", key="embae.embedding.precision",
+                             choices=PRECISIONS)
+
+    def check(self) -> None:
+        """See :class:`Settings`."""
+        size, each = self.batch_size, self.num_instances
+        if size < 2 * each or size % each:
+            raise ValueError(f"embae.clusters.batch_size is {size}; it must be a multiple of "
+                             f"embae.clusters.num_instances, {each}, at least twice it")
+
+
+@register_method(
+    Row("clusters-baseline", help="pseudo-labels taught to f_emb, from the baseline",
+        fixed={"learn": "heads"}, adapts=False),
+    Row("clusters-heads", "norm", "pseudo-labels taught to f_emb", {"learn": "heads"},
+        output="joint"),
+    Row("clusters-cam", "norm+cam", "pseudo-labels taught to f_emb, from norm+cam",
+        {"learn": "heads"}, output="joint"),
+    Row("clusters-trunk", "norm", "pseudo-labels taught to the whole network", {"learn": "trunk"}),
+    Row("clusters-trunk-unnamed", "clusters-trunk", "the same model, told no camera",
+        show="unnamed", adapts=False),
+)
 class ImageClusterEngine(StageEngine):
     """Pseudo-labels as an engine; ``max_epoch`` of :meth:`run` are the rounds.
 
+    Statistics by camera, if the model has them, are learned along. With ``learn`` trunk, its
+    features h are compared (or z_id of somebody else's network), and are the model's output then.
+
     Args:
-        datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
-        model: an EmbAE model; statistics by camera, if it has them, are learned along.
-        learn: ``heads``: f_emb, on cached features; ``trunk``: the trunk, on images, whose
-            features h are compared (the model's ``output`` becomes h).
-        eps, min_samples, k1, k2: of the clusters, see :func:`pseudo_labels`.
-        temperature: of the comparison with the clusters' centres.
-        keep: share of a centre that stays when crops of its cluster are seen.
-        lr, final_lr, constant_rounds: Adam's rate, constant for so many rounds, then exponential.
-        weight_decay: Adam's.
-        steps: in a round; 0 for as many as pass over all images once.
-        batch_size, num_instances: P·K and K; of many cameras, see :func:`camera_batches`.
-        transforms: of training images, those of :class:`Augmentation`.
-        doubts: says of the first round's clusters why they are not to be learned from, or "".
-        identities: (N,) true identities of the target's images, to learn in place of clusters:
-            the supervised upper bound that adaptation is measured against, and nothing else.
-        precision: of the trunk: ``auto``, ``float32`` or ``bf16``.
-        use_gpu, seed, store: see :class:`StageEngine`.
+        datamanager, model, part, **given: see :class:`StageEngine` and :class:`ClusterSettings`;
+            ``learn`` may be given as third argument.
+        doubts: called with the clusters of each round; returns a reason not to learn from them, or
+            an empty string.
 
     Raises:
-        ImportError: scikit-learn is not installed.
         ValueError: no target images, or settings that cannot work.
     """
 
+    settings_class = ClusterSettings
+    selector = "learn"
+    labels = "clusters"
     scored_phases = ("rounds",)
 
     def __init__(
         self,
         datamanager: Any,
         model: EmbAE,
-        learn: str = "trunk",
+        part: str = "",
         *,
-        eps: float = 0.5,
-        min_samples: int = 4,
-        k1: int = 30,
-        k2: int = 6,
-        temperature: float = 0.05,
-        keep: float = 0.4,
-        lr: float = 3e-4,
-        final_lr: float = 1e-5,
-        constant_rounds: int = 5,
-        weight_decay: float = 5e-4,
-        steps: int = 0,
-        batch_size: int = 72,
-        num_instances: int = 4,
-        transforms: Sequence[str] = ("random_flip", "random_erase"),
-        doubts: Callable[[PseudoLabels], str] | None = None,
-        identities: Ints | None = None,
-        precision: str = "auto",
-        use_gpu: bool = True,
-        seed: int = 1,
-        store: Any = None,
+        doubts: Doubts | None = None,
+        **given: Any,
     ) -> None:
-        require_scikit_learn()
-        super().__init__(datamanager, model, use_gpu, seed, store)
-        target = self.data.target_train
-        if target is None or len(target) < 2:
-            raise ValueError("there are no target images: name a target that is not a source")
-        if learn not in PARTS:
-            raise ValueError(f"learn is {learn!r}: must be one of {', '.join(PARTS)}")
-        if num_instances < 1 or batch_size < 2 * num_instances or batch_size % num_instances:
-            raise ValueError(
-                f"a batch of {batch_size} images with {num_instances} of each cluster: the second "
-                "must divide the first, at least twice"
-            )
-        if identities is not None and len(identities) != len(target):
-            raise ValueError(f"{len(identities)} identities for {len(target)} target images")
-        if temperature <= 0 or not 0 <= keep <= 1:
-            raise ValueError(f"temperature {temperature} must be positive, keep {keep} from 0 to 1")
-        if steps < 0:
-            raise ValueError(f"steps of a round is {steps}: 0, for a pass over all images, or more")
-        check_settings(eps, min_samples, k1, k2)
-        self.target, self.learn, self.stage = target, learn, f"clusters-{learn}"
-        self.trunk_learns = learn == "trunk"
-        self.identities, self.doubts = identities, doubts
-        self.clustering = {"eps": eps, "min_samples": min_samples, "k1": k1, "k2": k2}
-        self.schedule = {"lr": lr, "final_lr": final_lr, "constant_epochs": constant_rounds}
-        self.temperature, self.keep, self.weight_decay = temperature, keep, weight_decay
-        self.steps, self.batch_size, self.num_instances = steps, batch_size, num_instances
-        self.augment = Augmentation(tuple(transforms), self.store.mean, self.store.std)
-        self.bf16 = resolve_precision(precision, self.device)
+        super().__init__(datamanager, model, part, **given)
+        if len(self.target) < 2:
+            raise ValueError("there is one target image, and nothing to learn from it")
+        self.doubts = doubts
+        self.trunk_learns = self.settings.learn == "trunk"
+        self.augment = Augmentation(self.settings.transforms, self.store.mean, self.store.std)
         if self.trunk_learns:
             self.model.output = self.model.learned_output
+
+    @classmethod
+    def stage_of(cls, settings: ClusterSettings) -> str:
+        """See :meth:`StageEngine.stage_of`."""
+        return f"clusters-{settings.learn}"
+
+    @classmethod
+    def check_model(cls, model: EmbAE, settings: Any, alone: bool) -> None:
+        """See :meth:`StageEngine.check_model`."""
+        if settings.learn == "heads" and not list(model.f_emb.parameters()):
+            raise ValueError(
+                f"{model.trunk.name} has no embedding layer behind its pooled features, which is "
+                "all that clusters-heads changes: choose clusters-trunk or norm"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`StageEngine.identity`."""
+        return {**super().identity(), "labels": self.labels}
 
     def learns_from(self) -> ImageRecords:
         """See :meth:`StageEngine.learns_from`."""
         return self.target
 
-    def identity(self) -> dict[str, Any]:
-        """See :meth:`StageEngine.identity`."""
-        names = ("temperature", "keep", "weight_decay", "steps", "batch_size", "num_instances")
-        return {
-            **super().identity(),
-            **self.clustering,
-            **self.schedule,
-            **{name: getattr(self, name) for name in names},
-            "transforms": list(self.augment.transforms),
-            "target": self.data.target,
-            "images": len(self.target),
-            **({"precision": precision_name(self.bf16)} if self.trunk_learns else {}),
-            **({} if self.identities is None else {"labels": "true identities"}),
-        }
+    def epochs(self) -> int:
+        """The rounds of what learns."""
+        return int(self.settings.trunk_rounds if self.trunk_learns else self.settings.rounds)
+
+    def words(self, rounds: int = 0) -> str:
+        """See :meth:`StageEngine.words`."""
+        whole = "the network" if self.model.learned_output == "z_id" else "the trunk"
+        learned = whole if self.trunk_learns else "f_emb"
+        return f"{rounds or self.epochs()} rounds of pseudo-labels taught to {learned}"
+
+    def groups(self, x: torch.Tensor) -> PseudoLabels:
+        """What a round takes for people, by the (N, d) embeddings of the moment."""
+        node = self.settings
+        return pseudo_labels(
+            x, self.target.camids, eps=node.eps, min_samples=node.min_samples, k1=node.k1,
+            k2=node.k2,
+        )
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """The rounds, and new statistics of the trunk's cameras behind them if it has any."""
         rounds: list[Phase] = [Rounds(self, max_epoch)]
         return rounds + ([StatisticsPhase(self)] if self.trunk_learns else [])
 
+    def adapt(self, save_dir: str | Path, guards: Any, **options: Any) -> Outcome:
+        """:meth:`run`, if the clusters look like people; else the model stays as it was."""
+        self.doubts = lambda found: found.doubts(guards.least_kept, guards.largest_cluster)
+        try:
+            history = self.run(save_dir, **options)
+        except NotPeople as why_not:
+            return self._left_out([], str(why_not))
+        learned = [row for row in history if "clusters" in row]
+        lost = self.epochs() - len(learned) + 1 if len(learned) < self.epochs() else 0
+        if lost == self.epochs():
+            return self._left_out(history, "the clusters of round 2 do not look like people")
+        numbers = {key: learned[-1][key] for key in ("kept", "clusters", "cameras")}
+        words = self.words(self.epochs() - lost)
+        return Outcome(history, words, {**numbers, **({"rounds_left_out": lost} if lost else {})})
 
-class Rounds:
-    """Rounds of clustering and learning; an epoch is a round."""
+    def _left_out(self, history: History, why_not: str) -> Outcome:
+        logger.warning("pseudo-labels are left out: %s", why_not)
+        self.model.eval().requires_grad_(True).output = self.model.learned_output
+        return Outcome(history, "", {"left_out": why_not})
 
-    name = "rounds"
+
+class Rounds(OptimisedPhase):
+    """Rounds of clustering and learning; an epoch is a round.
+
+    The clusters of every round are looked at. Where those of the first are nothing to learn from,
+    :class:`NotPeople` is raised. Where those of a later one aren't, the round before has done
+    harm: the weights that it began with come back, and the phase ends.
+    """
+
+    engine: ImageClusterEngine
 
     def __init__(self, engine: ImageClusterEngine, rounds: int) -> None:
-        self.engine, self.epochs = engine, rounds
-        self.steps = engine.steps or max(1, len(engine.target) // engine.batch_size)
+        super().__init__(engine, "rounds", rounds, engine.target.paths)
+        node = engine.settings
+        self.lr, self.final_lr, self.constant_epochs = node.lr, node.final_lr, node.constant_rounds
+        self.steps = node.steps or max(1, len(engine.target) // node.batch_size)
         self.clustered = -1  # the round that the labels are of
         self.labels = torch.zeros(0, dtype=torch.long)
-        self.centres = self.plan = torch.zeros(0)
-        self.report: dict[str, float] = {}
+        self.centres = torch.zeros(0)
+        self.good: dict[str, torch.Tensor] = {}  # the weights that the round began with
         self.camids = torch.from_numpy(engine.target.camids)
         if engine.model.camera_names:
             self.camids = engine.model.camera_numbers(engine.target.camera_names())
         self.features: torch.Tensor | None = None
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`OptimisedPhase`."""
+        model = self.engine.model
+        return model.network() if self.engine.trunk_learns else [model.f_emb]
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """See :class:`OptimisedPhase`."""
+        decay = self.engine.settings.weight_decay
+        return torch.optim.Adam(parameters, lr=1e-3, weight_decay=decay, fused=True)
+
     def start(self) -> None:
-        """Opens the images, or the cached features; makes the optimiser."""
-        engine, model = self.engine, self.engine.model
-        model.requires_grad_(False).eval()
-        self.learned = model.network() if engine.trunk_learns else [model.f_emb]
-        for part in self.learned:
-            part.requires_grad_(True)
+        """Opens the images, or the cached features."""
+        super().start()
+        engine = self.engine
         if engine.trunk_learns:
-            model.to(memory_format=torch.channels_last)
+            engine.model.to(memory_format=torch.channels_last)
             self.bank = engine.store.images(engine.target, "target")
         else:
-            self.features = engine.store.features(model, engine.target, "target").features
-        self.optimizer = torch.optim.Adam(
-            [p for part in self.learned for p in part.parameters()], lr=1e-3,
-            weight_decay=engine.weight_decay, fused=True,
-        )
+            self.features = engine.store.features(engine.model, engine.target, "target").features
 
     def start_epoch(self, epoch: int) -> float:
-        """Clusters, unless this round has done so, and draws the round's batches."""
-        engine = self.engine
+        """Clusters, unless this round has done so; then see :class:`OptimisedPhase`."""
         if self.clustered != epoch:
             self._renew_statistics(epoch)
             self._cluster(epoch)
+        return super().start_epoch(epoch)
+
+    def batches(self, epoch: int) -> torch.Tensor:
+        """(steps, P·K) crops, K of each of P clusters."""
+        engine, k = self.engine, self.engine.settings.num_instances
         used = (self.labels >= 0).nonzero().flatten()
-        labels, k = self.labels[used].numpy(), engine.num_instances
+        labels = self.labels[used].numpy()
         cameras, clusters = np.zeros_like(labels), len(np.unique(labels))
         if self._learns_by_camera():
             cameras = self.camids[used].numpy()
         batches = camera_batches(
-            labels, cameras, min(engine.batch_size // k, clusters), k, self.steps,
+            labels, cameras, min(engine.settings.batch_size // k, clusters), k, self.steps,
             seeded(engine.seed, engine.stage, epoch),
-        )  # fmt: skip
-        self.plan = used[batches]
-        rate = exponential_lr(epoch, self.epochs, **engine.schedule)  # type: ignore[arg-type]
-        set_lr(self.optimizer, rate)
-        for part in self.learned:
-            part.train()
-        return rate
+        )
+        return used[batches]
+
+    def generator(self, epoch: int, step: int) -> torch.Generator:
+        """See :class:`OptimisedPhase`."""
+        return seeded(self.engine.seed, self.engine.stage, epoch, step)
 
     def _learns_by_camera(self) -> bool:
         return any(knows_cameras(part) for part in self.learned)
@@ -218,7 +275,7 @@ class Rounds:
     def _renew_statistics(self, epoch: int) -> None:
         """Of cameras of which each batch has few: a round moves each one's too seldom."""
         engine = self.engine
-        many = len(np.unique(self.camids.numpy())) > most_cameras(engine.batch_size)
+        many = len(np.unique(self.camids.numpy())) > most_cameras(engine.settings.batch_size)
         if epoch and many and self._learns_by_camera():
             renew(engine.model, engine.target, engine.store, engine.seed)
             if engine.trunk_learns:
@@ -236,13 +293,20 @@ class Rounds:
 
     def _cluster(self, epoch: int) -> None:
         engine, x = self.engine, self._embeddings()
-        if engine.identities is not None:
-            found = PseudoLabels(np.unique(engine.identities, return_inverse=True)[1].reshape(-1))
-        else:
-            found = pseudo_labels(x, engine.target.camids, **engine.clustering)  # type: ignore[arg-type]
-        why_not = engine.doubts(found) if engine.doubts and epoch == 0 else ""
-        if why_not:
+        found = engine.groups(x)
+        why_not = engine.doubts(found) if engine.doubts else ""
+        if found.clusters < 2:
+            why_not = why_not or (
+                f"{engine.stage}, round {epoch + 1}: {found.clusters} cluster(s) among "
+                f"{len(found.labels)} images are nothing to learn from. There may be too few "
+                "pictures of each person; a larger eps, or a smaller min_samples, finds more"
+            )
+        if why_not and epoch == 0:
             raise NotPeople(why_not)
+        if why_not:
+            engine.model.load_state_dict(self.good)
+            self.clustered = -1
+            raise EndOfPhase(why_not)
         self.report = {
             "kept": float(len(found.kept)),
             "clusters": float(found.clusters),
@@ -251,80 +315,75 @@ class Rounds:
         logger.info(
             "%s, round %d: %d of %d images in %d clusters of %.2f cameras", engine.stage,
             epoch + 1, len(found.kept), len(found.labels), found.clusters, self.report["cameras"],
-        )  # fmt: skip
-        if found.clusters < 2:
-            raise ValueError(
-                f"{engine.stage}, round {epoch + 1}: {found.clusters} cluster(s) among "
-                f"{len(found.labels)} images are nothing to learn from. There may be too few "
-                "pictures of each person; a larger eps, or a smaller min_samples, finds more"
-            )
+        )
         self.labels = torch.from_numpy(found.labels)
         self.centres = self._centres(found, x)
         self.clustered = epoch
+        self.good = {key: v.clone() for key, v in engine.model.state_dict().items()}
 
     def _centres(self, found: PseudoLabels, x: torch.Tensor) -> torch.Tensor:
         """(C, d) mean of each cluster, of what is compared: h of the trunk, or z_id."""
         engine, used = self.engine, torch.from_numpy(found.kept)
-        if not engine.trunk_learns:
-            x = x[:, -engine.model.z_id_dim :]  # joint embeddings end with z_id
+        if not engine.trunk_learns and engine.model.output != "z_id":
+            x = self._z_id(x)
         x = F.normalize(x[used.to(x.device)], dim=1)
         sums = x.new_zeros(found.clusters, x.shape[1])
         sums.index_add_(0, self.labels[used].to(x.device), x)
         return F.normalize(sums, dim=1)
 
-    def _embed(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _z_id(self, x: torch.Tensor) -> torch.Tensor:
+        """z_id of the crops whose embeddings are ``x``."""
+        model = self.engine.model
+        if model.output == "joint":  # which ends with z_id
+            return x[:, -model.z_id_dim :]
+        output, model.output = model.output, "z_id"
+        try:
+            return self._embeddings()
+        finally:
+            model.output = output
+
+    def _embed(self, batch: Batch) -> torch.Tensor:
         """What is compared, of length 1, for images sorted by camera, with its graph."""
-        engine, camids = self.engine, self.camids[index]
+        engine, index, camids = self.engine, batch.rows, self.camids[batch.rows]
         if self.features is not None:
-            view = torch.randint(self.features.shape[1], index.shape, generator=generator)
+            view = torch.randint(self.features.shape[1], index.shape, generator=batch.generator)
             h = self.features[index.to(engine.device), view.to(engine.device)]
             with at_cameras(engine.model.f_emb, camids):
                 return F.normalize(engine.model.f_emb(h).float(), dim=1)
-        images = engine.augment(self.bank.batch(index), generator)
+        images = engine.augment(self.bank.batch(index), batch.generator)
         with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
             return F.normalize(engine.model.network_features(images, camids), dim=1)
 
-    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """One step; returns the cross entropy over the clusters, and the round's clusters."""
-        engine, index = self.engine, self.plan[step]
-        index = index[self.camids[index].argsort(stable=True)]
-        generator = seeded(engine.seed, engine.stage, epoch, step)
-        x, labels = self._embed(index, generator), self.labels[index].to(engine.device)
-        loss = F.cross_entropy(x @ self.centres.T / engine.temperature, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self._move_centres(x.detach(), labels)
-        constants = {name: torch.tensor(v, dtype=torch.double) for name, v in self.report.items()}
-        return {"loss": loss.detach(), **constants}
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The cross entropy over the clusters."""
+        rows = batch.rows[self.camids[batch.rows].argsort(stable=True)]
+        x, labels = self._embed(batch._replace(rows=rows)), self.labels[rows].to(self.engine.device)
+        self.seen = x.detach(), labels
+        temperature = self.engine.settings.temperature
+        return {"loss": F.cross_entropy(x @ self.centres.T / temperature, labels)}
 
-    def _move_centres(self, x: torch.Tensor, labels: torch.Tensor) -> None:
-        """Moves the centres of the batch's clusters towards the mean of its crops of each."""
+    def after_step(self, batch: Batch) -> None:
+        """Moves the centres of the batch's clusters."""
+        self.move_centres(*self.seen)
+
+    def move_centres(self, x: torch.Tensor, labels: torch.Tensor) -> None:
+        """Moves the centres of the clusters ``labels`` (B,) towards the mean of ``x`` (B, d)."""
         sums = torch.zeros_like(self.centres).index_add_(0, labels, x)
         seen = torch.zeros(len(sums), 1, dtype=torch.bool, device=x.device)
         seen[labels] = True
-        keep = self.engine.keep
+        keep = self.engine.settings.keep
         moved = F.normalize(keep * self.centres + (1 - keep) * F.normalize(sums, dim=1), dim=1)
         self.centres = torch.where(seen, moved, self.centres)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The optimiser, the round's labels and centres."""
+    def state(self) -> dict[str, Any]:
+        """The round's labels and centres, and the weights that it began with."""
         return {
-            "optimizer": self.optimizer.state_dict(),
-            "clustered": self.clustered,
-            "labels": self.labels,
-            "centres": self.centres.cpu(),
-            "report": dict(self.report),
+            "clustered": self.clustered, "labels": self.labels, "centres": self.centres.cpu(),
+            "good": self.good,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.optimizer.load_state_dict(state["optimizer"])
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`OptimisedPhase`."""
         self.clustered, self.labels = state["clustered"], state["labels"]
         self.centres = state["centres"].to(self.engine.device)
-        self.report = state["report"]
-
-    def describe(self, epoch: int, step: int) -> str:
-        """The images of a step."""
-        names = [self.engine.target.paths[i] for i in self.plan[step].tolist()]
-        return f"The batch's images: {', '.join(names)}"
+        self.good = state.get("good", {})

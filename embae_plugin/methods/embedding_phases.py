@@ -18,22 +18,12 @@ from embae_plugin.data.augment import ON_DEVICE, Augmentation, unsupported_trans
 from embae_plugin.data.samplers import identity_batches
 from embae_plugin.methods.camera_statistics import estimate_common
 from embae_plugin.models.camera_batches import BatchCameras, join_norms, split_norms
-from embae_plugin.training.loop import OneStep
+from embae_plugin.training.phase import OneStep, set_lr
 from embae_plugin.training.schedule import seeded
-from embae_plugin.training.train_step import EagerStep, build_step, resolve_precision
+from embae_plugin.training.train_step import EagerStep, build_step
 
 if TYPE_CHECKING:
     from embae_plugin.methods.embedding import ImageEmbeddingEngine
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets every group's rate, in place where it is a tensor (a captured graph reads that)."""
-    for group in optimizer.param_groups:
-        scaled = lr * group.get("lr_mult", 1.0)
-        if torch.is_tensor(group["lr"]):
-            group["lr"].fill_(scaled)
-        else:
-            group["lr"] = scaled
 
 
 class _EmbeddingPhase:
@@ -44,14 +34,12 @@ class _EmbeddingPhase:
 
     def __init__(self, engine: ImageEmbeddingEngine, max_epoch: int) -> None:
         self.engine, self.epochs = engine, max_epoch
-        bf16 = resolve_precision(engine.precision, engine.device)
-        self.eager = EagerStep(engine.model, engine.loss, engine.optimizer, bf16)
-
+        self.eager = EagerStep(engine.model, engine.loss, engine.optimizer, engine.bf16)
         self.batch: BatchCameras | None = None
 
     def start(self) -> None:
         self.engine.model.to(memory_format=torch.channels_last).requires_grad_(True)
-        if self.engine.camera_norm:
+        if self.engine.settings.camera_norm:
             self.batch = split_norms(self.engine.model.trunk)
 
     def by_camera(self, cameras: torch.Tensor) -> AbstractContextManager[None]:
@@ -93,35 +81,28 @@ class BankPhase(_EmbeddingPhase):
 
     def __init__(self, engine: ImageEmbeddingEngine, max_epoch: int) -> None:
         super().__init__(engine, max_epoch)
-        records = engine.data.source
-        if records.pids is None:
-            raise ValueError("stage 1 learns from identities, and the source images carry none")
-        if engine.batch_size % engine.num_instances:
-            raise ValueError(f"batch size {engine.batch_size} is not divisible by "
-                             f"K = {engine.num_instances} images of an identity")  # fmt: skip
-        self.pids, self.dsetids = records.pids, records.dsetids
-        self.steps = max(1, len(records) // (engine.batch_size * distributed.size()))
+        records, size = engine.source, engine.settings.batch_size
+        self.pids, self.dsetids = np.asarray(records.pids), records.dsetids
+        self.steps = max(1, len(records) // (size * distributed.size()))
         self.augment = Augmentation(engine.transforms, engine.store.mean, engine.store.std)
         self.cameras = records.groups("camera")
         self._plan(0)  # refuses too few identities now, not after the images are decoded
         self.plan = torch.zeros(0)
 
     def _plan(self, epoch: int) -> torch.Tensor:
-        engine = self.engine
-        first = distributed.rank() * engine.batch_size
-        mine = slice(first, first + engine.batch_size)
+        node, first = self.engine.settings, distributed.rank() * self.engine.settings.batch_size
         return identity_batches(
-            self.pids, self.dsetids, engine.batch_size // engine.num_instances,
-            engine.num_instances, self.steps, seeded(engine.seed, "batches", epoch),
-            choose=engine.dataset_choice, ranks=distributed.size(),
-        )[:, mine]  # fmt: skip
+            self.pids, self.dsetids, node.batch_size // node.num_instances, node.num_instances,
+            self.steps, seeded(self.engine.seed, "batches", epoch), choose=node.dataset_choice,
+            ranks=distributed.size(),
+        )[:, first : first + node.batch_size]
 
     def start(self) -> None:
         super().start()
-        engine = self.engine
+        engine, node = self.engine, self.engine.settings
         self.bank = engine.store.images(engine.data.source, "source")
         self.do_step = build_step(
-            engine.step, self.eager, self.bank, self.augment, engine.batch_size, engine.camera_norm
+            node.step, self.eager, self.bank, self.augment, node.batch_size, node.camera_norm
         )
         self.pids_t = torch.from_numpy(self.pids)
 
@@ -131,7 +112,7 @@ class BankPhase(_EmbeddingPhase):
 
     def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
         index = self.plan[step]
-        if self.engine.camera_norm:
+        if self.engine.settings.camera_norm:
             index = index[self.cameras[index].argsort(stable=True)]
         rank = distributed.rank()
         which = ("augment", epoch, step, rank) if rank else ("augment", epoch, step)
@@ -188,7 +169,7 @@ class LoaderPhase(_EmbeddingPhase):
         self.paths = list(data.get("impath", []))
         device = self.engine.device
         images, pids, cameras = data["img"], data["pid"], data["camid"]
-        if self.engine.camera_norm:
+        if self.engine.settings.camera_norm:
             cameras = data["dsetid"] * (1 + int(cameras.max())) + cameras
             order = cameras.argsort(stable=True)
             images, pids, cameras = images[order], pids[order], cameras[order]
@@ -218,10 +199,10 @@ class CommonStatistics(OneStep):
         self.engine = engine
 
     def start(self) -> None:
-        """The trunk's own layers again."""
+        """Gives the trunk its own layers again."""
         join_norms(self.engine.model.trunk)
 
     def work(self) -> None:
-        """Estimates."""
+        """Estimates them."""
         engine = self.engine
         estimate_common(engine.model, engine.data.source, engine.store, engine.seed)

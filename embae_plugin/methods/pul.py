@@ -3,9 +3,6 @@
 A round clusters the target's embeddings, takes the images close to the heart of their cluster for
 people it has recognised, and fine-tunes the network to tell those clusters apart; with better
 embeddings, the next round keeps more. Written from the article's description.
-
-An example, too, of how a method is added: say its phases here, register the engine, give it a
-node of the configuration and a test. Resuming, logging and scoring come from the base.
 """
 
 from __future__ import annotations
@@ -13,19 +10,26 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
-from embae_plugin.clustering.pseudo_labels import require_scikit_learn
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.evaluation.tta import embed_views
-from embae_plugin.methods.softmax import ImageIdentificationEngine, SoftmaxPhase
+from embae_plugin.methods.registry import BASELINE, register_method
+from embae_plugin.methods.softmax import ImageIdentificationEngine, SoftmaxPhase, SoftmaxSettings
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.loop import Phase
+from embae_plugin.settings.fields import setting
+from embae_plugin.training.phase import Phase
 from embae_plugin.training.schedule import seeded
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +51,6 @@ class Reliable(NamedTuple):
 
 def kmeans(features: Floats, clusters: int, generator: torch.Generator) -> tuple[Floats, Ints]:
     """Scikit-learn's K-means (k-means++, one start): centres (K, D) and labels (N,)."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
     means = KMeans(clusters, n_init=1, random_state=generator.initial_seed() % 2**32)
     # With more threads, partial sums are added up in the order in which the threads finish.
     with threadpool_limits(1):
@@ -99,30 +100,47 @@ def purity(labels: Ints, pids: Ints) -> float:
     return float(np.maximum.reduceat(counts, first).sum() / len(labels)) if len(labels) else np.nan
 
 
+@dataclass(frozen=True)
+class PULSettings(SoftmaxSettings, node="pul"):
+    """PUL: clustering and fine-tuning in turns (Fan et al., 2018)."""
+
+    base: str = setting("embedding", "What it starts from: stage 1's embedding, or the article's "
+                        "own, a trunk trained to classify.", choices=("embedding", "softmax"),
+                        compared=False)
+    rounds: int = setting(25, "Of clustering and fine-tuning.", least=0)
+    max_epoch: int = setting(20, "Epochs in each round.", least=0, compared=False)
+    clusters: int = setting(750, "K: how many people the target is thought to show.", least=2)
+    threshold: float = setting(0.85, "Of the cosine similarity to a cluster's seed.",
+                               least=-1, below=1)
+    near_any_seed: bool = setting(False, "A seed of any cluster will do, as in the authors' "
+                                  "script; by default the image's own, as in the article.")
+    restart: bool = setting(False, "Every round begins from the initial weights, as in the "
+                            "authors' script.")
+
+    def check(self) -> None:
+        """See :class:`Settings`."""
+        if self.base == "softmax" and self.heads_only:
+            raise ValueError("embae.pul.heads_only leaves nothing to learn with embae.pul.base "
+                             "softmax, which is a trunk alone")
+
+
+@register_method("pul", help="clustering and fine-tuning in turns (Fan et al., 2018)")
 class ImagePULEngine(ImageIdentificationEngine):
     """PUL as an engine; ``max_epoch`` of :meth:`run` are the epochs of a round (20 in the article).
 
+    The model is an EmbAE model from stage 1, whose z_id is clustered, or the article's own base,
+    one of :meth:`EmbAE.of_trunk` trained by :class:`ImageIdentificationEngine`.
+
     Args:
-        datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
-        model: what to adapt: an EmbAE model from stage 1, whose z_id is clustered, or the
-            article's own base, one of :meth:`EmbAE.of_trunk` trained by
-            :class:`ImageIdentificationEngine`.
-        rounds: of clustering and fine-tuning.
-        clusters: K, the number of people expected (750 for Market-1501).
-        threshold: of the cosine similarity to a seed, see :func:`reliable_images`.
-        near_any_seed: the authors' script's reading, see :func:`reliable_images`.
-        restart: fine-tune from the initial weights in every round, as the authors' script does;
-            by default a round goes on from the one before.
         monitor_pids: (N,) true identities of the target's images, to log how pure the kept
             clusters are. Only that number is made of them; nothing is learned from it.
-        **learning: lr, momentum, batch_size, dropout, transforms, heads_only, precision, use_gpu,
-            seed, store: see :class:`ImageIdentificationEngine`.
+        **given: see :class:`PULSettings` and :class:`StageEngine`.
 
     Raises:
         ValueError: no target images, fewer than clusters, or another setting that cannot work.
-        ImportError: scikit-learn is not installed.
     """
 
+    settings_class = PULSettings
     stage = "pul"
     scored_phases = ("round",)
 
@@ -130,48 +148,46 @@ class ImagePULEngine(ImageIdentificationEngine):
         self,
         datamanager: Any,
         model: EmbAE,
+        part: str = "",
         *,
-        rounds: int = 25,
-        clusters: int = 750,
-        threshold: float = 0.85,
-        near_any_seed: bool = False,
-        restart: bool = False,
         monitor_pids: Sequence[int] | Ints | None = None,
-        **learning: Any,
+        **given: Any,
     ) -> None:
-        require_scikit_learn("PUL clusters")
-        super().__init__(datamanager, model, **learning)
-        target = self.data.target_train
-        if target is None or not len(target):
-            raise ValueError("there are no target images: name a target that is not a source")
-        if not 2 <= clusters <= len(target):
+        super().__init__(datamanager, model, part, **given)
+        clusters, count = self.settings.clusters, len(self.target)
+        if clusters > count:
             raise ValueError(
-                f"{clusters} clusters of {len(target)} target images: there must be at least 2, "
-                "and no more than images (embae.pul.clusters)"
+                f"{clusters} clusters of {count} target images: there must be at least 2, and no "
+                "more than images (embae.pul.clusters)"
             )
-        if not -1 <= threshold < 1:
-            raise ValueError(f"threshold {threshold}: a cosine similarity, at least -1, below 1")
-        if monitor_pids is not None and len(monitor_pids) != len(target):
-            raise ValueError(f"{len(monitor_pids)} monitor_pids for {len(target)} target images")
-        self.target, self.rounds, self.clusters = target, rounds, clusters
-        self.threshold, self.near_any_seed, self.restart = threshold, near_any_seed, restart
+        if monitor_pids is not None and len(monitor_pids) != count:
+            raise ValueError(f"{len(monitor_pids)} monitor_pids for {count} target images")
         self.monitor_pids = None if monitor_pids is None else np.asarray(monitor_pids)
         self.initial: dict[str, torch.Tensor] = {}
 
-    def learns_from(self) -> ImageRecords | None:
+    @classmethod
+    def prepared(cls, model: EmbAE) -> EmbAE:
+        """The model as it is."""
+        return model
+
+    @classmethod
+    def start_of(cls, starts_from: str, cfg: CfgNode) -> str:
+        """Stage 1's embedding, or PUL's own baseline."""
+        return "pul-baseline" if cfg.embae.pul.base == "softmax" else BASELINE
+
+    def epochs(self) -> int:
+        """Of a round."""
+        return int(self.settings.max_epoch)
+
+    def learns_from(self) -> ImageRecords:
         """See :meth:`StageEngine.learns_from`."""
         return self.target
 
-    def identity(self) -> dict[str, Any]:
-        """See :meth:`StageEngine.identity`."""
-        names = ("rounds", "clusters", "threshold", "near_any_seed", "restart")
-        mine = {name: getattr(self, name) for name in names}
-        return {**super().identity(), **mine, "images": len(self.target)}
-
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """One phase for each round."""
-        self.initial = copy.deepcopy(self.model.state_dict()) if self.restart else {}
-        return [Round(number, self, max_epoch) for number in range(1, self.rounds + 1)]
+        node = self.settings
+        self.initial = copy.deepcopy(self.model.state_dict()) if node.restart else {}
+        return [Round(number, self, max_epoch) for number in range(1, node.rounds + 1)]
 
 
 class Round(SoftmaxPhase):
@@ -180,13 +196,13 @@ class Round(SoftmaxPhase):
     engine: ImagePULEngine
 
     def __init__(self, number: int, engine: ImagePULEngine, epochs: int) -> None:
-        super().__init__(f"round {number}", engine, engine.target, "target", epochs)
+        super().__init__(engine, f"round {number}", engine.target, "target", epochs)
 
     def start_epoch(self, epoch: int) -> float:
         """Clusters, unless this round has done so; then see :meth:`SoftmaxPhase.start_epoch`."""
         if self.classifier is None:
             self.learn_classes(self._cluster())
-            if self.engine.restart:
+            if self.engine.settings.restart:
                 self.engine.model.load_state_dict(self.engine.initial)
         return super().start_epoch(epoch)
 
@@ -201,13 +217,10 @@ class Round(SoftmaxPhase):
 
     def _cluster(self) -> torch.Tensor:
         """A class for each reliable image, −1 for the others: (N,)."""
-        engine, features = self.engine, self._embeddings()
-        centres, labels = kmeans(
-            features, engine.clusters, seeded(engine.seed, engine.stage, self.name, "kmeans")
-        )
-        kept = reliable_images(
-            features, centres, labels, engine.threshold, engine.near_any_seed
-        ).kept
+        engine, features, node = self.engine, self._embeddings(), self.engine.settings
+        generator = seeded(engine.seed, engine.stage, self.name, "kmeans")
+        centres, labels = kmeans(features, node.clusters, generator)
+        kept = reliable_images(features, centres, labels, node.threshold, node.near_any_seed).kept
         used, numbers = np.unique(labels[kept], return_inverse=True)
         self.report = {"kept": int(kept.sum()), "clusters": len(used)}
         if engine.monitor_pids is not None:
@@ -218,7 +231,7 @@ class Round(SoftmaxPhase):
             raise ValueError(
                 f"pul, {self.name}: only {int(kept.sum())} of {len(kept)} images, in {len(used)} "
                 "cluster(s), are reliable, which is nothing to learn from. The embeddings have "
-                f"collapsed, or the threshold {engine.threshold} (embae.pul.threshold) is too high"
+                f"collapsed, or the threshold {node.threshold} (embae.pul.threshold) is too high"
             )
         classes = np.full(len(kept), -1, dtype=np.int64)
         classes[kept] = numbers.reshape(-1)

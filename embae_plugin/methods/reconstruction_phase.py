@@ -8,7 +8,7 @@ computed once, before the first step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import nn
 from embae_plugin.data.samplers import balanced_batches
 from embae_plugin.losses import ReconstructionLoss
 from embae_plugin.losses.bottleneck import OPEN, Bottleneck
-from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.schedule import exponential_lr, seeded
+from embae_plugin.training.phase import Batch, OptimisedPhase
+from embae_plugin.training.schedule import seeded
+from embae_plugin.training.stage_engine import StageEngine
 
 if TYPE_CHECKING:
     from embae_plugin.methods.stopping import Watch
@@ -61,27 +62,29 @@ def _constant(module: nn.Module, h: torch.Tensor, *extra: torch.Tensor) -> torch
     return torch.cat(parts).clone()
 
 
-class ReconstructionPhase:
+class ReconstructionPhase(OptimisedPhase):
     """Minimises |f_dec(z_id, z_nui) − h|², and a bottleneck's penalty, over the parts in ``learn``.
 
+    An epoch has as many steps as a pass over the images takes where cameras have equally many; of
+    unequal groups the small ones are seen several times and the large ones in part.
+
     Args:
+        engine: whose model is used; its trunk is never touched.
         name: of the phase, in logs and checkpoints.
-        model: the EmbAE model; its trunk is never touched.
         features: (N, V, D) cached trunk features in V views; a step draws a view at random,
             which with V = 2 is the paper's horizontal flip.
         groups: (N,) which encoder of f_nui each image goes through.
         learn: names out of :data:`PARTS`.
-        epochs: passes over the data.
+        epochs: of the phase.
         lr, final_lr: Adam's rate at the first and the last epoch, exponential in between.
         batch_size: images in a step, at most; split evenly over the groups.
-        seed: of batches and views.
         bottleneck: what holds z_nui back.
     """
 
     def __init__(
         self,
+        engine: StageEngine,
         name: str,
-        model: EmbAE,
         features: torch.Tensor,
         groups: torch.Tensor,
         learn: Sequence[str],
@@ -89,89 +92,68 @@ class ReconstructionPhase:
         lr: float,
         final_lr: float,
         batch_size: int,
-        seed: int,
         bottleneck: Bottleneck = OPEN,
     ) -> None:
-        self.name, self.model, self.learn, self.epochs = name, model, tuple(learn), epochs
-        self.lr, self.final_lr, self.seed = lr, final_lr, seed
-        self.views = features.shape[1]
-        self.rows = features.reshape(-1, features.shape[2])
+        super().__init__(engine, name, epochs)
+        self.model, self.learn = engine.model, tuple(learn)
+        self.lr, self.final_lr = lr, final_lr
+        self.views, self.rows = features.shape[1], features.reshape(-1, features.shape[2])
         self.groups = groups
         self.num_groups = int(groups.max()) + 1 if len(groups) else 1
         self.per_group = max(2, batch_size // self.num_groups)
         self.steps = max(1, len(groups) // (self.per_group * self.num_groups))
-        self.loss, self.bottleneck = ReconstructionLoss(), bottleneck
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.error, self.bottleneck = ReconstructionLoss(), bottleneck
         self.z_id: torch.Tensor | None = None
         self.z_nui: torch.Tensor | None = None
-        self.plan = torch.zeros(0, dtype=torch.long)
         self.watch: Watch | None = None  # whose state is kept with the phase's
 
-    def start(self) -> None:
-        """Freezes what is not learned, computes its outputs once, makes the optimiser."""
-        model, device = self.model, self.rows.device
-        model.eval()
-        model.requires_grad_(False)
-        row_groups = self.groups.repeat_interleave(self.views).to(device)
-        if "f_emb" not in self.learn:
-            self.z_id = _constant(model.f_emb, self.rows)
-        if "f_nui" not in self.learn:
-            self.z_nui = _constant(model.f_nui, self.rows, row_groups)
-        for name in self.learn:
-            getattr(model, name).requires_grad_(True)
-        parameters = [p for name in self.learn for p in getattr(model, name).parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=self.lr, fused=True)
+    def parts(self) -> list[nn.Module]:
+        """See :class:`OptimisedPhase`."""
+        return [getattr(self.model, name) for name in self.learn]
 
-    def start_epoch(self, epoch: int) -> float:
-        """Draws the epoch's batches and views; returns its learning rate."""
-        for name in self.learn:
-            getattr(self.model, name).train()
-        generator = seeded(self.seed, self.name, epoch)
+    def start(self) -> None:
+        """Computes the outputs of what is not learned, once."""
+        super().start()
+        row_groups = self.groups.repeat_interleave(self.views).to(self.rows.device)
+        if "f_emb" not in self.learn:
+            self.z_id = _constant(self.model.f_emb, self.rows)
+        if "f_nui" not in self.learn:
+            self.z_nui = _constant(self.model.f_nui, self.rows, row_groups)
+
+    def batches(self, epoch: int) -> torch.Tensor:
+        """(steps, B) images of equally many of each group, and a view of each."""
+        generator = seeded(self.engine.seed, self.name, epoch)
         index = balanced_batches(self.groups, self.per_group, self.steps, generator)
         view = torch.randint(self.views, index.shape, generator=generator)
-        self.plan = (index * self.views + view).to(self.rows.device)
-        rate = exponential_lr(epoch, self.epochs, self.lr, self.final_lr)
-        for group in self._adam().param_groups:
-            group["lr"] = rate
-        return rate
+        return (index * self.views + view).to(self.rows.device)
 
-    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """One step on per_group images of each group; returns the mean squared error alone."""
-        rows = self.plan[step]
+    def generator(self, epoch: int, step: int) -> torch.Generator:
+        """See :class:`OptimisedPhase`."""
+        return seeded(self.engine.seed, self.name, "z_nui", epoch, step)
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The mean squared error; a penalty is learned from and not shown."""
+        model, rows = self.model, batch.rows
         h = self.rows[rows]
-        model = self.model
         z_id = model.f_emb(h) if self.z_id is None else self.z_id[rows]
         if self.z_nui is None:
             grouped = h.view(self.num_groups, self.per_group, -1)
             z_nui = model.f_nui.forward_grouped(grouped).flatten(0, 1)
         else:
             z_nui = self.z_nui[rows]
-        penalty = None
-        if self.bottleneck != OPEN:
-            penalty = self.bottleneck.penalty(z_id, z_nui)
-            generator = seeded(self.seed, self.name, "z_nui", epoch, step)
-            z_nui = self.bottleneck.narrow(z_nui, generator)
-        error = self.loss(model.reconstruct(z_id, z_nui), h)
-        loss = error if penalty is None else error + penalty
-        optimizer = self._adam()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return {"reconstruction": error.detach()}
+        if self.bottleneck == OPEN:
+            return {"reconstruction": self.error(model.reconstruct(z_id, z_nui), h)}
+        penalty = self.bottleneck.penalty(z_id, z_nui)
+        z_nui = self.bottleneck.narrow(z_nui, batch.generator)
+        error = self.error(model.reconstruct(z_id, z_nui), h)
+        return {"loss": error + penalty, "reconstruction": error}
 
-    def _adam(self) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            raise RuntimeError("the phase has not been started")
-        return self.optimizer
+    def state(self) -> dict[str, Any]:
+        """The best epoch so far, if one is looked for."""
+        return {} if self.watch is None else {"watch": self.watch.state_dict()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Adam's state, and the best epoch so far if one is looked for."""
-        watched = {} if self.watch is None else {"watch": self.watch.state_dict()}
-        return {**self._adam().state_dict(), **watched}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._adam().load_state_dict({key: v for key, v in state.items() if key != "watch"})
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`OptimisedPhase`."""
         if self.watch is not None and "watch" in state:
             self.watch.load_state_dict(state["watch"])
 

@@ -6,7 +6,8 @@ from the labelled sources here, which gives PUL its own baseline, and from clust
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,112 +17,105 @@ from torch import nn
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.losses.bottleneck import dropout
+from embae_plugin.methods.registry import INITIAL, register_method
 from embae_plugin.models.dense import new_linear
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.loop import Phase
+from embae_plugin.settings.fields import Settings, setting
+from embae_plugin.training.phase import Batch, OptimisedPhase, Phase
 from embae_plugin.training.schedule import seeded
 from embae_plugin.training.stage_engine import StageEngine
-from embae_plugin.training.train_step import precision_name, resolve_precision
+from embae_plugin.training.train_step import PRECISIONS
 
 
+@dataclass(frozen=True)
+class SoftmaxSettings(Settings, node="pul"):
+    """Fine-tuning by a softmax: of PUL, and of its own baseline."""
+
+    baseline_epoch: int = setting(20, "With base softmax: epochs of its training.", least=0,
+                                  compared=False)
+    lr: float = setting(1e-3, "SGD's learning rate, constant.", above=0)
+    momentum: float = setting(0.9, "SGD's.", least=0)
+    batch_size: int = setting(16, "Images in a step.", least=2)
+    dropout: float = setting(0.5, "Between embedding and classifier.", least=0, below=1)
+    heads_only: bool = setting(False, "The trunk stays as it is and f_emb learns on cached "
+                               "features: seconds, but not the article's method.")
+    transforms: tuple[str, ...] = setting(("random_flip",), "Of training images.", key="")
+    precision: str = setting("auto", "Of the trunk.", key="embae.embedding.precision",
+                             choices=PRECISIONS)
+
+
+@register_method("pul-baseline", starts_from=INITIAL, stage="identification", adapts=False,
+                 along=True, help="a trunk trained to classify the sources' people, PUL's own base")
 class ImageIdentificationEngine(StageEngine):
     """Trains trunk and embedding to tell the sources' identities apart by a softmax.
 
-    Args:
-        datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
-        model: an EmbAE model, or one of :meth:`EmbAE.of_trunk`; the classifier is no part of it.
-        lr, momentum: of SGD, constant.
-        batch_size: images in a step.
-        dropout: between embedding and classifier.
-        transforms: of training images, those of :class:`Augmentation`.
-        heads_only: keep the trunk as it is and learn f_emb on cached features: seconds instead
-            of hours on a CPU, but not the published method, in which the trunk learns.
-        precision: of the trunk: ``auto``, ``float32`` or ``bf16``.
-        use_gpu, seed, store: see :class:`StageEngine`.
+    The model is an EmbAE model, or one of :meth:`EmbAE.of_trunk`; the classifier is no part of
+    it. See :class:`SoftmaxSettings` and :class:`StageEngine`.
 
     Raises:
         ValueError: settings that cannot work.
     """
 
+    settings_class = SoftmaxSettings
     stage = "identification"
-    model_types = (EmbAE,)
     scored_phases = ("softmax",)
 
-    def __init__(
-        self,
-        datamanager: Any,
-        model: EmbAE,
-        *,
-        lr: float = 1e-3,
-        momentum: float = 0.9,
-        batch_size: int = 16,
-        dropout: float = 0.5,
-        transforms: Sequence[str] = ("random_flip",),
-        heads_only: bool = False,
-        precision: str = "auto",
-        use_gpu: bool = True,
-        seed: int = 1,
-        store: Any = None,
-    ) -> None:
-        super().__init__(datamanager, model, use_gpu, seed, store)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout}: a share of the features, at least 0 and below 1")
-        if batch_size < 2:
-            raise ValueError(f"batch size {batch_size}: batch norm needs at least 2 images")
-        if heads_only and not list(model.f_emb.parameters()):
+    def __init__(self, datamanager: Any, model: EmbAE, part: str = "", **given: Any) -> None:
+        super().__init__(datamanager, model, part, **given)
+        self.heads_only = self.settings.heads_only
+        if self.heads_only and not list(model.f_emb.parameters()):
             raise ValueError("heads_only leaves nothing to learn: this model is a trunk alone")
-        self.lr, self.momentum, self.batch_size, self.dropout = lr, momentum, batch_size, dropout
-        self.augment = Augmentation(tuple(transforms), self.store.mean, self.store.std)
-        self.heads_only, self.trunk_learns = heads_only, not heads_only
-        self.bf16 = resolve_precision(precision, self.device)
+        self.augment = Augmentation(self.settings.transforms, self.store.mean, self.store.std)
+        self.trunk_learns = not self.heads_only
 
-    def identity(self) -> dict[str, Any]:
-        """See :meth:`StageEngine.identity`."""
-        names = ("lr", "momentum", "batch_size", "dropout", "heads_only")
-        return {
-            **super().identity(),
-            **{name: getattr(self, name) for name in names},
-            "transforms": list(self.augment.transforms),
-            "images": len(self.data.source),
-            **({} if self.heads_only else {"precision": precision_name(self.bf16)}),
-        }
+    @classmethod
+    def prepared(cls, model: EmbAE) -> EmbAE:
+        """Its trunk alone."""
+        return EmbAE.of_trunk(model.trunk)
+
+    def epochs(self) -> int:
+        """See :meth:`StageEngine.epochs`."""
+        return int(self.settings.baseline_epoch)
+
+    def learns_from(self) -> ImageRecords:
+        """See :meth:`StageEngine.learns_from`."""
+        return self.data.source
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """One phase, on the sources' identities; the same pid never means two people there."""
-        pids = self.data.source.pids
-        if pids is None:
-            raise ValueError("a softmax learns from identities; the source images carry none")
-        phase = SoftmaxPhase("softmax", self, self.data.source, "source", max_epoch)
-        phase.learn_classes(torch.unique(torch.from_numpy(pids), return_inverse=True)[1])
+        pids = torch.as_tensor(self.source.pids)
+        phase = SoftmaxPhase(self, "softmax", self.source, "source", max_epoch)
+        phase.learn_classes(torch.unique(pids, return_inverse=True)[1])
         return [phase]
 
 
-class SoftmaxPhase:
+class SoftmaxPhase(OptimisedPhase):
     """SGD on the cross entropy of a fresh linear classifier, trunk and f_emb learning with it.
 
     Args:
-        name: of the phase, in logs and checkpoints.
         engine: whose model and settings are used.
+        name: of the phase, in logs and checkpoints.
         records: N images; their identities, if any, are not looked at.
         label: what progress bars call the images.
         epochs: passes over the images that have a class.
     """
 
+    engine: ImageIdentificationEngine
+
     def __init__(
         self,
-        name: str,
         engine: ImageIdentificationEngine,
+        name: str,
         records: ImageRecords,
         label: str,
         epochs: int,
     ) -> None:
-        self.name, self.engine, self.epochs = name, engine, epochs
-        self.records, self.label = records, label
-        self.steps = max(1, len(records) // engine.batch_size)
-        self.report: dict[str, float] = {}  # constants to log beside the loss
+        super().__init__(engine, name, epochs, records.paths)
+        self.records, self.label, self.lr = records, label, engine.settings.lr
+        self.steps = max(1, len(records) // engine.settings.batch_size)
         self.features: torch.Tensor | None = None
         self.classifier: nn.Linear | None = None
-        self.classes = self.plan = torch.zeros(0, dtype=torch.long)
+        self.classes = torch.zeros(0, dtype=torch.long)
 
     def learn_classes(self, classes: torch.Tensor) -> None:
         """Sets the (N,) class numbers, dense from 0, −1 for images to leave out.
@@ -135,91 +129,73 @@ class SoftmaxPhase:
             raise ValueError(f"{self.name}: a softmax needs at least 2 classes, there is {count}")
         self.classes = classes
         self.used = (classes >= 0).nonzero().flatten()
-        self.batch = min(engine.batch_size, len(self.used))
+        self.batch = min(engine.settings.batch_size, len(self.used))
         self.steps = len(self.used) // self.batch
         generator = seeded(engine.seed, engine.stage, self.name, "classifier")
-        width = engine.model.feature_dim
-        self.classifier = new_linear(width, count, generator).to(engine.device)
+        self.classifier = new_linear(engine.model.feature_dim, count, generator).to(engine.device)
         parts = [engine.model.f_emb, self.classifier]
         parts += [] if engine.heads_only else [engine.model.trunk]
-        self.optimizer = torch.optim.SGD(
-            [p for part in parts for p in part.parameters()], engine.lr, engine.momentum
-        )
+        parameters = [p for part in parts for p in part.parameters()]
+        self.optimizer = torch.optim.SGD(parameters, self.lr, engine.settings.momentum)
+
+    def parts(self) -> list[nn.Module]:
+        """See :class:`OptimisedPhase`."""
+        model = self.engine.model
+        return [model.f_emb] if self.engine.heads_only else [model.f_emb, model.trunk]
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """That of the classifier, if there is one; :meth:`learn_classes` makes another."""
+        if self.classifier is not None:
+            return self.optimizer
+        return torch.optim.SGD(parameters, self.lr)
 
     def start(self) -> None:
-        """Opens the images, or the cached features; freezes what is not learned."""
-        engine, model = self.engine, self.engine.model
-        model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
-        model.f_emb.requires_grad_(True)
+        """Opens the images, or the cached features."""
+        super().start()
+        engine = self.engine
+        engine.model.to(memory_format=torch.channels_last)
         if engine.heads_only:
-            cached = engine.store.features(model, self.records, self.label)
-            self.features = cached.features
+            self.features = engine.store.features(engine.model, self.records, self.label).features
         else:
-            model.trunk.requires_grad_(True)
             self.bank = engine.store.images(self.records, self.label)
 
-    def start_epoch(self, epoch: int) -> float:
-        """Draws the epoch's batches: each image once, in random order, less a short last batch."""
-        engine = self.engine
-        engine.model.f_emb.train()
-        engine.model.trunk.train(not engine.heads_only)
-        generator = seeded(engine.seed, engine.stage, self.name, epoch)
+    def batches(self, epoch: int) -> torch.Tensor:
+        """Each image once, in random order, less a short last batch."""
+        generator = seeded(self.engine.seed, self.engine.stage, self.name, epoch)
         order = self.used[torch.randperm(len(self.used), generator=generator)]
-        self.plan = order[: self.steps * self.batch].view(self.steps, self.batch)
-        return engine.lr
+        return order[: self.steps * self.batch].view(self.steps, self.batch)
 
-    def _embed(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Embeddings of the augmented images at ``index``, with their graph."""
-        engine = self.engine
+    def _embed(self, batch: Batch) -> torch.Tensor:
+        """Embeddings of the batch's augmented images, with their graph."""
+        engine, index = self.engine, batch.rows
         if self.features is not None:
-            view = torch.randint(self.features.shape[1], index.shape, generator=generator)
+            view = torch.randint(self.features.shape[1], index.shape, generator=batch.generator)
             h = self.features[index.to(engine.device), view.to(engine.device)]
         else:
-            batch = engine.augment(self.bank.batch(index), generator)
+            images = engine.augment(self.bank.batch(index), batch.generator)
             with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
-                h = engine.model.trunk(batch)
+                h = engine.model.trunk(images)
         return engine.model.f_emb(h).float()  # type: ignore[no-any-return]
 
-    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """One step; returns the cross entropy and the share of images classified rightly."""
-        engine, index = self.engine, self.plan[step]
-        generator = seeded(engine.seed, engine.stage, self.name, epoch, step)
-        embedding = dropout(self._embed(index, generator), engine.dropout, generator)
-        logits = self._started()(embedding)
-        classes = self.classes[index].to(engine.device)
-        loss = F.cross_entropy(logits, classes)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        right = (logits.detach().argmax(1) == classes).float().mean()
-        constants = {name: torch.tensor(v, dtype=torch.double) for name, v in self.report.items()}
-        return {"loss": loss.detach(), "accuracy": right, **constants}
-
-    def _started(self) -> nn.Linear:
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The cross entropy, and the share of images classified rightly."""
         if self.classifier is None:
             raise RuntimeError("the phase has no classes yet")
-        return self.classifier
+        embedding = dropout(self._embed(batch), self.engine.settings.dropout, batch.generator)
+        logits = self.classifier(embedding)
+        classes = self.classes[batch.rows].to(self.engine.device)
+        right = (logits.detach().argmax(1) == classes).float().mean()
+        return {"loss": F.cross_entropy(logits, classes), "accuracy": right}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Classes, classifier, optimiser and report; nothing before there are classes."""
+    def state(self) -> dict[str, Any]:
+        """Classes and classifier; nothing before there are classes."""
         if self.classifier is None:
             return {}
-        return {
-            "classes": self.classes,
-            "classifier": self.classifier.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "report": dict(self.report),
-        }
+        return {"classes": self.classes, "classifier": self.classifier.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        if state:
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`OptimisedPhase`."""
+        if "classes" in state:
             self.learn_classes(state["classes"])
-            self._started().load_state_dict(state["classifier"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.report = state["report"]
-
-    def describe(self, epoch: int, step: int) -> str:
-        """The images of a step."""
-        names = [self.records.paths[i] for i in self.plan[step].tolist()]
-        return f"The batch's images: {', '.join(names)}"
+            if self.classifier is not None:
+                self.classifier.load_state_dict(state["classifier"])

@@ -10,18 +10,12 @@ import torch
 
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.embedder import embed_each_view
-from embae_plugin.evaluation.label_free import LAST, MEASURES, MOST, RULES, measure
+from embae_plugin.evaluation.label_free import LAST, MEASURES, MOST, measure
 from embae_plugin.methods.reconstruction_phase import ReconstructionPhase
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.training.schedule import seeded
 
 logger = logging.getLogger(__name__)
-
-
-def check_rule(rule: str) -> None:
-    """Raises ValueError for a rule that there isn't."""
-    if rule not in RULES:
-        raise ValueError(f"stop {rule!r}: must be one of {', '.join(RULES)}")
 
 
 class Watch:
@@ -31,7 +25,7 @@ class Watch:
         phase: that learns them, on the crops' cached features.
         features: (N, V, D) of all crops; :data:`MOST` at most are looked at.
         records: the N crops.
-        rule: of :data:`RULES`.
+        rule: of :data:`label_free.RULES`.
         seed: of the draw of crops, the same in every epoch.
     """
 
@@ -43,7 +37,6 @@ class Watch:
         rule: str,
         seed: int,
     ) -> None:
-        check_rule(rule)
         self.phase, self.rule = phase, rule
         self.features, self.records = features, records
         order = torch.randperm(len(features), generator=seeded(seed, "watch"))

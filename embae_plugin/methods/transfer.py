@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.evaluation.label_free import LAST
+from embae_plugin.evaluation.label_free import LAST, RULES
 from embae_plugin.losses.bottleneck import OPEN, Bottleneck
 from embae_plugin.methods.reconstruction_phase import ReconstructionPhase, merge_lone_groups
-from embae_plugin.methods.stopping import Watch, check_rule
+from embae_plugin.methods.registry import Row, register_method
+from embae_plugin.methods.stopping import Watch
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.loop import Phase
+from embae_plugin.settings.fields import Settings, setting
+from embae_plugin.training.phase import Phase
 from embae_plugin.training.schedule import seeded
-from embae_plugin.training.stage_engine import StageEngine
+from embae_plugin.training.stage_engine import Outcome, StageEngine
 
 logger = logging.getLogger(__name__)
 
@@ -48,81 +51,88 @@ VARIANTS = {
 }
 
 
+@dataclass(frozen=True)
+class TransferSettings(Settings, node="transfer"):
+    """Stage 3."""
+
+    nuisance_epoch: int = setting(15, "Epochs of step 1 of new, dataset and cam: a new f_nui "
+                                  "alone.", least=0)
+    nuisance_lr: float = setting(1e-3, "Adam's learning rate in step 1.", above=0)
+    max_epoch: int = setting(15, "Epochs of the step that learns f_emb.", least=0, compared=False)
+    lr: float = setting(1e-4, "Adam's learning rate at its first epoch.", above=0)
+    # constant, so that the curve of a longer run shows any shorter one
+    final_lr: float = setting(1e-4, "… and at its last.", above=0)
+    batch_size: int = setting(256, "Images in a step.", above=0)
+    stop: str = setting(LAST, "The epoch that is kept: the last, or the one at which a measure "
+                        "that reads no label is highest.", choices=RULES)
+    variant: str = setting("cam", "The paper's variant.", key="", choices=tuple(VARIANTS))
+    bottleneck: Bottleneck = setting(OPEN, "What holds z_nui back while it learns.")
+
+
+def _rows(prefix: str, names: Sequence[str], **more: Any) -> list[Row]:
+    return [
+        Row(f"{prefix}{name}", f"autoencoder-{VARIANTS[name].encoders}",
+            fixed={"variant": name}, stage=f"{prefix.replace('+', '-')}transfer-{name}", **more)
+        for name in names
+    ]
+
+
+@register_method(
+    *_rows("", list(VARIANTS), help="the paper's adaptation by reconstruction"),
+    *_rows("norm+", ["all", "fix", "new", "cam"], trunk_from="norm",
+           help="the same on features normalised camera by camera"),
+)
 class ImageTransferEngine(StageEngine):
     """Adapts a pre-trained autoencoder to the target, without its labels.
 
-    Args:
-        datamanager: torchreid's ``ImageDataManager`` or a ``ReIDData``.
-        model: an EmbAE model from stage 2, with the encoders that the variant starts from.
-        variant: ``all``, ``fix``, ``new``, ``dataset`` or ``cam``.
-        nuisance_epoch: epochs of the first step of new, dataset and cam.
-        lr, final_lr: Adam's rate at the first and last epoch of each step.
-        batch_size: images in a step.
-        stop: the epoch that is kept: ``last``, or the one where a label-free measure is highest
-            (:mod:`embae_plugin.evaluation.label_free`).
-        bottleneck: what holds z_nui back while it learns; nothing, as in the paper, by default.
-        use_gpu, seed, store: see :class:`StageEngine`.
+    The model is one of stage 2, with the encoders that the variant starts from. ``variant`` may be
+    given as third argument; see :class:`TransferSettings` and :class:`StageEngine`.
 
     Raises:
-        ValueError: an unknown variant or rule, or no target images.
+        ValueError: no target images, or a network without an embedding layer.
     """
 
-    def __init__(
-        self,
-        datamanager: Any,
-        model: EmbAE,
-        variant: str = "cam",
-        *,
-        nuisance_epoch: int = 15,
-        lr: float = 1e-4,
-        final_lr: float = 1e-4,
-        nuisance_lr: float = 1e-3,
-        batch_size: int = 256,
-        stop: str = LAST,
-        bottleneck: Bottleneck = OPEN,
-        use_gpu: bool = True,
-        seed: int = 1,
-        store: Any = None,
-    ) -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"variant {variant!r}: must be one of {', '.join(VARIANTS)}")
-        check_rule(stop)
-        super().__init__(datamanager, model, use_gpu, seed, store)
-        if self.data.target_train is None or not len(self.data.target_train):
-            raise ValueError(
-                "there are no target images to adapt to: name a target that is not a source"
-            )
+    settings_class = TransferSettings
+    selector, gate = "variant", "transfer"
+    scored_phases = ("embedding",)
+
+    def __init__(self, datamanager: Any, model: EmbAE, part: str = "", **given: Any) -> None:
+        super().__init__(datamanager, model, part, **given)
+        self.learns_from()
+        self.check_model(self.model, self.settings, True)
+        self._watch: Watch | None = None
+
+    @classmethod
+    def stage_of(cls, settings: TransferSettings) -> str:
+        """See :meth:`StageEngine.stage_of`."""
+        return f"transfer-{settings.variant}"
+
+    @classmethod
+    def check_model(cls, model: EmbAE, settings: Any, alone: bool) -> None:
+        """See :meth:`StageEngine.check_model`."""
         if not list(model.f_emb.parameters()):
             raise ValueError(
                 f"{model.trunk.name} has no embedding layer behind its pooled features, so the "
-                "paper's adaptation has nothing to learn: choose norm or clusters-trunk (embae "
-                "adapt: embae.adapt.method norm or trunk)"
+                "paper's adaptation has nothing to learn: choose norm or clusters-trunk"
             )
-        self.variant, self.stage = variant, f"transfer-{variant}"
-        self.nuisance_epoch = nuisance_epoch
-        self.lr, self.nuisance_lr, self.final_lr = lr, nuisance_lr, final_lr
-        self.batch_size, self.stop, self.bottleneck = batch_size, stop, bottleneck
-        self._watch: Watch | None = None
 
-    def learns_from(self) -> ImageRecords | None:
+    def learns_from(self) -> ImageRecords:
         """See :meth:`StageEngine.learns_from`."""
-        return self.data.target_train
+        return self.target
 
-    def identity(self) -> dict[str, Any]:
-        """See :meth:`StageEngine.identity`."""
-        records = self.data.target_train
-        return {
-            **super().identity(),
-            "batch_size": self.batch_size,
-            "final_lr": self.final_lr,
-            "lr": self.lr,
-            "nuisance_lr": self.nuisance_lr,
-            "nuisance_epoch": self.nuisance_epoch,
-            "target": self.data.target,
-            "target images": 0 if records is None else len(records),
-            **({} if self.stop == LAST else {"stop": self.stop}),
-            **self.bottleneck.settings(),
-        }
+    def words(self) -> str:
+        """See :meth:`StageEngine.words`."""
+        return f"reconstruction ({self.settings.variant})"
+
+    def adapt(self, save_dir: str | Path, guards: Any, **options: Any) -> Outcome:
+        """:meth:`run`, and which epoch is kept."""
+        outcome = super().adapt(save_dir, guards, **options)
+        last = outcome.history[-1] if outcome.history else {}
+        if "kept_epoch" in last:
+            kept = int(last["kept_epoch"])
+            outcome.words += f", of whose {self.epochs()} epochs number {kept} is kept"
+            outcome.numbers = {"kept_epoch": kept, "stop": self.settings.stop}
+        return outcome
 
     def watch(self, phase: str, epoch: int, every: bool) -> dict[str, float]:
         """See :class:`Watch`."""
@@ -132,9 +142,8 @@ class ImageTransferEngine(StageEngine):
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """One phase, or two where f_nui is renewed first."""
-        variant, records = VARIANTS[self.variant], self.data.target_train
-        if records is None:
-            raise ValueError("there are no target images to adapt to")
+        node, records = self.settings, self.target
+        variant = VARIANTS[node.variant]
         groups = merge_lone_groups(records.groups(variant.renewed or "common"))
         cameras = int(records.groups("camera").max()) + 1
         if variant.renewed == "camera" and cameras == 1:
@@ -143,16 +152,16 @@ class ImageTransferEngine(StageEngine):
 
         def phase(name: str, learn: tuple[str, ...], epochs: int, lr: float) -> ReconstructionPhase:
             return ReconstructionPhase(
-                name, self.model, features, groups, learn, epochs, lr, self.final_lr,
-                self.batch_size, self.seed, self.bottleneck,
-            )  # fmt: skip
+                self, name, features, groups, learn, epochs, lr, node.final_lr, node.batch_size,
+                node.bottleneck,
+            )
 
-        main = phase("embedding", variant.learn, max_epoch, self.lr)
-        main.watch = self._watch = Watch(main, features, records, self.stop, self.seed)
+        main = phase("embedding", variant.learn, max_epoch, node.lr)
+        main.watch = self._watch = Watch(main, features, records, node.stop, self.seed)
         if variant.renewed is None:
             return [main]
         self.model.reset_nuisance(int(groups.max()) + 1, seeded(self.seed, self.stage))
         if self.model.z_nui_dim == 0:  # no code, so nothing for new encoders to learn
             return [main]
-        nuisance = phase("nuisance", ("f_nui",), self.nuisance_epoch, self.nuisance_lr)
+        nuisance = phase("nuisance", ("f_nui",), node.nuisance_epoch, node.nuisance_lr)
         return [nuisance, main]

@@ -22,18 +22,9 @@ from embae_plugin.settings.torchreid_arguments import (
     optimizer_kwargs,
     zoo_kwargs,
 )
-from embae_plugin.settings.tree import (
-    COMPARISONS,
-    STAGES,
-    VARIANTS,
-    flatten,
-    get_default_config,
-)
+from embae_plugin.settings.tree import flatten, get_default_config
 
 __all__ = [
-    "COMPARISONS",
-    "STAGES",
-    "VARIANTS",
     "check_config",
     "engine_run_kwargs",
     "flatten",

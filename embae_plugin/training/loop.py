@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
 from embae_plugin import distributed
 from embae_plugin.atomic_file import remove_drafts
+from embae_plugin.training.phase import EndOfPhase, Phase
 from embae_plugin.training.run_identity import check_identity, load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -31,65 +31,13 @@ logger = logging.getLogger(__name__)
 # Settings of a run, named so that a refusal to go on from it can be understood.
 FILES = "image files (names, sizes, labels)"
 PROCESSES = "processes (torchrun's --nproc_per_node × --nnodes)"
-
-
-class Phase(Protocol):
-    """One optimiser's work: ``epochs`` epochs of ``steps`` steps."""
-
-    name: str
-    epochs: int
-    steps: int
-
-    def start(self) -> None:
-        """Called once, when this phase begins or is resumed."""
-
-    def start_epoch(self, epoch: int) -> float:
-        """Sets up an epoch and returns its learning rate."""
-
-    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """One optimisation step; returns detached scalars to log, the first being the loss."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-
-    def describe(self, epoch: int, step: int) -> str:
-        """What the step was about, for an error message (the images in the batch)."""
-
-
-class OneStep:
-    """A phase of a single step that learns nothing and so has no state; :meth:`work` does it."""
-
-    name, epochs, steps = "statistics", 1, 1
-
-    def work(self) -> None:
-        """What the phase is for."""
-        raise NotImplementedError
-
-    def start(self) -> None:
-        """Nothing to prepare."""
-
-    def start_epoch(self, epoch: int) -> float:
-        """There is no learning rate."""
-        return 0.0
-
-    def step(self, epoch: int, step: int) -> dict[str, torch.Tensor]:
-        """The work, and no loss."""
-        self.work()
-        return {"loss": torch.zeros(())}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def describe(self, epoch: int, step: int) -> str:
-        """Never asked for: there is no loss."""
-        return ""
+# What earlier releases compared, and what says the same, or more, has another name now.
+RETIRED = {
+    "images", "target", "target images", "loss", "sources", "split_id",
+    "train.optim", "train.lr", "train.weight_decay", "train.lr_scheduler", "train.gamma",
+    "train.stepsize", "constant_epochs", "z_nui noise", "z_nui dropout", "z_nui variational",
+    "z_nui decorrelation",
+}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -103,7 +51,9 @@ class LoopOptions:
     Attributes:
         checkpoint: where the stage's state is kept; None keeps none.
         identity: settings that a resumed run must share.
-        save_interval: seconds between checkpoints; 0 saves after every epoch.
+        defaults: what a setting was in effect before a release that first wrote it down.
+        save_interval: seconds between checkpoints, within epochs and after them, or more where
+            writing takes long; 0 saves after every epoch.
         writer: a TensorBoard writer, or None.
         after_epoch: called with (phase name, epochs done in it, logged values).
         extra: further entries of the checkpoint.
@@ -111,6 +61,7 @@ class LoopOptions:
 
     checkpoint: Path | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     save_interval: float = 30.0
     writer: Any = None
     after_epoch: Any = None
@@ -144,7 +95,7 @@ class Loop:
         self.phase = self.epoch = self.step = 0
         self.history: list[dict[str, Any]] = []
         self._sums: dict[str, float] = {}
-        self._saved_at = time.monotonic()
+        self._saved_at, self._pause = time.monotonic(), options.save_interval
 
     def _payload(self, done: bool) -> dict[str, Any]:
         running = not done and self.phase < len(self.phases)
@@ -162,19 +113,24 @@ class Loop:
 
     def save(self, done: bool = False) -> None:
         """Writes the checkpoint, if one is kept; of several processes, the first does."""
+        start = time.monotonic()
         if self.options.checkpoint is not None and distributed.rank() == 0:
             save_checkpoint(self.options.checkpoint, self._payload(done))
         self._saved_at = time.monotonic()
+        self._pause = max(self.options.save_interval, 100 * (self._saved_at - start))
+
+    def _due(self) -> bool:
+        """Whether a checkpoint is to be written: at most a hundredth of the time goes there."""
+        return time.monotonic() - self._saved_at >= self._pause
 
     def _settings_of(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """What a checkpoint's run was made with, as far as it matters for going on from it."""
-        then, now = dict(payload["identity"]), self.options.identity
-        if FILES in now:
-            then.setdefault(FILES, now[FILES])  # the first checkpoints only have their number
-        if PROCESSES in now:
-            then.setdefault(PROCESSES, 1)
-            if payload["done"]:  # what several processes have finished, one may go on from
-                then[PROCESSES] = now[PROCESSES]
+        now = self.options.identity
+        then = {k: v for k, v in payload["identity"].items() if k in now or k not in RETIRED}
+        for key, value in now.items():
+            then.setdefault(key, 1 if key == PROCESSES else self.options.defaults.get(key, value))
+        if PROCESSES in now and payload["done"]:  # what several have finished, one may go on from
+            then[PROCESSES] = now[PROCESSES]
         return then
 
     def _resume(self) -> bool:
@@ -246,8 +202,12 @@ class Loop:
                 phase = self.phases[self.phase]
                 if self.phase and (self.epoch, self.step) == (0, 0):
                     phase.start()
-                while self.epoch < phase.epochs:
-                    self._run_epoch(phase, stop, bar)
+                try:
+                    while self.epoch < phase.epochs:
+                        self._run_epoch(phase, stop, bar)
+                except EndOfPhase as why:
+                    logger.warning("%s, %s: ends after epoch %d of %d: %s", self.stage, phase.name,
+                                   self.epoch, phase.epochs, why)
                 self.phase, self.epoch = self.phase + 1, 0
         self.save(done=True)
         return self.history
@@ -263,11 +223,14 @@ class Loop:
             self.step += 1
             bar.update()
             stopping = distributed.any_rank(stop.is_set())
-            if stopping or self.step % 50 == 0:
+            if self.step % 50 == 0:
                 self._check_finite(phase, sums)
-            if stopping:
+            within = self.step < phase.steps and self.options.save_interval > 0
+            if stopping or (within and self._due()):
+                self._check_finite(phase, sums)
                 self._sums = {name: float(value) for name, value in sums.items()}
                 self.save()
+            if stopping:
                 distributed.barrier()  # the first that ends ends the others
                 where = self.options.checkpoint
                 kept = f"; the state is in {where}: the same command goes on from there"
@@ -290,7 +253,7 @@ class Loop:
                 if name not in ("phase", "epoch"):
                     tag = f"{self.stage}/{phase.name}/{name}"
                     self.options.writer.add_scalar(tag, value, self.epoch)
-        due = time.monotonic() - self._saved_at >= self.options.save_interval
+        due = self.options.save_interval == 0 or self._due()
         if due and self.epoch < phase.epochs:  # the last epoch's state is saved by what follows
             self.save()
 
@@ -300,5 +263,5 @@ class Loop:
                 raise FloatingPointError(
                     f"{self.stage}: {name} is {float(value)} in phase {phase.name}, epoch "
                     f"{self.epoch + 1}, at or before step {self.step}.{self._kept()} A smaller "
-                    f"learning rate often mends it. {phase.describe(self.epoch, self.step - 1)}"
+                    f"learning rate often helps. {phase.describe(self.epoch, self.step - 1)}"
                 )

@@ -24,7 +24,7 @@ from embae_plugin.models.camera_norm import of_camera
 from embae_plugin.models.door import open_model
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
-from tests.crops_world import INPUT, picture, write_checkpoint, write_crops
+from tests.crops_world import INPUT, followed, picture, write_checkpoint, write_crops
 from tests.methods.tiny import same_weights
 
 
@@ -312,7 +312,8 @@ COMMAND = ["adapt", "--images", "crops", "--checkpoint", "source.pth", "--out", 
 @pytest.mark.parametrize("method", ["norm", "heads", "trunk"])
 def test_the_recommended_methods(world, method):
     eps = ["embae.clusters.eps", "0.4"] if method == "heads" else []
-    assert main([*COMMAND, "embae.adapt.method", method, *FEW_ROUNDS, *eps]) == 0
+    options = followed(method, *FEW_ROUNDS, *eps)
+    assert main([*COMMAND, "embae.adapt.method", method, *options]) == 0
     bundle, table = open_model("out"), read_embeddings("out/after.npz")
     model = bundle.model
     assert (model.camera_parts, model.cameras) == ("trunk", 2)

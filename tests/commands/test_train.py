@@ -190,4 +190,4 @@ def test_stage_1_by_camera_and_a_code_held_back(root, tmp_path):
     assert first["identity"]["camera_norm"] and "cameras" not in first["spec"]
     for stage in ("autoencoder-camera", "transfer-cam", "norm-transfer-cam"):
         identity = load_checkpoint(tmp_path / stage / "last.pth")["identity"]
-        assert (identity["z_nui noise"], identity["z_nui decorrelation"]) == (1.0, 1.0), stage
+        assert (identity["bottleneck.noise"], identity["bottleneck.decorrelation"]) == (1.0, 1.0), stage

@@ -73,7 +73,7 @@ def test_weights_of_another_network_are_told(root, tmp_path, capsys):
 
 def test_another_setting_in_the_same_folder_is_told(root, copied, capsys):
     assert train(root, copied, train__lr="0.01") == 2
-    assert "train.lr: 0.0003 then, 0.01 now" in capsys.readouterr().err
+    assert "  lr: 0.0003 then, 0.01 now" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -206,9 +206,9 @@ def test_the_target_is_not_read(data, store, tmp_path):
 
 def test_impossible_settings_are_refused(data, store):
     for settings, message in (
-        ({"batch_size": 16}, "not divisible by K = 3"),
+        ({"batch_size": 16}, r"\(K = 3\) does not divide"),
         ({"prior_std": 0.0}, "prior_std is 0.0"),
-        ({"triplet_weight": -1.0}, "triplet_weight is -1.0; it must not be negative"),
+        ({"triplet_weight": -1.0}, "triplet_weight is -1.0; it must be at least 0"),
         ({"adversarial_weight": math.inf}, "adversarial_weight is inf"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -293,7 +293,7 @@ def test_the_engine_is_the_estimate_and_is_not_done_again(tmp_path_factory, tmp_
     estimate(models[0], data.target_train, store, parts, seed=3)
     options = {"use_gpu": False, "seed": 3, "store": store}
     engine = ImageNormEngine(data, models[1], parts, **options)
-    assert len(engine.run(tmp_path, 1)) == 1
+    assert len(engine.run(tmp_path)) == 1
     assert same_weights(models[0], models[1])
     assert 0 <= engine.scores()["market"].rank1 <= 1
     path = tmp_path / f"norm-{parts}" / "last.pth"
@@ -306,5 +306,5 @@ def test_the_engine_is_the_estimate_and_is_not_done_again(tmp_path_factory, tmp_
     bare.target_train = None
     with pytest.raises(ValueError, match="no target images"):
         ImageNormEngine(bare, two_layer_model(), parts, **options)
-    with pytest.raises(ValueError, match="statistics by camera of 'eyes'"):
+    with pytest.raises(ValueError, match="parts: 'eyes' is not one of trunk, heads"):
         ImageNormEngine(data, two_layer_model(), "eyes", **options).run(tmp_path, 1)

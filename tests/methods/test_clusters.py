@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from embae_plugin.data.samplers import camera_batches, identity_batches
 from embae_plugin.embedder import embed_records
 from embae_plugin.methods.camera_statistics import estimate
-from embae_plugin.methods.clusters import ImageClusterEngine
+from embae_plugin.clustering import PseudoLabels
+from embae_plugin.methods.clusters import ImageClusterEngine, NotPeople
+from embae_plugin.methods.run_settings import AdaptSettings
+from embae_plugin.methods.supervised import ImageSupervisedEngine
 from embae_plugin.training.loop import Interrupted
 from embae_plugin.training.run_identity import load_checkpoint
 from embae_plugin.training.schedule import seeded
@@ -27,9 +30,8 @@ PEOPLE = np.repeat(np.arange(7), 9)  # of the tiny target's images, in order
 def engine_of(data, store, model, learn="heads", **settings):
     options = {"eps": 0.6, "min_samples": 3, "k1": 8, "k2": 3, "batch_size": 16, "lr": 1e-2,
                "precision": "float32", "seed": 3}  # fmt: skip
-    return ImageClusterEngine(
-        data, model, learn, **{**options, **settings}, use_gpu=False, store=store
-    )
+    kind = ImageSupervisedEngine if "identities" in settings else ImageClusterEngine
+    return kind(data, model, learn, **{**options, **settings}, use_gpu=False, store=store)
 
 
 def with_cameras(data, cameras):
@@ -201,7 +203,7 @@ def test_centres_move_by_hand(data, store):
     # Cluster 1 is seen twice, at (1, 0) and (0, 1), whose mean of length 1 is (√½, √½); cluster 2
     # once, at (0, 1); cluster 0 not at all.
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    rounds._move_centres(x, torch.tensor([1, 2, 1]))
+    rounds.move_centres(x, torch.tensor([1, 2, 1]))
     root = 0.5**0.5
     expected = torch.tensor([
         [1.0, 0.0],
@@ -319,7 +321,7 @@ def test_identities_stand_in_for_clusters_where_they_are_given(data, store, tmp_
     assert rounds.labels.tolist() == PEOPLE.tolist()
     assert engine.identity()["labels"] == "true identities"
     plain = engine_of(data, store, two_layer_model())
-    assert "labels" not in plain.identity()
+    assert plain.identity()["labels"] == "clusters"
     engine_of(data, store, model, identities=PEOPLE).run(tmp_path / "a", max_epoch=1)
     engine_of(data, store, other, identities=PEOPLE[::-1].copy()).run(tmp_path / "b", max_epoch=1)
     assert not same_weights(model, other)
@@ -330,26 +332,27 @@ def test_identities_stand_in_for_clusters_where_they_are_given(data, store, tmp_
 
 def test_impossible_settings_are_refused(data, store):
     for settings, message in (
-        ({"learn": "decoder"}, "learn is 'decoder': must be one of heads, trunk"),
-        ({"batch_size": 4}, "a batch of 4 images with 4 of each cluster"),
-        ({"batch_size": 18}, "a batch of 18 images with 4"),
-        ({"num_instances": 0}, "with 0 of each cluster"),
-        ({"temperature": 0.0}, "temperature 0.0 must be positive"),
-        ({"keep": 1.5}, "keep 1.5 from 0 to 1"),
+        ({"learn": "decoder"}, "learn: 'decoder' is not one of heads, trunk"),
+        ({"batch_size": 4}, "batch_size is 4; it must be a multiple of"),
+        ({"batch_size": 18}, "batch_size is 18; it must be a multiple of"),
+        ({"num_instances": 0}, "num_instances is 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; it must be greater than 0"),
+        ({"keep": 1.5}, "keep is 1.5; it must be at least 0 and at most 1"),
         ({"identities": PEOPLE[:5]}, "5 identities for 63 target images"),
         ({"steps": -1}, "steps"),
-        ({"eps": 1.0}, "eps 1.0 must lie between 0 and 1"),
+        ({"eps": 1.0}, "embae.clusters.eps is 1.0; it must be greater than 0 and below 1"),
         ({"transforms": ["color_jitter"]}, "color_jitter"),
-        ({"precision": "half"}, "precision 'half'"),
+        ({"precision": "half"}, "precision: 'half'"),
     ):
         with pytest.raises(ValueError, match=message):
             engine_of(data, store, two_layer_model(), **settings)
     with pytest.raises(ValueError, match="needs an EmbAE model"):
         engine_of(data, store, torch.nn.Linear(2, 2))
     without = copy.copy(data)
-    for target in (None, data.target_train.part(0, 1)):
+    one = data.target_train.part(0, 1)
+    for target, message in ((None, "no target images"), (one, "one target image")):
         without.target_train = target
-        with pytest.raises(ValueError, match="no target images"):
+        with pytest.raises(ValueError, match=message):
             engine_of(without, store, two_layer_model())
 
 
@@ -365,6 +368,62 @@ def test_a_round_that_finds_nothing_to_learn_says_so(data, store, tmp_path, sett
         engine_of(data, store, two_layer_model(), **settings).run(tmp_path, max_epoch=1)
 
 
+def bad_from(round_, monkeypatch, engine, found):
+    """Makes an engine's clusters of a round, and of all after it, something else."""
+    inner, count = engine.groups, iter(range(99))
+    monkeypatch.setattr(engine, "groups", lambda x: found if next(count) >= round_ else inner(x))
+
+
+ONE = PseudoLabels(np.zeros(63, dtype=np.int64))  # everybody in one cluster
+HALF = PseudoLabels(np.where(np.arange(63) < 34, 0, 1 + np.arange(63) // 9))
+
+
+@pytest.mark.parametrize(("learn", "found"), [("heads", ONE), ("trunk", ONE), ("trunk", HALF)])
+def test_bad_clusters_of_a_later_round_bring_back_the_last_good_model(
+    data, store, tmp_path, monkeypatch, caplog, learn, found
+):
+    guards = AdaptSettings(largest_cluster=0.5, least_kept=0.0)
+    good = two_layer_model()
+    rounds = {"rounds": 3, "trunk_rounds": 3, "steps": 2}
+    engine_of(data, store, good, learn, **rounds).run(tmp_path / "good", max_epoch=3)
+    model = two_layer_model()
+    engine = engine_of(data, store, model, learn, **rounds)
+    bad_from(2, monkeypatch, engine, found)
+    outcome = engine.adapt(tmp_path / "bad", guards)
+    assert "ends after epoch 2 of 3" in caplog.text
+    assert outcome.words.startswith("1 rounds of pseudo-labels")
+    assert outcome.numbers["rounds_left_out"] == 2
+    assert not same_weights(model, good) and not same_weights(model, two_layer_model())
+    # Done again it ends with the same bits, and nothing is learned in between.
+    again = two_layer_model()
+    second = engine_of(data, store, again, learn, **rounds)
+    assert second.adapt(tmp_path / "bad", guards).words == outcome.words
+    assert same_weights(model, again)
+
+
+def test_the_weights_that_come_back_are_those_before_the_round_that_did_harm(
+    data, store, tmp_path, monkeypatch
+):
+    one, model = two_layer_model(), two_layer_model()
+    fixed = {"steps": 2, "final_lr": 1e-2}  # the same rate in a run of one round and of three
+    engine_of(data, store, one, **fixed).run(tmp_path / "one", max_epoch=1)
+    engine = engine_of(data, store, model, **fixed)
+    bad_from(2, monkeypatch, engine, ONE)
+    engine.run(tmp_path / "three", max_epoch=3)
+    assert same_weights(one, model)
+
+
+def test_clusters_that_are_not_people_change_no_weight(data, store, tmp_path, monkeypatch):
+    model = two_layer_model()
+    engine = engine_of(data, store, model)
+    bad_from(0, monkeypatch, engine, HALF)
+    outcome = engine.adapt(tmp_path, AdaptSettings(largest_cluster=0.5))
+    assert "one cluster holds 34 of 63" in outcome.numbers["left_out"] and not outcome.words
+    assert same_weights(model, two_layer_model())
+    with pytest.raises(NotPeople):
+        engine.run(tmp_path / "again", max_epoch=1)
+
+
 def test_another_configuration_is_refused_by_name(data, store, tmp_path):
     engine_of(data, store, two_layer_model()).run(tmp_path, max_epoch=0)
     for settings, message in (
@@ -374,9 +433,3 @@ def test_another_configuration_is_refused_by_name(data, store, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             engine_of(data, store, two_layer_model(), **settings).run(tmp_path, max_epoch=0)
-
-
-def test_without_scikit_learn_it_says_what_to_install(data, store, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
-        engine_of(data, store, two_layer_model())

@@ -145,11 +145,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data, store, 
 
 
 def test_impossible_settings_are_refused_before_any_image_is_read(data, store):
-    with pytest.raises(ValueError, match="must be one of all, fix, new, dataset, cam"):
+    with pytest.raises(ValueError, match="variant: 'camera' is not one of all, fix, new, dataset, cam"):
         ImageTransferEngine(data, tiny_model(), "camera", **SMALL, store=store)
-    with pytest.raises(ValueError, match="must be one of common, dataset, camera"):
+    with pytest.raises(ValueError, match="encoders: 'cams' is not one of common, dataset, camera"):
         ImageAutoencoderEngine(data, tiny_model(), "cams", **SMALL, store=store)
-    with pytest.raises(ValueError, match="not divisible by K = 5"):
+    with pytest.raises(ValueError, match=r"K = 5\) does not divide"):
         embedding(data, store, tiny_model(), num_instances=5).phases(1)
     with pytest.raises(ValueError, match="identities"):
         embedding(data, store, tiny_model(), batch_size=72).phases(1)
@@ -200,7 +200,7 @@ def test_each_bottleneck_changes_what_is_learned_and_repeats(data, store, tmp_pa
     again, *_ = held_autoencoder(data, store, tmp_path / "2", **{name: HELD[name]})
     assert not same_weights(free.f_nui, held.f_nui)
     assert same_weights(again, held)
-    assert engine.identity()[f"z_nui {name}"] == HELD[name]
+    assert engine.identity()[f"bottleneck.{name}"] == HELD[name]
     assert history[-1]["reconstruction"] < history[0]["reconstruction"]
 
 

@@ -54,13 +54,17 @@ def test_what_is_undone_is_as_it_was(crops):
 
 
 @pytest.mark.parametrize("method", ["norm", "trunk"])
-def test_an_adaptation_says_that_it_left_the_step_out(crops, tmp_path, caplog, method):
+def test_an_adaptation_says_that_it_left_the_step_out(
+    crops, tmp_path, caplog, monkeypatch, method
+):
     cfg = get_default_config()
     node = cfg.embae.adapt
-    node.method, node.flip_fall, node.largest_cluster = method, -3.0, 0.0
+    monkeypatch.setattr(FlipAgreement, "doubt", lambda self, fall: "a crop and its mirror differ")
+    node.method, node.flip_fall, node.largest_cluster = method, 0.0, 1e-9
     model, store = tiny_model(), tiny_store()
     before = copy.deepcopy(model)
-    found = adapt(model, crops, store, cfg, tmp_path, use_gpu=False)
+    cfg.use_gpu = False
+    found = adapt(model, crops, store, cfg, tmp_path)
     assert "no statistics by camera, because a crop and its mirror" in found.summary["method"]
     assert "statistics by camera are left out" in caplog.text
     assert found.model.camera_names == () and same_weights(found.model, before)

@@ -128,5 +128,5 @@ def test_another_rule_does_not_go_on_from_a_checkpoint(data, store, tmp_path):
     made(data, store, tmp_path, "effective_rank").run(tmp_path, max_epoch=1)
     with pytest.raises(ValueError, match="stop"):
         made(data, store, tmp_path, "flip_agreement").run(tmp_path, max_epoch=1)
-    with pytest.raises(ValueError, match="stop 'soon': must be one of last, effective_rank"):
+    with pytest.raises(ValueError, match="stop: 'soon' is not one of last, effective_rank"):
         made(data, store, tmp_path, "soon")
