@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embae_plugin.data.samplers import identity_batches
+from embae_plugin.data.batches import identity_batches
 from embae_plugin.losses import BatchHardTripletLoss, ReconstructionLoss
 from embae_plugin.models.dense import new_linear
 from embae_plugin.models.embae import EmbAE

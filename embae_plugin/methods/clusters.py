@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
 from embae_plugin.clustering.pseudo_labels import Ints, check_settings, require_scikit_learn
 from embae_plugin.data.augment import Augmentation
+from embae_plugin.data.few_cameras import camera_batches, most_cameras
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.data.samplers import camera_batches, most_cameras
 from embae_plugin.embedder import embed_stored
 from embae_plugin.methods.camera_statistics import renew
 from embae_plugin.methods.embedding_phases import set_lr

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.data.samplers import camera_batches, identity_batches
+from embae_plugin.data.batches import identity_batches
+from embae_plugin.data.few_cameras import camera_batches
 from embae_plugin.embedder import embed_records
 from embae_plugin.methods.camera_statistics import estimate
 from embae_plugin.methods.clusters import ImageClusterEngine
