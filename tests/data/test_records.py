@@ -9,7 +9,13 @@ import pytest
 import torch
 import torchreid
 
-from embae_plugin.data.records import ImageRecords, ReIDData, load_data, merge_sources
+from embae_plugin.data.records import (
+    ImageRecords,
+    ReIDData,
+    load_data,
+    merge_sources,
+    queries_and_gallery,
+)
 from embae_plugin.settings.config import load_config
 from tests.zoo_files import write_market1501, write_viper
 
@@ -65,6 +71,13 @@ def test_merged_datasets_keep_their_people_apart():
     ]  # fmt: skip
 
 
+def test_nobody_is_in_no_ranking_and_distractors_are_wrong_answers_only():
+    queries, gallery = queries_and_gallery(["7", "", "-1", "0", "0000", "gate", "10"])
+    assert queries.tolist() == [True, False, False, False, True, True, True]
+    assert gallery.tolist() == [True, False, False, True, True, True, True]
+    assert all(mask.shape == (0,) for mask in queries_and_gallery([]))
+
+
 # --- names of cameras -----------------------------------------------------------------------
 
 
@@ -96,7 +109,6 @@ def test_the_table_names_every_number_those_without_a_crop_too():
 def test_names_stay_with_their_crops():
     records = ImageRecords.from_items(ITEMS, ["a", "b"])
     assert records.rows(np.array([4, 0, 4])).camera_names() == ("b:5", "a:1", "b:5")
-    assert records.part(1, 3).camera_names() == ("a:0", "b:5")
     assert records.unlabelled().camera_names() == records.camera_names()
     unnamed = ImageRecords.from_items(ITEMS)
     assert unnamed.rows(np.array([4, 0])).cameras is None

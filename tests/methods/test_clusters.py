@@ -348,7 +348,7 @@ def test_impossible_settings_are_refused(data, store):
     with pytest.raises(ValueError, match="needs an EmbAE model"):
         engine_of(data, store, torch.nn.Linear(2, 2))
     without = copy.copy(data)
-    for target in (None, data.target_train.part(0, 1)):
+    for target in (None, data.target_train.rows(np.arange(1))):
         without.target_train = target
         with pytest.raises(ValueError, match="no target images"):
             engine_of(without, store, two_layer_model())
