@@ -238,19 +238,12 @@ class FeatureStore:
             pixels = None if error.pixels is None else error.pixels[good]
             paths = tuple(records.paths[n] for n in good)
             bank = self._bank(paths, *self.size, label=label, pixels=pixels)
-        self._images[(tuple(bank.paths), *self.size)] = bank
+        self._images[(tuple(bank.paths), bank.height, bank.width)] = bank
         return failures
 
     def _name(self, records: ImageRecords, enlarged: bool) -> _Name:
         height, width = ten_crop_size(*self.size) if enlarged else self.size
         return records.paths, height, width
-
-    def _content(self, name: _Name) -> str:
-        """The images' :func:`content_key`, found without decoding them."""
-        if name not in self._keys:
-            bank = self._images.get(name)
-            self._keys[name] = bank.key if bank is not None else content_key(*name)
-        return self._keys[name]
 
     def features(
         self,
@@ -273,14 +266,22 @@ class FeatureStore:
         """
         crops = tta == "ten_crop"
         views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
-        trunk, cameras = _trunk_and_cameras(model, records)
+        trunk = model.trunk if isinstance(model, EmbAE) else model
+        cameras, numbers = None, ""
+        if knows_cameras(trunk):
+            if not isinstance(model, EmbAE):
+                raise ValueError("a trunk with statistics by camera needs its model, which knows "
+                                 "the names")
+            cameras = model.camera_numbers(records.camera_names())
+            numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
             return FeatureBank(self._extract(trunk, records, label, views, crops, cameras), "")
-        content, numbers = self._content(self._name(records, crops)), ""
-        if cameras is not None:
-            numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
-        name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}{numbers}"
-        key = hashlib.sha256(name.encode()).hexdigest()[:24]
+        images = self._name(records, crops)
+        if images not in self._keys:  # found without decoding, if nothing has been decoded yet
+            bank = self._images.get(images)
+            self._keys[images] = content_key(*images) if bank is None else bank.key
+        name = f"{trunk_fingerprint(trunk)} {self._keys[images]} {views} {self.mean} {self.std}"
+        key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
             features = None if path is None else load_features(path, len(records), len(views))
@@ -307,33 +308,21 @@ class FeatureStore:
         parts = distributed.shards(len(records), GPU_BLOCK if self.device.type == "cuda" else BLOCK)
         start, stop = parts[distributed.rank()]
         name = self._name(records, enlarged)
+        rows = (start, stop)
+        if distributed.size() == 1 or name in self._images:
+            bank = self.images(records, label, enlarged)
+        elif start < stop:  # decode no more than this share
+            paths, height, width = name
+            bank = self._bank(paths[start:stop], height, width, cache_dir="", label=label)
+            rows, cameras = (0, stop - start), None if cameras is None else cameras[start:stop]
         if start == stop and distributed.size() > 1:
             mine = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
-            return distributed.gather_rows(mine, parts)
-        if distributed.size() == 1 or name in self._images:
-            bank, rows = self.images(records, label, enlarged), (start, stop)
-        else:  # decode no more than this share
-            share = name[0][start:stop]
-            bank = self._bank(share, name[1], name[2], cache_dir="", label=label)
-            rows = (0, len(share))
-            cameras = None if cameras is None else cameras[start:stop]
-        mine = extract_features(
-            trunk, bank, views, self.size, self.mean, self.std, rows=rows, cameras=cameras
-        )
+        else:
+            mine = extract_features(
+                trunk, bank, views, self.size, self.mean, self.std, rows=rows, cameras=cameras
+            )
         return distributed.gather_rows(mine, parts)
 
     def release_images(self) -> None:
         """Forgets decoded images; features stay."""
         self._images.clear()
-
-
-def _trunk_and_cameras(
-    model: EmbAE | Trunk, records: ImageRecords
-) -> tuple[Trunk, torch.Tensor | None]:
-    """The trunk, and its numbers of the records' cameras if it knows cameras."""
-    trunk = model.trunk if isinstance(model, EmbAE) else model
-    if not knows_cameras(trunk):
-        return trunk, None
-    if not isinstance(model, EmbAE):
-        raise ValueError("a trunk with statistics by camera needs its model, which knows the names")
-    return trunk, model.camera_numbers(records.camera_names())
