@@ -85,17 +85,6 @@ class ImageRecords:
         """The same crops without identities."""
         return replace(self, pids=None)
 
-    def items(self) -> list[Item]:
-        """Torchreid's tuples; needs identities.
-
-        Raises:
-            ValueError: the records are unlabelled.
-        """
-        if self.pids is None:
-            raise ValueError("these images carry no identities; they cannot be listed as labelled")
-        columns = (self.pids.tolist(), self.camids.tolist(), self.dsetids.tolist())
-        return list(zip(self.paths, *columns, strict=True))
-
     def fingerprint(self) -> str:
         """A name for these crops: a hash over names, sizes in bytes and labels, in order.
 
