@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embae_plugin.data.image_bank import shortened
 from embae_plugin.data.records import ImageRecords
 
 FEW = 50  # images of a camera, below which it is warned of
@@ -87,11 +88,9 @@ class Crops:
         bad, total = len(self.skipped), len(self.skipped) + len(self)
         if not bad or (len(self) and bad <= max_bad * total):
             return
-        shown = "\n".join(f"  {path}: {reason}" for path, reason in self.skipped[:10])
-        more = f"\n  and {bad - 10} more" if bad > 10 else ""
         advice = f"mend or remove them, or allow more with --max-bad (now {max_bad:g})"
         end = advice if len(self) else "none is left"
-        raise ValueError(f"{bad} of {total} images cannot be used:\n{shown}{more}\n{end}")
+        raise ValueError(f"{bad} of {total} images cannot be used:{shortened(self.skipped)}\n{end}")
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

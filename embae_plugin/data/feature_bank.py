@@ -76,9 +76,6 @@ class FeatureBank:
     features: torch.Tensor
     key: str
 
-    def __len__(self) -> int:
-        return len(self.features)
-
 
 @torch.inference_mode()
 def extract_features(

@@ -43,13 +43,16 @@ class CorruptImageError(ValueError):
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
         self.failures = list(failures)
         self.pixels: torch.Tensor | None = None
-        shown = "\n".join(f"  {path}: {reason}" for path, reason in self.failures[:10])
-        more = len(self.failures) - 10
-        tail = f"\n  and {more} more" if more > 0 else ""
         super().__init__(
-            f"{len(self.failures)} image file(s) cannot be read:\n{shown}{tail}\n"
+            f"{len(self.failures)} image file(s) cannot be read:{shortened(self.failures)}\n"
             "replace or remove them and start again"
         )
+
+
+def shortened(failures: Sequence[tuple[str, str]]) -> str:
+    """The first ten of (path, reason), one line each, and how many more there are."""
+    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+    return "".join(f"\n  {path}: {reason}" for path, reason in failures[:10]) + more
 
 
 def decode(path: str, height: int, width: int, least_side: int = 1) -> Pixels:
@@ -85,7 +88,7 @@ def decode(path: str, height: int, width: int, least_side: int = 1) -> Pixels:
 
 def resized(image: Image.Image, height: int, width: int) -> Pixels:
     """A picture as uint8 (height, width, 3), RGB, by Pillow's antialiased bilinear filter."""
-    rgb = image.convert("RGB")
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(rgb)

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import h5py
 from scipy.io import loadmat
 
+from embae_plugin.data.datasets.ward import NAME, find_folder
 from embae_plugin.torchreid_bridge.known_datasets import Counts
 
 _MARKET = re.compile(r"(-?\d+)_c(\d)")
 _VIPER = re.compile(r"(\d+)_")
 _CUHK01 = re.compile(r"(\d{4})(\d{3})")
-_WARD = re.compile(r"(\d{4})(\d{4})\d{4}\.png$", re.IGNORECASE)
 _PEOPLE_OF_CUHK03 = 1467
 
 
@@ -129,11 +129,7 @@ def read_cuhk01(folder: Path) -> Content:
 
 def read_ward(folder: Path) -> Content:
     """WARD: the images lie in the folder, or in a single one inside it."""
-    # Imported late: data sets register themselves in torchreid, which asks this package for texts.
-    from embae_plugin.data.datasets.ward import find_folder
-
-    here = find_folder(folder.parent)
-    labels, problems = listed(here, ".png", _WARD)
+    labels, problems = listed(find_folder(folder.parent), ".png", NAME)
     return Content({"all": count(labels)}, problems)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 T = TypeVar("T")
 
-_RUN = 16  # items that a process is given at a time
+_RUN = 32  # items that a process is given at a time
 _PR_SET_PDEATHSIG = 1
 
 

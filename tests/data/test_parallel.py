@@ -59,7 +59,7 @@ def test_a_killed_process_is_told_as_a_lack_of_memory():
 
 def test_ctrl_c_ends_it_soon_and_leaves_no_process():
     def work(index):
-        time.sleep(0.1)
+        time.sleep(0.05)
 
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()

@@ -16,7 +16,7 @@ from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"(\d{4})(\d{4})(\d{4})\.png", re.IGNORECASE)
+NAME = re.compile(r"(\d{4})(\d{4})(\d{4})\.png$", re.IGNORECASE)
 _DEPTH = 3
 
 
@@ -128,7 +128,7 @@ def find_folder(root: Path) -> Path:
     for _ in range(_DEPTH):
         entries = list(folder.iterdir())
         inside = [e for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
-        if len(inside) != 1 or any(_NAME.fullmatch(entry.name) for entry in entries):
+        if len(inside) != 1 or any(NAME.fullmatch(entry.name) for entry in entries):
             break
         folder = inside[0]
     return folder
@@ -141,7 +141,7 @@ def ward_items(folder: Path) -> list[WardImage]:
     """
     images, others = [], []
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
-        match = _NAME.fullmatch(name)
+        match = NAME.fullmatch(name)
         person, camera, number = map(int, match.groups()) if match else (0, 0, 0)
         if camera:
             images.append(WardImage(str(folder / name), person, camera - 1, number))
