@@ -145,8 +145,10 @@ def _write_parquet(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
                     f"the name {error.object!a} is not UTF-8, which parquet files need: rename "
                     "it, or write an .npz"
                 ) from None
-            columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, part.embeddings.shape[1])
-            table = pa.table(columns).replace_schema_metadata({"about": json.dumps(part.about)})
+            nested = pa.FixedSizeListArray.from_arrays(flat, part.embeddings.shape[1])
+            pids = {"pid": columns.pop("pid")} if "pid" in columns else {}
+            table = pa.table({**columns, "embedding": nested, **pids})
+            table = table.replace_schema_metadata({"about": json.dumps(part.about)})
             if writer is None:
                 writer = opened.enter_context(pq.ParquetWriter(draft, table.schema))
             writer.write_table(table)
