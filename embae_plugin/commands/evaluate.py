@@ -29,7 +29,7 @@ from embae_plugin.commands.crop_arguments import add_checkpoint_arguments, model
 from embae_plugin.data.camera_rules import camera_rule
 from embae_plugin.data.embedding_files import EmbeddingTable, read_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
-from embae_plugin.data.records import ImageRecords, load_data
+from embae_plugin.data.records import ImageRecords, load_data, queries_and_gallery
 from embae_plugin.embedder import UNKNOWN
 from embae_plugin.evaluation import Scores, evaluate_embeddings
 from embae_plugin.evaluation.score_table import dropped_note, score_row, score_table, write_text
@@ -81,24 +81,35 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _labelled(path: str) -> EmbeddingTable:
-    """The crops of a file whose identity is known."""
+def _labelled(path: str) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The crops of a file that can be queries, and those that can be in the gallery."""
     table = read_embeddings(path)
-    known = np.zeros(len(table), bool) if table.pids is None else table.pids != ""
-    if table.pids is None or not known.any():
+    pids = np.zeros(len(table), "<U1") if table.pids is None else table.pids
+    queries, gallery = queries_and_gallery(pids)
+    if not gallery.any():
         raise ValueError(
             f"{path} holds no identities: list the crops with --csv, in columns path,camid,pid, "
             "when you embed them with embae extract"
         )
-    if not known.all():
-        logger.info("%s: %d crops without identity are left out", path, int((~known).sum()))
-    return EmbeddingTable(table.paths[known], table.cameras[known], table.embeddings[known],
-                          table.pids[known], table.about)  # fmt: skip
+    if not gallery.all():
+        logger.info("%s: %d crops without identity are left out", path, int((~gallery).sum()))
+    if (gallery & ~queries).any():
+        logger.info("%s: %d crops of pid 0 are distractors, and no queries: give people other "
+                    "numbers", path, int((gallery & ~queries).sum()))
+    asked, searched = (
+        EmbeddingTable(table.paths[rows], table.cameras[rows], table.embeddings[rows], pids[rows],
+                       table.about)
+        for rows in (queries, gallery)
+    )
+    return asked, searched
 
 
 def _score_files(arguments: argparse.Namespace) -> dict[str, Scores]:
-    query = _labelled(arguments.query)
-    gallery = _labelled(arguments.gallery) if arguments.gallery else query
+    query, gallery = _labelled(arguments.query)
+    if not len(query):
+        raise ValueError(f"{arguments.query} holds no queries: pid 0 stands for distractors")
+    if arguments.gallery:
+        gallery = _labelled(arguments.gallery)[1]
     if query.about.get("model") != gallery.about.get("model"):
         raise ValueError(f"{arguments.query} and {arguments.gallery} come from different models: "
                          "embed both with one")  # fmt: skip

@@ -7,21 +7,16 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO
 
 from tqdm import tqdm
 
-_HEAD = 1024
-
-
-class Member(NamedTuple):
-    """A regular file in an archive: its name there, its size unpacked, and how to read it."""
-
-    name: str
-    size: int
-    open: Callable[[], IO[bytes] | None]
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+Member = tuple[str, int, Callable[[], IO[bytes] | None]]  # name, size unpacked, how to open it
+_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -38,13 +33,16 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                _write(list(_zip_members(file)), archive, folder)
+                infos = filter(_is_file, file.infolist())
+                members = [(i.filename, i.file_size, partial(file.open, i)) for i in infos]
+                _write(members, archive, folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                _write(list(_tar_members(tar)), archive, folder)
+                files = [(i.name, i.size, partial(tar.extractfile, i)) for i in tar if i.isreg()]
+                _write(files, archive, folder)
         else:
             raise ValueError(_what_instead(archive))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{archive.name} is a damaged archive: {error}") from error
     except RuntimeError as error:  # a password, or a compression that Python lacks
         raise ValueError(
@@ -52,35 +50,25 @@ def unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _zip_members(file: zipfile.ZipFile) -> Iterator[Member]:
-    for info in file.infolist():
-        kind = (info.external_attr >> 28) & 0xF
-        if not info.is_dir() and kind in (0, 8):  # unknown, or a regular file
-            yield Member(info.filename, info.file_size, lambda info=info: file.open(info))  # type: ignore[misc]
+def _is_file(info: zipfile.ZipInfo) -> bool:
+    kind = (info.external_attr >> 28) & 0xF
+    return not info.is_dir() and kind in (0, 8)  # unknown, or a regular file
 
 
-def _tar_members(tar: tarfile.TarFile) -> Iterator[Member]:
-    for info in tar.getmembers():
-        if info.isreg():
-            yield Member(info.name, info.size, lambda info=info: tar.extractfile(info))  # type: ignore[misc]
-
-
-def _write(members: list[Member], archive: Path, folder: Path) -> None:
-    for member in members:
-        path = PurePosixPath(member.name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in member.name or not path.parts:
+def _write(members: Sequence[Member], archive: Path, folder: Path) -> None:
+    for name, _, _ in members:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in name or not path.parts:
             raise ValueError(
-                f"{archive.name} has a file named {member.name!r}, which leads out of the folder "
-                "it is unpacked into: it was not unpacked"
+                f"{archive.name} has a file named {name!r}, which leads out of the folder it is "
+                "unpacked into: it was not unpacked"
             )
-    need, free = sum(member.size for member in members), shutil.disk_usage(folder).free
+    need, free = sum(size for _, size, _ in members), shutil.disk_usage(folder).free
     if need > free:
         raise OSError(f"{archive.name} needs {need:,} bytes unpacked, but {folder} has {free:,}")
-    bar = tqdm(members, desc="unpacking", unit="file", disable=None, leave=False)
-    for member in bar:
-        target = folder / member.name.replace("\\", "/")
+    for name, _, opened in tqdm(members, "unpacking", unit="file", disable=None, leave=False):
+        target, content = folder / name.replace("\\", "/"), opened()
         target.parent.mkdir(parents=True, exist_ok=True)
-        content = member.open()
         if content is not None:
             with content, target.open("wb") as output:
                 shutil.copyfileobj(content, output, 1 << 20)
@@ -89,8 +77,8 @@ def _write(members: list[Member], archive: Path, folder: Path) -> None:
 def _what_instead(path: Path) -> str:
     """Why a file is no archive."""
     with path.open("rb") as file:
-        head = file.read(_HEAD).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        page = file.read(1024).lstrip().lower().startswith(_PAGES)
+    if page:
         return (
             f"{path.name} is a web page, not an archive: the address is that of a page (a form, a "
             "sign-in or a notice); open it in a browser and fetch the file there"

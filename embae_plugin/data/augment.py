@@ -6,12 +6,13 @@ are the ones that need no decoded PIL image. A run that asks for others uses tor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from embae_plugin.models.input_spec import InputSpec
 
 ON_DEVICE = ("random_flip", "random_crop", "random_erase")
 
@@ -120,11 +121,7 @@ class Augmentation:
                 f"transforms {', '.join(wrong)} cannot be done on the device; those that can: "
                 f"{', '.join(ON_DEVICE)}"
             )
-        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
-        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
-            raise ValueError(
-                f"norm_mean {self.mean} and norm_std {self.std} must be 3 values each, std > 0"
-            )
+        InputSpec.make(1, 1, self.mean, self.std)  # refuses what cannot be
 
     def coin(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Which of ``count`` images are mirrored, (count,) bool; none without random_flip."""

@@ -42,11 +42,9 @@ class Identities(NamedTuple):
                 f"{tuple(pids.shape)} and {tuple(dsetids.shape)}"
             )
         names, dataset = torch.unique(dsetids, return_inverse=True)
-        _, pid = torch.unique(pids, return_inverse=True)
-        key, identity, size = torch.unique(
-            dataset * len(pids) + pid, return_inverse=True, return_counts=True
-        )
-        per_dataset = torch.bincount(key // len(pids), minlength=len(names)).tolist()
+        key = dataset * len(pids) + torch.unique(pids, return_inverse=True)[1]
+        people, identity, size = torch.unique(key, return_inverse=True, return_counts=True)
+        per_dataset = torch.bincount(people // len(pids)).tolist()
         numbers = zip(names.tolist(), per_dataset, strict=True)
         small = [f"{d} has {n}" for d, n in numbers if n < num_pids]
         if small:
@@ -55,13 +53,44 @@ class Identities(NamedTuple):
                 f"{', dataset '.join(small)}; lower the batch size or raise the number of images "
                 "for each identity"
             )
-        return cls(
-            order=identity.argsort(stable=True),
-            start=size.cumsum(0) - size,
-            size=size,
-            first=[0, *np.cumsum(per_dataset).tolist()],
-            images=torch.bincount(dataset),
-        )
+        first = [0, *np.cumsum(per_dataset).tolist()]
+        order = identity.argsort(stable=True)
+        return cls(order, size.cumsum(0) - size, size, first, torch.bincount(dataset))
+
+    def draw(
+        self,
+        P: int,
+        K: int,
+        steps: int,
+        generator: torch.Generator,
+        choose: str = "proportional",
+        ranks: int = 1,
+    ) -> torch.Tensor:
+        """:func:`identity_batches` of these."""
+        if choose not in ("proportional", "uniform"):
+            raise ValueError(f"choose must be 'proportional' or 'uniform', not '{choose}'")
+        if min(P, K, steps, ranks) < 1:
+            raise ValueError(f"P = {P}, K = {K} and {steps} steps must each be at least 1")
+        share = self.images.double()
+        if choose == "uniform":
+            share = torch.ones_like(share)
+        dataset = torch.multinomial(share, steps * ranks, replacement=True, generator=generator)
+        drawn = torch.empty(steps, ranks, P, dtype=torch.long)
+        for d in range(len(share)):
+            here = dataset.view(steps, ranks) == d
+            rows = here.any(dim=1).nonzero().flatten()
+            first, last = self.first[d], self.first[d + 1]
+            ticket = torch.rand(len(rows), last - first, generator=generator)
+            wanted = min(last - first, P * int(here.sum(dim=1).amax()))
+            people = ticket.topk(wanted, dim=1).indices
+            # The n-th of a step's batches from one dataset takes the n-th P of its shuffled people.
+            row, batch = here[rows].nonzero(as_tuple=True)
+            turn = here[rows].cumsum(dim=1)[row, batch] - 1
+            place = (turn[:, None] * P + torch.arange(P)) % wanted
+            drawn[rows[row], batch] = first + people[row[:, None], place]
+        member = _draw_members(self.size[drawn.flatten()], K, generator)
+        position = self.start[drawn.flatten()][:, None] + member
+        return self.order[position].view(steps, ranks * P * K)
 
 
 def identity_batches(
@@ -81,10 +110,8 @@ def identity_batches(
     several processes learn from in one step share no identity while their datasets have enough.
 
     Args:
-        pids: (N,) identities.
-        dsetids: (N,) datasets.
-        P: identities in a batch.
-        K: images of each.
+        pids, dsetids: (N,) identities and datasets.
+        P, K: identities in a batch, images of each.
         steps: number of batches.
         generator: on the CPU.
         choose: draw datasets in proportion to their images, or "uniform".
@@ -99,43 +126,7 @@ def identity_batches(
             unknown.
     """
     identities = Identities.of(torch.as_tensor(pids), torch.as_tensor(dsetids), P)
-    return draw_identity_batches(identities, P, K, steps, generator, choose, ranks)
-
-
-def draw_identity_batches(
-    identities: Identities,
-    P: int,
-    K: int,
-    steps: int,
-    generator: torch.Generator,
-    choose: str,
-    ranks: int = 1,
-) -> torch.Tensor:
-    """:func:`identity_batches` of identities that are indexed already."""
-    if choose not in ("proportional", "uniform"):
-        raise ValueError(f"choose must be 'proportional' or 'uniform', not '{choose}'")
-    if min(P, K, steps, ranks) < 1:
-        raise ValueError(f"P = {P}, K = {K} and {steps} steps must each be at least 1")
-    share = identities.images.double()
-    if choose == "uniform":
-        share = torch.ones_like(share)
-    dataset = torch.multinomial(share, steps * ranks, replacement=True, generator=generator)
-    drawn = torch.empty(steps, ranks, P, dtype=torch.long)
-    for d in range(len(share)):
-        here = dataset.view(steps, ranks) == d
-        rows = here.any(dim=1).nonzero().flatten()
-        first, last = identities.first[d], identities.first[d + 1]
-        ticket = torch.rand(len(rows), last - first, generator=generator)
-        wanted = min(last - first, P * int(here.sum(dim=1).amax()))
-        people = ticket.topk(wanted, dim=1).indices
-        # The n-th of a step's batches from one dataset takes the n-th P of its shuffled people.
-        row, batch = here[rows].nonzero(as_tuple=True)
-        turn = here[rows].cumsum(dim=1)[row, batch] - 1
-        place = (turn[:, None] * P + torch.arange(P)) % wanted
-        drawn[rows[row], batch] = first + people[row[:, None], place]
-    member = _draw_members(identities.size[drawn.flatten()], K, generator)
-    position = identities.start[drawn.flatten()][:, None] + member
-    return identities.order[position].view(steps, ranks * P * K)
+    return identities.draw(P, K, steps, generator, choose, ranks)
 
 
 def _draw_members(count: torch.Tensor, K: int, generator: torch.Generator) -> torch.Tensor:

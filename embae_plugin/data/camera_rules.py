@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _OTHER_IMAGES = (".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".jfif", ".mp4", ".avi")
+_LEFT_BY_SYSTEMS = ("__MACOSX", "@eaDir")  # macOS, Synology
 # Names in which well-known data sets say the camera.
 _USUAL = (r"_c(?P<camera>\d+)", r"(?i)cam(?:era)?[-_]?(?P<camera>\w+?)[-_./]")
 
@@ -45,20 +46,16 @@ def find_images(root: str | Path) -> list[str]:
     seen: set[tuple[int, int]] = set()
     for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         state = os.stat(folder)
-        if (state.st_dev, state.st_ino) in seen:
-            logger.debug("%s was visited under another name", folder)
+        if (state.st_dev, state.st_ino) in seen:  # under another name
             subfolders.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
-        hidden = ("__MACOSX", "@eaDir")  # what macOS and Synology leave in folders
-        subfolders[:] = sorted(n for n in subfolders if n[0] != "." and n not in hidden)
+        subfolders[:] = sorted(n for n in subfolders if n[0] != "." and n not in _LEFT_BY_SYSTEMS)
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if suffix in SUFFIXES:
+            if suffix in SUFFIXES and name[0] != ".":
                 found.append(os.path.relpath(os.path.join(folder, name), root))
-            elif suffix in _OTHER_IMAGES:
+            elif suffix in _OTHER_IMAGES and name[0] != ".":
                 unread[suffix] += 1
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
     if unread:
@@ -134,25 +131,18 @@ def crops_by_regex(root: str | Path, pattern: str) -> Crops:
     Raises:
         ValueError: no regular expression, no group ``camera``, or it fits no image.
     """
-    rule = camera_rule(pattern)
-    names = find_images(root)
-    found = [rule.search(name.replace(os.sep, "/")) for name in names]
-    cameras = [match["camera"] if match else None for match in found]
-    kept = [(name, cam) for name, cam in zip(names, cameras, strict=True) if cam]
-    if not kept:
+    rule, names = camera_rule(pattern), find_images(root)
+    found = {name: rule.search(name.replace(os.sep, "/")) for name in names}
+    cameras = {name: match["camera"] for name, match in found.items() if match and match["camera"]}
+    if not cameras:
         shown = "".join(f"\n  {name}" for name in names[:3])
         raise ValueError(
             f"--camera-regex {pattern!r} fits none of the {len(names)} images in {root}, "
             f"such as{shown}"
         )
-    missed = [
-        (str(Path(root) / name), "--camera-regex tells no camera")
-        for name, cam in zip(names, cameras, strict=True)
-        if not cam
-    ]
-    return Crops(
-        Path(root), tuple(name for name, _ in kept), tuple(cam for _, cam in kept), None, missed
-    )
+    crops = Crops(Path(root), tuple(cameras), tuple(cameras.values()))
+    missed = (name for name in names if name not in cameras)
+    return crops.without((str(Path(root) / n), "--camera-regex tells no camera") for n in missed)
 
 
 def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
@@ -173,13 +163,10 @@ def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
     try:
         with table.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
+            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
             rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table} is not UTF-8 text: {error}") from None
-    except csv.Error as error:
-        raise ValueError(f"{table}: {error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} is not a table of UTF-8 text: {error}") from None
     for column in ("path", "camid"):
         if column not in columns:
             raise ValueError(
@@ -196,13 +183,10 @@ def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
         lines[path] = line
     if not rows:
         raise ValueError(f"{table} lists no images")
+    cameras = tuple(row["camid"].strip() for _, row in rows)
     pids = tuple((row.get("pid") or "").strip() for _, row in rows)
-    return Crops(
-        Path(root) if root else table.parent,
-        tuple(lines),
-        tuple(row["camid"].strip() for _, row in rows),
-        pids if any(pids) else None,
-    )
+    folder = Path(root) if root else table.parent
+    return Crops(folder, tuple(lines), cameras, pids if any(pids) else None)
 
 
 def list_crops(images: str | Path = "", table: str | Path = "", camera_regex: str = "") -> Crops:

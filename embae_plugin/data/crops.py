@@ -6,11 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embae_plugin.data.image_bank import shortened
 from embae_plugin.data.records import ImageRecords
 
 FEW = 50  # images of a camera, below which it is warned of
@@ -54,9 +56,9 @@ class Crops:
 
     def records(self) -> ImageRecords:
         """The crops as the engines read them, without identities."""
-        camids = self.numbers()
         paths = tuple(str(self.root / name) for name in self.names)
-        return ImageRecords(paths, camids, np.zeros(len(self), dtype=np.int64), None, self.cameras)
+        dsetids = np.zeros(len(self), dtype=np.int64)
+        return ImageRecords(paths, self.numbers(), dsetids, None, self.cameras)
 
     def part(self, start: int, stop: int) -> Crops:
         """The crops ``start`` to ``stop`` − 1; what was left out before is not repeated."""
@@ -65,17 +67,16 @@ class Crops:
 
     def without(self, failures: Iterable[tuple[str, str]]) -> Crops:
         """Without the images (full path, reason) in ``failures``, which are added to skipped."""
-        failures = list(failures)
-        bad = {path for path, _ in failures}
-        if not bad:
+        reasons = dict(failures)
+        if not reasons:
             return self
-        keep = [n for n, name in enumerate(self.names) if str(self.root / name) not in bad]
+        keep = [str(self.root / name) not in reasons for name in self.names]
         return Crops(
             self.root,
-            tuple(self.names[n] for n in keep),
-            tuple(self.cameras[n] for n in keep),
-            None if self.pids is None else tuple(self.pids[n] for n in keep),
-            [*self.skipped, *failures],
+            tuple(compress(self.names, keep)),
+            tuple(compress(self.cameras, keep)),
+            None if self.pids is None else tuple(compress(self.pids, keep)),
+            [*self.skipped, *reasons.items()],
         )
 
     def check_skipped(self, max_bad: float) -> None:
@@ -87,13 +88,9 @@ class Crops:
         bad, total = len(self.skipped), len(self.skipped) + len(self)
         if not bad or (len(self) and bad <= max_bad * total):
             return
-        shown = "\n".join(f"  {path}: {reason}" for path, reason in self.skipped[:10])
-        more = f"\n  and {bad - 10} more" if bad > 10 else ""
         advice = f"mend or remove them, or allow more with --max-bad (now {max_bad:g})"
-        raise ValueError(
-            f"{bad} of {total} images cannot be used:\n{shown}{more}\n"
-            + (advice if len(self) else "none is left")
-        )
+        end = advice if len(self) else "none is left"
+        raise ValueError(f"{bad} of {total} images cannot be used:{shortened(self.skipped)}\n{end}")
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -105,16 +102,14 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 def describe_cameras(crops: Crops, to_learn: bool = True) -> str:
     """Images of each camera, one line each, and ``to_learn`` from, a warning of those with few."""
     counts = crops.counts()
+    few = {name for name, count in counts.items() if to_learn and count < FEW}
     width = max(map(len, counts), default=0)
-    lines = [
-        f"  {name:<{width}}  {count:>6,}{'   few' if to_learn and count < FEW else ''}"
-        for name, count in counts.items()
-    ]
-    few = [name for name, count in counts.items() if count < FEW]
-    text = f"{len(crops):,} images on {len(counts)} camera(s)\n" + "\n".join(lines)
-    if few and to_learn:
-        text += (
-            f"\n{len(few)} camera(s) with fewer than {FEW} images: little can be learned of them; "
+    lines = [f"{len(crops):,} images on {len(counts)} camera(s)"]
+    for name, count in counts.items():
+        lines.append(f"  {name:<{width}}  {count:>6,}{'   few' if name in few else ''}")
+    if few:
+        lines.append(
+            f"{len(few)} camera(s) with fewer than {FEW} images: little can be learned of them; "
             "collect more if you can"
         )
-    return text
+    return "\n".join(lines)

@@ -20,13 +20,13 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 import gdown
 
 from embae_plugin.data.archives import unpack
-from embae_plugin.data.checking import CHECKED, Check, check
+from embae_plugin.data.checking import Check, check
 from embae_plugin.data.datasets.catalog import SPECS
-from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts, Download, Source, by_hand
+from embae_plugin.data.layouts import READERS
+from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Download, Source, by_hand
 
 logger = logging.getLogger(__name__)
 
-_DEPTH = 5
 _DRIVE_ID = re.compile(r"[-\w]{20,}")
 
 
@@ -49,7 +49,11 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
         FileExistsError: the data set's folder is there already.
         OSError: the download failed, or the disk is full.
     """
-    source = _source(name)
+    if name in SPECS:
+        raise ValueError(f"'{name}' is built in: it is drawn when it is first used")
+    if name not in READERS:
+        raise ValueError(f"unknown data set '{name}', expected one of {', '.join(READERS)}")
+    source = SOURCES[name]
     root = Path(root).expanduser().absolute()
     place = root / source.folder
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -71,25 +75,19 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
         _arrange(source, unpacked, staged / source.folder, work, advice)
         result = check(name, staged)
         if result.state != "complete":
-            counts = f"found {_text(result.found)}, published {_text(result.published)}"
+            found, published = (
+                ", ".join(f"{part} {tuple(counts)}" for part, counts in parts.items()) or "nothing"
+                for parts in (result.found, result.published)
+            )
             why = "; ".join(result.messages).replace(str(staged), str(root))
             raise ValueError(
                 f"what {archive.url} holds is no complete {source.title} and was not kept: "
-                f"{result.state}, {counts}; {why}"
+                f"{result.state}, found {found}, published {published}; {why}"
             )
         os.replace(staged / source.folder, place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return check(name, root)
-
-
-def _source(name: str) -> Source:
-    if name in SPECS:
-        raise ValueError(f"'{name}' is built in: it is drawn when it is first used")
-    if name not in CHECKED:
-        names = ", ".join(known for known in CHECKED if known not in SPECS)
-        raise ValueError(f"unknown data set '{name}', expected one of {names}")
-    return SOURCES[name]
 
 
 def _archive(name: str, source: Source, root: Path, url: str, digest: str) -> Download:
@@ -145,31 +143,26 @@ def _fetched(file: Download, folder: Path, advice: str) -> Path:
         # Old versions of gdown wait for ever, and have no option not to.
         known = inspect.signature(gdown.download).parameters
         options: dict[str, Any] = {"timeout": 60} if "timeout" in known else {}
+        reason = ""
         try:
-            done = gdown.download(file.url, str(path), quiet=not sys.stderr.isatty(), **options)
+            gdown.download(file.url, str(path), quiet=not sys.stderr.isatty(), **options)
         # gdown's errors have no base class that all of its versions share.
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise OSError(f"fetching {file.url} failed ({reason}). {advice}") from error
-        if done is None or not path.is_file():
-            raise OSError(f"fetching {file.url} failed. {advice}")
-    kind, _, wanted = file.digest.partition(":")
+            reason = f" ({' '.join(str(error).split()) or type(error).__name__})"
+        if reason or not path.is_file():
+            raise OSError(f"fetching {file.url} failed{reason}. {advice}")
+    kind, _, wanted = file.digest.lower().partition(":")
     if wanted:
-        found = _digest(path, kind)
-        if found != wanted.lower():
+        hasher = hashlib.new(kind, usedforsecurity=False)
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                hasher.update(block)
+        if hasher.hexdigest() != wanted:
             raise ValueError(
-                f"{file.url} has {kind} {found}, not {wanted.lower()}: another or a damaged file, "
-                f"not used. {advice}"
+                f"{file.url} has {kind} {hasher.hexdigest()}, not {wanted}: another or a damaged "
+                f"file, not used. {advice}"
             )
     return path
-
-
-def _digest(path: Path, kind: str) -> str:
-    hasher = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 def _arrange(source: Source, unpacked: Path, place: Path, work: Path, advice: str) -> None:
@@ -178,31 +171,21 @@ def _arrange(source: Source, unpacked: Path, place: Path, work: Path, advice: st
     if found is None:
         top = ", ".join(sorted(path.name for path in unpacked.iterdir())[:5]) or "nothing"
         raise ValueError(f"the archive is not {source.title}: it holds {top}. {advice}")
-    extras = {file.name: next(unpacked.rglob(file.name), None) for file in source.extras}
     target = place / source.inner
     target.parent.mkdir(parents=True, exist_ok=True)
     for file in source.extras:
-        path = extras[file.name] or _fetched(file, work, advice)
+        path = next(unpacked.rglob(file.name), None) or _fetched(file, work, advice)
         os.replace(path, place / file.name)
     os.replace(found, target)
 
 
 def find_marks(top: Path, marks: tuple[str, ...]) -> Path | None:
     """The first folder, nearest to the top, in which each of ``marks`` fits some entry's name."""
-    level = [top]
-    for _ in range(_DEPTH):
-        for folder in level:
-            names = [entry.name for entry in os.scandir(folder)]
-            if all(any(re.fullmatch(mark, name) for name in names) for mark in marks):
-                return folder
-        level = [
-            Path(entry.path)
-            for folder in level
-            for entry in sorted(os.scandir(folder), key=lambda e: e.name)
-            if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
-        ]
+    folders = [top]
+    for folder in folders:  # which grows on the way, level by level
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if all(any(re.fullmatch(mark, entry.name) for entry in entries) for mark in marks):
+            return folder
+        inside = (entry for entry in entries if entry.is_dir())
+        folders += [Path(e.path) for e in inside if not e.name.startswith((".", "__MACOSX"))]
     return None
-
-
-def _text(parts: dict[str, Counts]) -> str:
-    return ", ".join(f"{part} {tuple(counts)}" for part, counts in parts.items()) or "nothing"

@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,11 @@ class EmbeddingTable:
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    def columns(self) -> dict[str, Texts]:
+        """The columns of text, by their names in a file."""
+        found = {"path": self.paths, "camid": self.cameras}
+        return found if self.pids is None else {**found, "pid": self.pids}
 
     def file(self, row: int) -> Path:
         """Where the image of a row lies."""
@@ -99,68 +106,53 @@ def write_embeddings(path: str | Path, parts: EmbeddingTable | Iterable[Embeddin
 
 def _write_npz(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
     """A zip archive as numpy's; embeddings go to a raw file first, since N is known last."""
-    paths: list[Texts] = []
-    cameras: list[Texts] = []
-    pids: list[Texts] = []
+    columns: dict[str, list[Texts]] = {"path": [], "camid": []}
     about: dict[str, Any] = {}
     width = rows = 0
-    raw = draft.with_name(f"{draft.name}.raw")
-    try:
-        with raw.open("wb") as stream:
-            for part in parts:
-                about, width = part.about, part.embeddings.shape[1]
-                stream.write(np.ascontiguousarray(part.embeddings, dtype="<f4").data)
-                paths.append(part.paths)
-                cameras.append(part.cameras)
-                if part.pids is not None:
-                    pids.append(part.pids)
-                rows += len(part)
-        columns = {"path": _joined(paths), "camid": _joined(cameras)}
-        if pids:
-            columns["pid"] = _joined(pids)
-        columns["about"] = np.asarray(json.dumps(about))
+    with tempfile.TemporaryFile(dir=draft.parent) as raw:
+        for part in parts:
+            about, width, rows = part.about, part.embeddings.shape[1], rows + len(part)
+            raw.write(np.ascontiguousarray(part.embeddings, dtype="<f4").data)
+            for name, column in part.columns().items():
+                columns.setdefault(name, []).append(column)
+        raw.seek(0)
+        arrays = {name: np.concatenate([texts([]), *values]) for name, values in columns.items()}
+        arrays["about"] = np.asarray(json.dumps(about))
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name, column in columns.items():
+            for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, column, allow_pickle=False)
+                    np.lib.format.write_array(member, array, allow_pickle=False)
             shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
             with archive.open("embedding.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, shape)
-                with raw.open("rb") as stream:
-                    shutil.copyfileobj(stream, member, 1 << 24)
-    finally:
-        raw.unlink(missing_ok=True)
+                shutil.copyfileobj(raw, member, 1 << 24)
     return rows
-
-
-def _joined(parts: list[Texts]) -> Texts:
-    return np.concatenate(parts) if parts else texts([])
 
 
 def _write_parquet(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
     pq, pa = parquet(), importlib.import_module("pyarrow")
     writer, rows = None, 0
-    try:
+    with ExitStack() as opened:
         for part in parts:
             flat = pa.array(np.ascontiguousarray(part.embeddings, dtype=np.float32).reshape(-1))
-            columns = {
-                "path": pa.array(part.paths.tolist(), pa.string()),
-                "camid": pa.array(part.cameras.tolist(), pa.string()),
-                "embedding": pa.FixedSizeListArray.from_arrays(flat, part.embeddings.shape[1]),
-            }
-            if part.pids is not None:
-                columns["pid"] = pa.array(part.pids.tolist(), pa.string())
-            table = pa.table(columns).replace_schema_metadata({"about": json.dumps(part.about)})
+            try:
+                columns = {
+                    name: pa.array(column.tolist(), pa.string())
+                    for name, column in part.columns().items()
+                }
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"the name {error.object!a} is not UTF-8, which parquet files need: rename "
+                    "it, or write an .npz"
+                ) from None
+            nested = pa.FixedSizeListArray.from_arrays(flat, part.embeddings.shape[1])
+            pids = {"pid": columns.pop("pid")} if "pid" in columns else {}
+            table = pa.table({**columns, "embedding": nested, **pids})
+            table = table.replace_schema_metadata({"about": json.dumps(part.about)})
             if writer is None:
-                writer = pq.ParquetWriter(draft, table.schema)
+                writer = opened.enter_context(pq.ParquetWriter(draft, table.schema))
             writer.write_table(table)
             rows += len(part)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the name {error.object!a} is not UTF-8, which parquet files need: "
-                         "rename it, or write an .npz") from None  # fmt: skip
-    finally:
-        if writer is not None:
-            writer.close()
     return rows
 
 
@@ -173,15 +165,13 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
         ImportError: a .parquet, and pyarrow is not installed.
     """
     path = Path(path)
-    suffix = check_suffix(path)
+    read = _read_parquet if check_suffix(path) == ".parquet" else _read_npz
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings {path} do not exist: embae extract writes them")
     try:
-        columns = _read_parquet(path) if suffix == ".parquet" else _read_npz(path)
-        table = EmbeddingTable(
-            columns["path"], columns["camid"], columns["embedding"], columns.get("pid"),
-            json.loads(str(columns["about"])) if "about" in columns else {},
-        )  # fmt: skip
+        columns = read(path)
+        paths, cameras, z = (columns[name] for name in ("path", "camid", "embedding"))
+        about = json.loads(str(columns.get("about", "{}")))
     except KeyError as error:
         raise ValueError(
             f"{path} has no {error}: it is no file of embae extract, which holds path, camid and "
@@ -191,40 +181,44 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
         raise
     except Exception as error:  # whatever a damaged archive leads its reader to
         raise ValueError(f"{path} is damaged or no file of embae extract ({error})") from None
-    _check_columns(path, table)
-    return table
+    if z.ndim != 2 or not z.shape[1] or z.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} cannot be used: its embedding is {z.dtype} {z.shape}, and must be (N, d) real "
+            "numbers"
+        )
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} cannot be used: its about is no JSON object")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see unit_length
+        z = np.require(z, np.float32, ["C", "W"])
+    paths, cameras = (
+        _names(path, name, column, len(z)) for name, column in (("path", paths), ("camid", cameras))
+    )
+    pids = _names(path, "pid", columns["pid"], len(z)) if "pid" in columns else None
+    return EmbeddingTable(paths, cameras, z, pids, about)
 
 
-def _check_columns(path: Path, table: EmbeddingTable) -> None:
-    """Brings columns to their types; whole numbers become the names of cameras and identities.
+def _names(path: Path, name: str, column: NDArray[Any], rows: int) -> Texts:
+    """A column as text: whole numbers become names.
 
     Raises:
-        ValueError: names the column that cannot be used.
+        ValueError: it cannot be used.
     """
-    z = table.embeddings
-    if z.ndim != 2 or not z.shape[1] or z.dtype.kind not in "fiu":
-        raise ValueError(f"{path} cannot be used: its embedding is {z.dtype} {z.shape}, and must "
-                         "be (N, d) real numbers")  # fmt: skip
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see unit_length
-        table.embeddings = np.require(z, np.float32, ["C", "W"])
-    for name, attribute in (("path", "paths"), ("camid", "cameras"), ("pid", "pids")):
-        column = getattr(table, attribute)
-        if column is None:
-            continue
-        if column.ndim != 1 or column.dtype.kind not in "Uiu":
-            raise ValueError(f"{path} cannot be used: its {name} is {column.dtype} {column.shape}, "
-                             "and must be (N,) text or whole numbers")  # fmt: skip
-        if len(column) != len(z):
-            raise ValueError(f"{path} is damaged: its columns are of different lengths: "
-                             f"{len(column)} of {name}, {len(z)} embeddings")  # fmt: skip
-        setattr(table, attribute, column.astype(np.str_, copy=False))
-    if not isinstance(table.about, dict):
-        raise ValueError(f"{path} cannot be used: its about is no JSON object")
+    if column.ndim != 1 or column.dtype.kind not in "Uiu":
+        raise ValueError(
+            f"{path} cannot be used: its {name} is {column.dtype} {column.shape}, and must be (N,) "
+            "text or whole numbers"
+        )
+    if len(column) != rows:
+        raise ValueError(
+            f"{path} is damaged: its columns are of different lengths: {len(column)} of {name}, "
+            f"{rows} embeddings"
+        )
+    return column.astype(np.str_, copy=False)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        return dict(archive)
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
@@ -234,11 +228,8 @@ def _read_parquet(path: Path) -> dict[str, Any]:
         for name in ("path", "camid", "pid")
         if name in table.column_names
     }
-    nested = table["embedding"].combine_chunks()
-    columns["embedding"] = nested.flatten().to_numpy(zero_copy_only=False)
+    values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     width = getattr(table.schema.field("embedding").type, "list_size", -1)
-    columns["embedding"] = columns["embedding"].reshape(len(table), width)
+    columns["embedding"] = values.reshape(len(table), width)
     metadata = table.schema.metadata or {}
-    if b"about" in metadata:
-        columns["about"] = metadata[b"about"].decode()
-    return columns
+    return {**columns, "about": metadata.get(b"about", b"{}").decode()}

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from embae_plugin.precision import full_precision
 logger = logging.getLogger(__name__)
 
 BLOCK, GPU_BLOCK = 64, 512  # images that go through the trunk together
+_Name = tuple[tuple[str, ...], int, int]  # of an image bank: its paths, height and width
 
 
 class View(NamedTuple):
@@ -74,9 +76,6 @@ class FeatureBank:
     features: torch.Tensor
     key: str
 
-    def __len__(self) -> int:
-        return len(self.features)
-
 
 @torch.inference_mode()
 def extract_features(
@@ -113,53 +112,38 @@ def extract_features(
     start, stop = rows or (0, len(bank))
     if start >= stop:
         raise ValueError(f"{bank.label}: there are no images to extract features from")
-    out: torch.Tensor | None = None
+    index = torch.arange(start, stop)
+    camera_of = torch.full_like(index, -1) if cameras is None else cameras[start:stop]
+    out = torch.empty(0)
     with (
         tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar,
         full_precision(device),
     ):
-        for camera, index in _by_camera(cameras, start, stop):
+        for camera in torch.unique(camera_of).tolist():
             features = freeze(trunk, size, device, camera)
-            for block in torch.split(index, batch_size):
+            for block in torch.split(index[camera_of == camera], batch_size):
                 images = bank.batch(block)
                 for number, view in enumerate(views):
                     down, right = view.top + size[0], view.left + size[1]
                     window = images[:, view.top : down, view.left : right]
                     window = window.flip(2) if view.mirrored else window
                     h = features(normalise(window, mean, std))
-                    if out is None:
+                    if not len(out):
                         out = torch.empty(stop - start, len(views), h.shape[1], device=device)
                     out[(block - start).to(device), number] = h
                 bar.update(len(block))
-    return out if out is not None else torch.empty(0)
-
-
-def _by_camera(
-    cameras: torch.Tensor | None, start: int, stop: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Each camera with the numbers of its images from ``start`` to ``stop`` − 1."""
-    index = torch.arange(start, stop)
-    if cameras is None:
-        yield -1, index
-        return
-    mine = cameras[start:stop]
-    for camera in torch.unique(mine).tolist():
-        yield camera, index[mine == camera]
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file under a temporary name and renames it, so that none is ever half there."""
-    with replacing(path) as draft, draft.open("wb") as stream:
-        np.save(stream, array)
+    return out
 
 
 def keep_array(path: Path, array: np.ndarray) -> None:
-    """:func:`save_array`, or a warning where it cannot be: what was computed is in memory."""
+    """Writes a whole .npy file or, with a warning, none: what was computed is in memory."""
     try:
-        save_array(path, array)
+        with replacing(path) as draft, draft.open("wb") as stream:
+            np.save(stream, array)
     except OSError as error:
-        logger.warning("features are not kept for a later run, which will compute them again: %s",
-                       error)  # fmt: skip
+        logger.warning(
+            "features are not kept for a later run, which will compute them again: %s", error
+        )
 
 
 def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
@@ -204,9 +188,11 @@ class FeatureStore:
         self.size, self.mean, self.std = (height, width), tuple(mean), tuple(std)
         self.device = torch.device(device)
         self.cache_dir, self.image_cache_dir = cache_dir, image_cache_dir
-        self.memory_share = memory_share
-        self._images: dict[tuple[object, ...], ImageBank] = {}
-        self._keys: dict[tuple[object, ...], str] = {}
+        self._bank = partial(
+            ImageBank, device=self.device, cache_dir=image_cache_dir, memory_share=memory_share
+        )
+        self._images: dict[_Name, ImageBank] = {}
+        self._keys: dict[_Name, str] = {}
         self._features: dict[str, FeatureBank] = {}
 
     @classmethod
@@ -222,13 +208,9 @@ class FeatureStore:
         """The decoded images of ``records``; made at the first call."""
         name = self._name(records, enlarged)
         if name not in self._images:
-            paths, height, width = name
             # With a cache folder, the first process decodes for all of them.
             with distributed.rank_zero_first() if self.image_cache_dir else nullcontext():
-                self._images[name] = ImageBank(
-                    paths, height, width, self.device, self.image_cache_dir, self.memory_share,
-                    label, key=self._keys.get(name, ""),
-                )  # fmt: skip
+                self._images[name] = self._bank(*name, label=label, key=self._keys.get(name, ""))
         return self._images[name]
 
     def try_images(
@@ -240,36 +222,25 @@ class FeatureStore:
             (path, reason) of each image that cannot be decoded or has a side of fewer than
             ``least_side`` pixels.
         """
-        settings = (*self.size, self.device, self.image_cache_dir, self.memory_share, label)
+        failures: list[tuple[str, str]] = []
         try:
-            bank = ImageBank(records.paths, *settings, least_side=least_side)
+            bank = self._bank(records.paths, *self.size, label=label, least_side=least_side)
         except CorruptImageError as error:
-            bad = {path for path, _ in error.failures}
+            failures = error.failures
+            bad = {path for path, _ in failures}
             good = [n for n, path in enumerate(records.paths) if path not in bad]
-            paths = tuple(records.paths[n] for n in good)
             if not good:
-                return error.failures
+                return failures
             # Decoded to a file they are decoded again: its name is a hash of what it holds.
-            pixels = None if error.pixels is None else error.pixels[torch.tensor(good)]
-            bank = ImageBank(paths, *settings, pixels=pixels)
-            self._images[self._key_of(paths)] = bank
-            return error.failures
-        self._images[self._key_of(records.paths)] = bank
-        return []
+            pixels = None if error.pixels is None else error.pixels[good]
+            paths = tuple(records.paths[n] for n in good)
+            bank = self._bank(paths, *self.size, label=label, pixels=pixels)
+        self._images[(tuple(bank.paths), bank.height, bank.width)] = bank
+        return failures
 
-    def _key_of(self, paths: Sequence[str]) -> tuple[Any, ...]:
-        return (tuple(paths), *self.size)
-
-    def _name(self, records: ImageRecords, enlarged: bool) -> tuple[Any, ...]:
-        return (records.paths, *(ten_crop_size(*self.size) if enlarged else self.size))
-
-    def _content(self, records: ImageRecords, enlarged: bool) -> str:
-        """The images' :func:`content_key`, found without decoding them."""
-        name = self._name(records, enlarged)
-        if name not in self._keys:
-            bank = self._images.get(name)
-            self._keys[name] = bank.key if bank is not None else content_key(*name)
-        return self._keys[name]
+    def _name(self, records: ImageRecords, enlarged: bool) -> _Name:
+        height, width = ten_crop_size(*self.size) if enlarged else self.size
+        return records.paths, height, width
 
     def features(
         self,
@@ -292,14 +263,22 @@ class FeatureStore:
         """
         crops = tta == "ten_crop"
         views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
-        trunk, cameras = _trunk_and_cameras(model, records)
+        trunk = model.trunk if isinstance(model, EmbAE) else model
+        cameras, numbers = None, ""
+        if knows_cameras(trunk):
+            if not isinstance(model, EmbAE):
+                raise ValueError("a trunk with statistics by camera needs its model, which knows "
+                                 "the names")
+            cameras = model.camera_numbers(records.camera_names())
+            numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
             return FeatureBank(self._extract(trunk, records, label, views, crops, cameras), "")
-        content, numbers = self._content(records, crops), ""
-        if cameras is not None:
-            numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
-        name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}{numbers}"
-        key = hashlib.sha256(name.encode()).hexdigest()[:24]
+        images = self._name(records, crops)
+        if images not in self._keys:  # found without decoding, if nothing has been decoded yet
+            bank = self._images.get(images)
+            self._keys[images] = content_key(*images) if bank is None else bank.key
+        name = f"{trunk_fingerprint(trunk)} {self._keys[images]} {views} {self.mean} {self.std}"
+        key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
             features = None if path is None else load_features(path, len(records), len(views))
@@ -323,39 +302,24 @@ class FeatureStore:
         cameras: torch.Tensor | None,
     ) -> torch.Tensor:
         """:func:`extract_features`, each rank working on its share of the images."""
-        block = GPU_BLOCK if self.device.type == "cuda" else BLOCK
-        parts = distributed.shards(len(records), block)
+        parts = distributed.shards(len(records), GPU_BLOCK if self.device.type == "cuda" else BLOCK)
         start, stop = parts[distributed.rank()]
-        if self._name(records, enlarged) in self._images or distributed.size() == 1:
+        name = self._name(records, enlarged)
+        rows = (start, stop)
+        if distributed.size() == 1 or name in self._images:
             bank = self.images(records, label, enlarged)
         elif start < stop:  # decode no more than this share
-            mine, height, width = self._name(records.part(start, stop), enlarged)
-            bank = ImageBank(
-                mine, height, width, self.device, memory_share=self.memory_share, label=label
-            )
-            cameras = None if cameras is None else cameras[start:stop]
-            start, stop = 0, stop - start
-        if start == stop:
-            mine_h = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
+            paths, height, width = name
+            bank = self._bank(paths[start:stop], height, width, cache_dir="", label=label)
+            rows, cameras = (0, stop - start), None if cameras is None else cameras[start:stop]
+        if start == stop and distributed.size() > 1:
+            mine = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
         else:
-            settings = (views, self.size, self.mean, self.std)
-            mine_h = extract_features(
-                trunk, bank, *settings, rows=(start, stop), cameras=cameras
+            mine = extract_features(
+                trunk, bank, views, self.size, self.mean, self.std, rows=rows, cameras=cameras
             )
-        return distributed.gather_rows(mine_h, parts)
+        return distributed.gather_rows(mine, parts)
 
     def release_images(self) -> None:
         """Forgets decoded images; features stay."""
         self._images.clear()
-
-
-def _trunk_and_cameras(
-    model: EmbAE | Trunk, records: ImageRecords
-) -> tuple[Trunk, torch.Tensor | None]:
-    """The trunk, and its numbers of the records' cameras if it knows cameras."""
-    trunk = model.trunk if isinstance(model, EmbAE) else model
-    if not knows_cameras(trunk):
-        return trunk, None
-    if not isinstance(model, EmbAE):
-        raise ValueError("a trunk with statistics by camera needs its model, which knows the names")
-    return trunk, model.camera_numbers(records.camera_names())

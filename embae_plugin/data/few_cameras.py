@@ -46,10 +46,9 @@ def camera_batches(
     them.
 
     Args:
-        labels: (N,) clusters.
-        cameras: (N,).
-        P: clusters in a batch.
-        K: crops of each: different ones where the batch's cameras have that many.
+        labels, cameras: (N,) clusters and cameras.
+        P, K: clusters in a batch, crops of each: different ones where the batch's cameras have
+            that many.
         steps: number of batches.
         generator: on the CPU.
 
@@ -86,11 +85,7 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Floats:
 
 
 class _Cells:
-    """The crops of each (cluster, camera), shuffled, to be taken in turn.
-
-    Attributes:
-        count: (I, C) crops.
-    """
+    """The ``count`` (I, C) crops of each (cluster, camera), shuffled, to be taken in turn."""
 
     def __init__(self, cluster: Ints, camera: Ints, generator: torch.Generator) -> None:
         shape = int(cluster.max()) + 1, int(camera.max()) + 1
@@ -113,12 +108,7 @@ class _Cells:
 
 
 class _Plan:
-    """Which cameras and clusters make a batch.
-
-    Args:
-        count: (I, C) crops of each camera of each cluster.
-        P, K: clusters of a batch, crops of each.
-    """
+    """Which cameras and clusters make a batch, of ``count`` (I, C) crops in each."""
 
     def __init__(self, count: Ints, P: int, K: int) -> None:
         self.count, self.P, self.K = count, P, K

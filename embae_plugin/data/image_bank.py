@@ -13,24 +13,25 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from embae_plugin.atomic_file import replacing
-from embae_plugin.data.parallel import can_fork, forked, shared_array
+from embae_plugin.data.parallel import can_fork, cpu_count, in_parallel, shared_array
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = "embae-images-1"
 MANY = 1000  # images, from which on processes decode in place of threads
+Pixels = NDArray[np.uint8]
 
 
 class CorruptImageError(ValueError):
@@ -42,16 +43,19 @@ class CorruptImageError(ValueError):
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
         self.failures = list(failures)
         self.pixels: torch.Tensor | None = None
-        shown = "\n".join(f"  {path}: {reason}" for path, reason in self.failures[:10])
-        more = len(self.failures) - 10
-        tail = f"\n  and {more} more" if more > 0 else ""
         super().__init__(
-            f"{len(self.failures)} image file(s) cannot be read:\n{shown}{tail}\n"
+            f"{len(self.failures)} image file(s) cannot be read:{shortened(self.failures)}\n"
             "replace or remove them and start again"
         )
 
 
-def decode(path: str, height: int, width: int, least_side: int = 1) -> np.ndarray:
+def shortened(failures: Sequence[tuple[str, str]]) -> str:
+    """The first ten of (path, reason), one line each, and how many more there are."""
+    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+    return "".join(f"\n  {path}: {reason}" for path, reason in failures[:10]) + more
+
+
+def decode(path: str, height: int, width: int, least_side: int = 1) -> Pixels:
     """One image file as uint8 (height, width, 3), RGB, resized bilinearly.
 
     The same pixels as torchreid's ``read_image`` followed by torchvision's ``Resize`` (both use
@@ -79,6 +83,12 @@ def decode(path: str, height: int, width: int, least_side: int = 1) -> np.ndarra
         raise ValueError(f"damaged: {error}") from None
     if min(rgb.size) < least_side:
         raise ValueError(f"{rgb.size[0]} x {rgb.size[1]} pixels: fewer than {least_side} on a side")
+    return resized(rgb, height, width)
+
+
+def resized(image: Image.Image, height: int, width: int) -> Pixels:
+    """A picture as uint8 (height, width, 3), RGB, by Pillow's antialiased bilinear filter."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
@@ -86,26 +96,21 @@ def decode(path: str, height: int, width: int, least_side: int = 1) -> np.ndarra
 
 def _digest(path: str) -> bytes:
     try:
-        with open(path, "rb") as stream:
-            return hashlib.blake2b(stream.read(), digest_size=16).digest()
-    except OSError:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    except (OSError, ValueError):
         return b"unreadable"  # decoding will say what is wrong with it
-
-
-def _workers() -> int:
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
 def content_key(paths: Sequence[str], height: int, width: int) -> str:
     """A name for these pixels: a hash over the files' contents, in order, and the size."""
     total = hashlib.blake2b(f"{_FORMAT} {height}x{width}".encode(), digest_size=12)
-    with ThreadPoolExecutor(_workers()) as pool:
-        for digest in pool.map(_digest, paths, chunksize=64):
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for digest in pool.map(_digest, paths):
             total.update(digest)
     return total.hexdigest()
 
 
-def _decode_into(out: np.ndarray, paths: Sequence[str], label: str, least_side: int = 1) -> None:
+def _decode_into(out: Pixels, paths: Sequence[str], label: str, least_side: int) -> None:
     """Fills ``out`` (N, H, W, 3), which is memory that forked processes share, in parallel."""
     height, width = out.shape[1:3]
 
@@ -116,70 +121,42 @@ def _decode_into(out: np.ndarray, paths: Sequence[str], label: str, least_side: 
             return paths[index], str(error)
         return None
 
-    with tqdm(total=len(paths), desc=f"decode {label}", unit="img", disable=None) as bar:
-        if len(paths) >= MANY and _workers() > 1 and can_fork():
-            failures = forked(work, len(paths), _workers(), bar)
-        else:
-            failures = _by_threads(work, len(paths), bar)
+    workers = cpu_count()
+    processes = len(paths) >= MANY and workers > 1 and can_fork()
+    results = in_parallel(work, len(paths), workers, processes)
+    bar = tqdm(results, f"decode {label}", len(paths), unit="img", disable=None)
+    failures = [failure for failure in bar if failure is not None]
     if failures:
         raise CorruptImageError(failures)
 
 
-def _by_threads(
-    work: Callable[[int], tuple[str, str] | None], count: int, bar: tqdm[Any]
-) -> list[tuple[str, str]]:
-    failures = []
-    with ThreadPoolExecutor(_workers()) as pool:
-        for failure in pool.map(work, range(count)):
-            bar.update()
-            failures += [] if failure is None else [failure]
-    return failures
-
-
-def _mapped(
-    path: Path, shape: tuple[int, ...], mode: Literal["r+", "c"]
-) -> np.memmap[Any, np.dtype[np.uint8]]:
-    return np.memmap(path, dtype=np.uint8, mode=mode, shape=shape)
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Makes a file ``size`` bytes long and, where the system can, sure of its space."""
-    with path.open("r+b") as stream:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(stream.fileno(), 0, size)
-        else:
-            stream.truncate(size)
-
-
 def _decode_to_file(
-    folder: Path,
-    key: str,
-    paths: Sequence[str],
-    shape: tuple[int, ...],
-    label: str,
-    least_side: int = 1,
-) -> np.ndarray:
-    """The decoded images as a file in ``folder``; made once, mapped by every later run."""
-    final = folder / f"images-{key}.bin"
+    final: Path, paths: Sequence[str], shape: tuple[int, ...], label: str, least_side: int
+) -> Pixels:
+    """The decoded images as a file; made once, mapped by every later run."""
     size = int(np.prod(shape))
-    if not (final.is_file() and final.stat().st_size == size):
+    if final.is_file() and final.stat().st_size == size:
+        logger.info("%s: decoded images found in %s", label, final)
+    else:
         try:
             with replacing(final) as draft:
-                # A full disk must show as an error here, not as a bus error when a page of the
-                # mapping is written.
-                _reserve(draft, size)
-                pixels = _mapped(draft, shape, "r+")
+                with draft.open("r+b") as stream:
+                    # A full disk must show as an error here, not as a bus error when a page of
+                    # the mapping is written.
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(stream.fileno(), 0, size)
+                    else:
+                        stream.truncate(size)
+                pixels = np.memmap(draft, np.uint8, "r+", shape=shape)
                 _decode_into(pixels, paths, label, least_side)
                 pixels.flush()
         except OSError as error:
             raise OSError(
-                f"cannot keep {size / 1e9:.1f} GB of decoded images in {folder}: {error}; free "
-                "some space or name another folder with embae.cache_dir"
+                f"cannot keep {size / 1e9:.1f} GB of decoded images in {final.parent}: {error}; "
+                "free some space or name another folder with embae.cache_dir"
             ) from error
-    else:
-        logger.info("%s: decoded images found in %s", label, final)
     # Copy-on-write, because torch wants writable memory; nothing here writes to it.
-    return _mapped(final, shape, "c")
+    return np.memmap(final, np.uint8, "c", shape=shape)
 
 
 class ImageBank:
@@ -223,41 +200,37 @@ class ImageBank:
         if not len(paths):
             raise ValueError(f"{label}: there are no images to read")
         self.paths, self.device, self.label = list(paths), torch.device(device), label
-        self.height, self.width = height, width
-        self._key = key
+        self.height, self.width, self._key = height, width, key
         shape = (len(paths), height, width, 3)
         size = int(np.prod(shape))
-        fits = size <= memory_share * psutil.virtual_memory().available
+        self.place = "memory"
         if pixels is not None:
-            self.place = "memory"
-        elif cache_dir or not fits:
+            self.images = pixels
+        elif cache_dir or size > memory_share * psutil.virtual_memory().available:
+            self.place = "file"
             folder = Path(cache_dir or tempfile.mkdtemp(prefix="embae-"))  # for its owner alone
             if not cache_dir:
                 weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-                logger.warning("%s: %.1f GB do not fit in memory; decoding to %s. embae.cache_dir "
-                               "names another folder", label, size / 1e9, folder)  # fmt: skip
-            self.place = "file"
-            mapped = _decode_to_file(folder, self.key, paths, shape, label, least_side)
-            pixels = torch.from_numpy(mapped)
+                logger.warning(
+                    "%s: %.1f GB do not fit in memory; decoding to %s. embae.cache_dir names "
+                    "another folder", label, size / 1e9, folder
+                )
+            file = folder / f"images-{self.key}.bin"
+            self.images = torch.from_numpy(_decode_to_file(file, paths, shape, label, least_side))
         else:
-            self.place = "memory"
-            pixels = torch.from_numpy(shared_array(shape))
+            decoded = shared_array(shape)
+            self.images = torch.from_numpy(decoded)
             try:
-                _decode_into(pixels.numpy(), paths, label, least_side)
+                _decode_into(decoded, paths, label, least_side)
             except CorruptImageError as error:
-                error.pixels = pixels
+                error.pixels = self.images
                 raise
-        self.images = self._settle(pixels, size, memory_share)
-
-    def _settle(self, pixels: torch.Tensor, size: int, share: float) -> torch.Tensor:
-        """To the GPU if it fits there, else to pinned memory, so that copies overlap with work."""
-        if self.device.type != "cuda":
-            return pixels
-        free, _ = torch.cuda.mem_get_info(self.device)
-        if size <= share * free:
-            self.place = "cuda"
-            return pixels.to(self.device)
-        return pixels.pin_memory() if self.place == "memory" else pixels
+        if self.device.type == "cuda":
+            # To the GPU if it fits there, else to pinned memory, so that copies overlap with work.
+            if size <= memory_share * torch.cuda.mem_get_info(self.device)[0]:
+                self.images, self.place = self.images.to(self.device), "cuda"
+            elif self.place == "memory":
+                self.images = self.images.pin_memory()
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 from scipy.io import loadmat
 
+from embae_plugin.data.datasets.ward import NAME, find_folder
 from embae_plugin.torchreid_bridge.known_datasets import Counts
 
 _MARKET = re.compile(r"(-?\d+)_c(\d)")
 _VIPER = re.compile(r"(\d+)_")
 _CUHK01 = re.compile(r"(\d{4})(\d{3})")
-_WARD = re.compile(r"(\d{4})(\d{4})\d{4}\.png$", re.IGNORECASE)
 _PEOPLE_OF_CUHK03 = 1467
 
 
@@ -28,8 +29,8 @@ class Content(NamedTuple):
     """What was found: counts for each part, things to be mended, and things worth knowing."""
 
     parts: dict[str, Counts]
-    problems: list[str]
-    notes: list[str]
+    problems: Sequence[str]
+    notes: Sequence[str] = ()
 
 
 Reader = Callable[[Path], Content]
@@ -37,13 +38,11 @@ Label = tuple[int, int]
 """(person, camera) of one image."""
 
 
-def count(
-    labels: Iterable[Label], junk: tuple[int, ...] = (), nobody: tuple[int, ...] = ()
-) -> Counts:
-    """Counts of images; ``junk`` people are left out, ``nobody`` are images, but no identities."""
-    kept = [(pid, camera) for pid, camera in labels if pid not in junk]
-    people = {pid for pid, _ in kept}.difference(nobody)
-    return Counts(len(kept), len(people), len({camera for _, camera in kept}))
+def count(labels: Iterable[Label], nobody: tuple[int, ...] = ()) -> Counts:
+    """Counts of images; the ``nobody`` people are images, but no identities."""
+    images = list(labels)
+    people = {pid for pid, _ in images}.difference(nobody)
+    return Counts(len(images), len(people), len({camera for _, camera in images}))
 
 
 def listed(folder: Path, ending: str, pattern: re.Pattern[str]) -> tuple[list[Label], list[str]]:
@@ -55,24 +54,22 @@ def listed(folder: Path, ending: str, pattern: re.Pattern[str]) -> tuple[list[La
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing")
     labels: list[Label] = []
-    strange, empty = [], []
+    wrong: dict[str, list[str]] = {"named otherwise than expected": [], "empty": []}
     for entry in os.scandir(folder):
         if not entry.name.lower().endswith(ending):
             continue
         match = pattern.match(entry.name)
         if match is None:
-            strange.append(entry.name)
+            wrong["named otherwise than expected"].append(entry.name)
             continue
-        numbers = [int(group) for group in match.groups()]
-        labels.append((numbers[0], numbers[1] if len(numbers) > 1 else 0))
+        person, camera = (*match.groups(), 0)[:2]
+        labels.append((int(person), int(camera)))
         if not entry.is_file() or not entry.stat().st_size:
-            empty.append(entry.name)
-    problems = [
+            wrong["empty"].append(entry.name)
+    return labels, [
         f"{folder}: {len(names)} *{ending} {what}, e.g. {min(names)}"
-        for names, what in ((strange, "named otherwise than expected"), (empty, "empty"))
-        if names
+        for what, names in wrong.items() if names
     ]
-    return labels, problems
 
 
 def stale_splits(path: Path) -> list[str]:
@@ -89,24 +86,23 @@ def stale_splits(path: Path) -> list[str]:
     return [f"{path} is of a folder that was moved ({first} is not there); delete it"]
 
 
-def _market_like(inner: str, junk: tuple[int, ...], nobody: tuple[int, ...]) -> Reader:
+def _read_market(
+    folder: Path, inner: str, junk: tuple[int, ...] = (), nobody: tuple[int, ...] = ()
+) -> Content:
+    """Market-1501 and what is laid out like it; ``junk`` people are left out."""
     folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-
-    def read(folder: Path) -> Content:
-        base = folder / inner
-        if not base.is_dir() and (folder / "query").is_dir() and junk:
-            base = folder  # torchreid takes Market-1501 without its inner folder, too.
-        missing = [sub for sub in folders.values() if not (base / sub).is_dir()]
-        if missing:
-            raise FileNotFoundError(f"{base} lacks {', '.join(missing)}")
-        parts, problems = {}, []
-        for part, sub in folders.items():
-            labels, wrong = listed(base / sub, ".jpg", _MARKET)
-            parts[part] = count(labels, junk, nobody)
-            problems += wrong
-        return Content(parts, problems, [])
-
-    return read
+    base = folder / inner
+    if not base.is_dir() and (folder / "query").is_dir() and junk:
+        base = folder  # torchreid takes Market-1501 without its inner folder, too.
+    missing = [sub for sub in folders.values() if not (base / sub).is_dir()]
+    if missing:
+        raise FileNotFoundError(f"{base} lacks {', '.join(missing)}")
+    found = {part: listed(base / sub, ".jpg", _MARKET) for part, sub in folders.items()}
+    parts = {
+        part: count([label for label in labels if label[0] not in junk], nobody)
+        for part, (labels, _) in found.items()
+    }
+    return Content(parts, [problem for _, wrong in found.values() for problem in wrong])
 
 
 def read_viper(folder: Path) -> Content:
@@ -119,7 +115,7 @@ def read_viper(folder: Path) -> Content:
     alone = {pid for pid, _ in cameras[0]} ^ {pid for pid, _ in cameras[1]}
     if alone:
         problems.append(f"{len(alone)} people are in one camera only, e.g. person {min(alone)}")
-    return Content({"all": count(cameras[0] + cameras[1])}, problems, [])
+    return Content({"all": count(cameras[0] + cameras[1])}, problems)
 
 
 def read_cuhk01(folder: Path) -> Content:
@@ -128,17 +124,13 @@ def read_cuhk01(folder: Path) -> Content:
         raise FileNotFoundError(f"{folder / 'CUHK01.zip'} has not been unpacked to campus/ yet")
     labels, problems = listed(folder / "campus", ".png", _CUHK01)
     views = [(pid, (image - 1) // 2) for pid, image in labels]
-    return Content({"all": count(views)}, problems + stale_splits(folder / "splits.json"), [])
+    return Content({"all": count(views)}, problems + stale_splits(folder / "splits.json"))
 
 
 def read_ward(folder: Path) -> Content:
     """WARD: the images lie in the folder, or in a single one inside it."""
-    # Imported late: data sets register themselves in torchreid, which asks this package for texts.
-    from embae_plugin.data.datasets.ward import find_folder
-
-    here = find_folder(folder.parent)
-    labels, problems = listed(here, ".png", _WARD)
-    return Content({"all": count(labels)}, problems, [])
+    labels, problems = listed(find_folder(folder.parent), ".png", NAME)
+    return Content({"all": count(labels)}, problems)
 
 
 def read_cuhk03(folder: Path) -> Content:
@@ -148,9 +140,7 @@ def read_cuhk03(folder: Path) -> Content:
     """
     release = folder / "cuhk03_release" / "cuhk-03.mat"
     names = {"detected": "detected", "labelled": "labeled"}
-    files = {
-        kind: folder / f"cuhk03_new_protocol_config_{name}.mat" for kind, name in names.items()
-    }
+    files = {kind: folder / f"cuhk03_new_protocol_config_{n}.mat" for kind, n in names.items()}
     missing = [str(path) for path in (release, *files.values()) if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"missing: {', '.join(missing)}")
@@ -159,8 +149,13 @@ def read_cuhk03(folder: Path) -> Content:
     for kind, path in files.items():
         try:
             split = loadmat(str(path))
-            parts |= {f"{kind} {part}": _split_counts(split, part) for part in _PARTS}
-            listed_files = {str(cell[0]) for cell in split["filelist"].ravel()}
+            labels, names_of = (split[key].ravel() for key in ("labels", "filelist"))
+            listed_files = [str(cell[0]) for cell in names_of]
+            for part in ("train", "query", "gallery"):
+                chosen = split[f"{part}_idx"].ravel().astype(int) - 1
+                cameras = [int(listed_files[row].split("_")[2]) for row in chosen]
+                pairs = zip(labels[chosen].astype(int).tolist(), cameras, strict=True)
+                parts[f"{kind} {part}"] = count(pairs)
         except Exception as error:  # scipy raises whatever a damaged file leads it to.
             problems.append(f"{path} can't be read ({error}); get it again")
             continue
@@ -168,22 +163,12 @@ def read_cuhk03(folder: Path) -> Content:
         if not images.is_dir():
             notes.append(f"{kind} images: torchreid extracts them on first use (minutes)")
             continue
-        gone = listed_files.difference(entry.name for entry in os.scandir(images))
+        gone = set(listed_files).difference(os.listdir(images))
         if gone:
             problems.append(f"{images} lacks {len(gone)} images of the split, e.g. {min(gone)}")
     for path in sorted(folder.glob("splits_*.json")):
         problems += stale_splits(path)
     return Content(parts, problems, notes)
-
-
-_PARTS = ("train", "query", "gallery")
-
-
-def _split_counts(split: dict[str, Any], part: str) -> Counts:
-    chosen = split[f"{part}_idx"].ravel().astype(int) - 1
-    labels, files = split["labels"].ravel()[chosen], split["filelist"].ravel()[chosen]
-    cameras = (str(cell[0]).split("_")[2] for cell in files)
-    return count([(int(pid), int(cam)) for pid, cam in zip(labels, cameras, strict=True)])
 
 
 def _release_problems(path: Path) -> list[str]:
@@ -200,8 +185,8 @@ def _release_problems(path: Path) -> list[str]:
 
 
 READERS: dict[str, Reader] = {
-    "market1501": _market_like("Market-1501-v15.09.15", junk=(-1,), nobody=(0,)),
-    "dukemtmcreid": _market_like("DukeMTMC-reID", junk=(), nobody=()),
+    "market1501": partial(_read_market, inner="Market-1501-v15.09.15", junk=(-1,), nobody=(0,)),
+    "dukemtmcreid": partial(_read_market, inner="DukeMTMC-reID"),
     "cuhk01": read_cuhk01,
     "cuhk03": read_cuhk03,
     "viper": read_viper,

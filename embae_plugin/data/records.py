@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from yacs.config import CfgNode
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.settings.config import zoo_kwargs
-
-Item = tuple[str, int, int, int]  # path, pid, camid, dsetid, as torchreid's datasets list them
+from embae_plugin.torchreid_bridge.manager_items import Item
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class ImageRecords:
             datasets: names of the datasets by dsetid; camera 0 of market1501 is then the camera
                 ``market1501:0``. One name stands for all items.
         """
-        columns = np.array([item[1:4] for item in items], dtype=np.int64).reshape(-1, 3)
-        return cls(
-            paths=tuple(str(item[0]) for item in items),
-            pids=columns[:, 0].copy(),
-            camids=columns[:, 1].copy(),
-            dsetids=columns[:, 2].copy(),
-            cameras=_dataset_cameras(items, datasets),
+        numbers = np.array([item[1:4] for item in items], dtype=np.int64).reshape(-1, 3)
+        pids, camids, dsetids = numbers.T.copy()
+        one = len(datasets) == 1
+        cameras = tuple(
+            f"{datasets[0 if one else item[3]]}:{item[2]}" for item in (items if datasets else ())
         )
+        paths = tuple(str(item[0]) for item in items)
+        return cls(paths, camids, dsetids, pids, cameras if datasets else None)
 
     def camera_names(self) -> tuple[str, ...]:
         """The name of each crop's camera."""
@@ -70,10 +70,6 @@ class ImageRecords:
         names = {int(n): name for n, name in zip(self.camids, self.camera_names(), strict=True)}
         absent = "" if self.cameras is None else "no crop of camera "
         return tuple(names.get(n, f"{absent}{n}") for n in range(max(names, default=-1) + 1))
-
-    def part(self, start: int, stop: int) -> ImageRecords:
-        """The crops ``start`` to ``stop`` − 1."""
-        return self.rows(np.arange(start, min(stop, len(self))))
 
     def rows(self, index: np.ndarray) -> ImageRecords:
         """The crops numbered in ``index``, in that order."""
@@ -89,32 +85,24 @@ class ImageRecords:
         """The same crops without identities."""
         return replace(self, pids=None)
 
-    def items(self) -> list[Item]:
-        """Torchreid's tuples; needs identities.
-
-        Raises:
-            ValueError: the records are unlabelled.
-        """
-        if self.pids is None:
-            raise ValueError("these images carry no identities; they cannot be listed as labelled")
-        columns = (self.pids.tolist(), self.camids.tolist(), self.dsetids.tolist())
-        return list(zip(self.paths, *columns, strict=True))
-
     def fingerprint(self) -> str:
         """A name for these crops: a hash over names, sizes in bytes and labels, in order.
 
         Nothing is read. Names count from the folder that all have in common, so that a data set
         may be moved; a file that is missing has its own mark.
         """
-        folders = {os.path.dirname(path) for path in self.paths}
         try:
-            folder = os.path.commonpath(folders)
+            folder = os.path.commonpath({os.path.dirname(path) for path in self.paths})
         except ValueError:  # none at all, or some absolute and some not
             folder = ""
         total = hashlib.blake2b(digest_size=8)
         for path in self.paths:
+            try:
+                size = os.stat(path).st_size
+            except (OSError, ValueError):  # gone, or no name that a file can have
+                size = -1
             name = path[len(folder) :].encode(errors="surrogateescape")
-            total.update(b"%s\0%d\0" % (name, _size(path)))
+            total.update(b"%s\0%d\0" % (name, size))
         for column in (self.pids, self.camids, self.dsetids):
             total.update(b"none" if column is None else column.astype(np.int64).tobytes())
         return total.hexdigest()
@@ -128,29 +116,29 @@ class ImageRecords:
         Returns:
             (N,) int64.
         """
-        if by == "common":
-            return torch.zeros(len(self), dtype=torch.long)
-        keys = self.dsetids[:, None]
-        if by == "camera":
-            keys = np.stack([self.dsetids, self.camids], axis=1)
-        elif by != "dataset":
+        columns = {"common": [], "dataset": [self.dsetids], "camera": [self.dsetids, self.camids]}
+        if by not in columns:
             raise ValueError(f"groups by {by!r}: must be common, dataset or camera")
-        _, numbers = np.unique(keys, axis=0, return_inverse=True)
+        keys = np.stack([np.zeros(len(self), np.int64), *columns[by]], axis=1)
+        numbers = np.unique(keys, axis=0, return_inverse=True)[1]
         return torch.from_numpy(numbers.reshape(-1).astype(np.int64))
 
 
-def _dataset_cameras(items: Sequence[Item], datasets: Sequence[str]) -> tuple[str, ...] | None:
-    if not datasets:
-        return None
-    one = len(datasets) == 1
-    return tuple(f"{datasets[0 if one else item[3]]}:{item[2]}" for item in items)
+def queries_and_gallery(
+    pids: Sequence[str] | NDArray[np.str_],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which crops may be queries, and which may be in the gallery, by their identities as text.
 
+    Nobody is on a crop of "" (unknown) or "-1" (junk, as in Market-1501): it is neither. "0" are
+    distractors, people who have no name: wrong answers in the gallery, but never queries, and no
+    matches of one another.
 
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):  # gone, or no name that a file can have
-        return -1
+    Returns:
+        two (N,) masks.
+    """
+    names = np.asarray(pids, dtype=np.str_)
+    gallery = (names != "") & (names != "-1")
+    return gallery & (names != "0"), gallery
 
 
 @dataclass
@@ -184,18 +172,17 @@ class ReIDData:
             test_loader=datamanager.test_loader,
         )
         if target:
-            query, gallery = bridge.test_items(datamanager, target)
-            data.query = ImageRecords.from_items(query, [target])
-            data.gallery = ImageRecords.from_items(gallery, [target])
+            data.query, data.gallery = (
+                ImageRecords.from_items(items, [target])
+                for items in bridge.test_items(datamanager, target)
+            )
         if target and target not in data.sources:
             items = bridge.target_train_items(datamanager)
             data.target_train = ImageRecords.from_items(items, [target]).unlabelled()
         return data
 
 
-def merge_sources(
-    parts: Iterable[Sequence[Item]], datasets: Sequence[str] = ()
-) -> ImageRecords:
+def merge_sources(parts: Iterable[Sequence[Item]], datasets: Sequence[str] = ()) -> ImageRecords:
     """Several datasets as one: identities are kept apart, the i-th dataset's dsetid is i."""
     merged: list[Item] = []
     first_pid = 0

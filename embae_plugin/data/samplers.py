@@ -12,43 +12,32 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from embae_plugin.data.batches import (
-    Identities,
-    balanced_batches,
-    draw_identity_batches,
-    identity_batches,
-)
-from embae_plugin.data.few_cameras import camera_batches, most_cameras
+from embae_plugin.data.batches import Identities, balanced_batches
 from embae_plugin.torchreid_bridge.manager_items import Item
-
-__all__ = [
-    "CameraBalancedSampler",
-    "RandomDatasetIdentitySampler",
-    "balanced_batches",
-    "camera_batches",
-    "identity_batches",
-    "most_cameras",
-]
 
 
 class _EpochSampler(Sampler[int]):
-    """A sampler that draws a new epoch on each pass, from its seed and the epoch's number.
-
-    Args:
-        num_images: of the data source.
-        batch_size: of the data loader.
-        seed: None takes torch's initial seed, which torchreid's ``set_random_seed`` sets.
-    """
+    """A sampler that draws a new epoch on each pass, from its seed and the epoch's number."""
 
     def __init__(self, num_images: int, batch_size: int, seed: int | None) -> None:
         if num_images == 0:
             raise ValueError("the data source has no images")
-        if batch_size < 1:
-            raise ValueError(f"batch size {batch_size}: at least 1")
         self.batch_size = batch_size
-        self.steps = max(1, num_images // batch_size)
+        self.steps = max(1, num_images // max(1, batch_size))
         self.seed = torch.initial_seed() if seed is None else seed
         self.epoch = 0
+
+    def _parts(self, part: int, what: str) -> int:
+        """How many parts of so many images a batch has."""
+        if part < 1 or self.batch_size < 1:
+            raise ValueError(f"batch size {self.batch_size} and {what} must be at least 1")
+        number, rest = divmod(self.batch_size, part)
+        if rest:
+            fitting = f"{number * part} or {(number + 1) * part}" if number else str(part)
+            raise ValueError(
+                f"batch size {self.batch_size} is not a multiple of {what}; {fitting} would be"
+            )
+        return number
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch``; passes after it count on from there."""
@@ -68,7 +57,7 @@ class _EpochSampler(Sampler[int]):
 
 
 class RandomDatasetIdentitySampler(_EpochSampler):
-    """P x K batches, each from one dataset; see :func:`identity_batches`.
+    """P x K batches, each from one dataset; see :mod:`embae_plugin.data.batches`.
 
     Args:
         data_source: torchreid's items (path, pid, camid, dsetid).
@@ -94,15 +83,14 @@ class RandomDatasetIdentitySampler(_EpochSampler):
         seed: int | None = None,
     ) -> None:
         super().__init__(len(data_source), batch_size, seed)
-        _check_divides(batch_size, num_instances, f"num_instances (K = {num_instances})")
+        self.num_pids = self._parts(num_instances, f"num_instances (K = {num_instances})")
         self.num_instances, self.choose = num_instances, choose
-        self.num_pids = batch_size // num_instances
         labels = torch.tensor([(item[1], item[3]) for item in data_source])
         self._identities = Identities.of(labels[:, 0], labels[:, 1], self.num_pids)
 
     def _draw(self, generator: torch.Generator) -> torch.Tensor:
-        return draw_identity_batches(
-            self._identities, self.num_pids, self.num_instances, self.steps, generator, self.choose
+        return self._identities.draw(
+            self.num_pids, self.num_instances, self.steps, generator, self.choose
         )
 
 
@@ -132,17 +120,7 @@ class CameraBalancedSampler(_EpochSampler):
         super().__init__(len(data_source), batch_size, seed)
         cameras = torch.tensor([(item[3], item[2]) for item in data_source])
         names, self.groups = torch.unique(cameras, dim=0, return_inverse=True)
-        _check_divides(batch_size, len(names), f"the number of cameras ({len(names)})")
-        self.per_camera = batch_size // len(names)
+        self.per_camera = self._parts(len(names), f"the number of cameras ({len(names)})")
 
     def _draw(self, generator: torch.Generator) -> torch.Tensor:
         return balanced_batches(self.groups, self.per_camera, self.steps, generator)
-
-
-def _check_divides(batch_size: int, part: int, what: str) -> None:
-    if part < 1 or batch_size < 1:
-        raise ValueError(f"batch size {batch_size} and {what} must be at least 1")
-    if batch_size % part:
-        below = batch_size - batch_size % part
-        fitting = f"{below} or {below + part}" if below else str(part)
-        raise ValueError(f"batch size {batch_size} is not a multiple of {what}; {fitting} would be")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from embae_plugin.data.image_bank import CorruptImageError, decode
+from embae_plugin.data.image_bank import CorruptImageError, Pixels, decode, resized
+from embae_plugin.data.parallel import cpu_count, in_parallel
 from embae_plugin.models.input_spec import InputSpec
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -38,12 +38,14 @@ def as_items(images: Any) -> Sequence[Any]:
 
 
 def _no_image(item: Any) -> str:
-    return (f"a {type(item).__name__} is no image: give file names, PIL images, numpy arrays "
-            "(H, W, 3) or tensors (3, H, W)")  # fmt: skip
+    return (
+        f"a {type(item).__name__} is no image: give file names, PIL images, numpy arrays "
+        "(H, W, 3) or tensors (3, H, W)"
+    )
 
 
-def _pixels(item: Any, height: int, width: int, bgr: bool) -> NDArray[np.uint8]:
-    """One image that is no tensor batch as uint8 (height, width, 3)."""
+def _pixels(item: Any, height: int, width: int, bgr: bool) -> Pixels:
+    """One image of any kind as uint8 (height, width, 3)."""
     if isinstance(item, (str, Path)):
         return decode(str(item), height, width)
     if isinstance(item, torch.Tensor):
@@ -57,10 +59,7 @@ def _pixels(item: Any, height: int, width: int, bgr: bool) -> NDArray[np.uint8]:
         raise ValueError(_no_image(item))
     if 0 in item.size:
         raise ValueError(f"an image of {item.size[0]} x {item.size[1]} pixels holds nothing")
-    image = item.convert("RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return resized(item, height, width)
 
 
 def _check_array(item: NDArray[Any]) -> None:
@@ -80,7 +79,7 @@ def _check_array(item: NDArray[Any]) -> None:
 
 def decoded(
     block: Sequence[Any], spec: InputSpec, bgr: bool = False, first: int = 0
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """uint8 (B, H, W, 3) in R, G, B order; files are decoded side by side.
 
     Args:
@@ -99,14 +98,11 @@ def decoded(
             return str(block[index]), str(error)
         return None
 
-    if len(block) == 1:
-        failures = [work(0)]
-    else:
-        with ThreadPoolExecutor() as pool:
-            failures = list(pool.map(work, range(len(block))))
-    found = [failure for failure in failures if failure is not None]
-    if found:
-        raise CorruptImageError(found)
+    count = len(block)
+    results = [work(0)] if count == 1 else in_parallel(work, count, cpu_count())
+    failures = [failure for failure in results if failure is not None]
+    if failures:
+        raise CorruptImageError(failures)
     return out
 
 

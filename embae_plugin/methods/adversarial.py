@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embae_plugin.data.batches import identity_batches
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.data.samplers import identity_batches
 from embae_plugin.losses import BatchHardTripletLoss, ReconstructionLoss
 from embae_plugin.methods.embedding import TripletSettings
 from embae_plugin.methods.registry import register_method

@@ -24,8 +24,8 @@ from torch import nn
 
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
 from embae_plugin.data.augment import Augmentation
+from embae_plugin.data.few_cameras import camera_batches, most_cameras
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.data.samplers import camera_batches, most_cameras
 from embae_plugin.embedder import embed_stored
 from embae_plugin.methods.camera_statistics import renew
 from embae_plugin.methods.norm import StatisticsPhase

@@ -15,7 +15,7 @@ import torch
 
 from embae_plugin import distributed
 from embae_plugin.data.augment import ON_DEVICE, Augmentation, unsupported_transforms
-from embae_plugin.data.samplers import identity_batches
+from embae_plugin.data.batches import identity_batches
 from embae_plugin.methods.camera_statistics import estimate_common
 from embae_plugin.models.camera_batches import BatchCameras, join_norms, split_norms
 from embae_plugin.training.phase import OneStep, set_lr

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from embae_plugin.data.samplers import balanced_batches
+from embae_plugin.data.batches import balanced_batches
 from embae_plugin.losses import ReconstructionLoss
 from embae_plugin.losses.bottleneck import OPEN, Bottleneck
 from embae_plugin.training.phase import Batch, OptimisedPhase

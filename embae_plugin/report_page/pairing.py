@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embae_plugin.data.embedding_files import EmbeddingTable, read_embeddings
+from embae_plugin.data.records import queries_and_gallery
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 UNKNOWN = -1
-_NOBODY = ("", "-1")  # no identity was given; a detection that is no person (Market-1501)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Pair:
         paths: N file names.
         cameras: (N,) numbers into ``camera_names``.
         camera_names: each once, sorted.
-        pids: (N,) numbers into ``pid_names``, −1 for an unknown identity.
+        pids: (N,) numbers into ``pid_names``, −1 for an unknown identity or a distractor.
         pid_names: each once, sorted.
         before, after: (N, d) embeddings; d may differ.
         query, gallery: (Q,) and (G,) rows of the labelled crops that are compared.
@@ -81,15 +81,14 @@ def read_pair(
     _check_same("cameras", old.cameras, new.cameras[order], old.paths)
     pids = _identities(old, new, order)
     camera_names, cameras = np.unique(old.cameras.astype(str), return_inverse=True)
-    known = ~np.isin(pids, _NOBODY)
+    asked, searched = queries_and_gallery(pids)
     codes = np.full(len(pids), UNKNOWN, dtype=np.int64)
-    pid_names, codes[known] = np.unique(pids[known], return_inverse=True)
-    rows = np.flatnonzero(known).astype(np.int64)
+    pid_names, codes[asked] = np.unique(pids[asked], return_inverse=True)
     if bool(query) != bool(gallery):
         raise ValueError("--query and --gallery belong together: name both files, or neither")
-    chosen = (rows, rows)
+    chosen = (np.flatnonzero(asked), np.flatnonzero(searched))
     if query:
-        chosen = (_listed(query, old, codes), _listed(gallery, old, codes))
+        chosen = (_listed(query, old, asked), _listed(gallery, old, searched))
     for name, table in ((before, old), (after, new)):
         if not np.isfinite(table.embeddings).all():
             raise ValueError(f"{name} holds embeddings that are not finite numbers")
@@ -142,8 +141,8 @@ def _identities(old: EmbeddingTable, new: EmbeddingTable, order: Ints) -> NDArra
     return np.full(len(old), "", dtype="<U1") if found is None else found
 
 
-def _listed(path: str | Path, table: EmbeddingTable, codes: Ints) -> Ints:
-    """The labelled rows that a list of paths names."""
+def _listed(path: str | Path, table: EmbeddingTable, usable: NDArray[np.bool_]) -> Ints:
+    """The rows that a list of paths names, all of them ``usable``."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"the list {path} does not exist; one path of a crop on each line")
     lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
@@ -152,7 +151,7 @@ def _listed(path: str | Path, table: EmbeddingTable, codes: Ints) -> Ints:
     if unknown:
         raise ValueError(f"{path}: {len(unknown)} paths are not embedded, such as {unknown[0]}")
     rows = np.array([place[line] for line in lines if line], dtype=np.int64)
-    nobody = int((codes[rows] == UNKNOWN).sum()) if len(rows) else 0
+    nobody = int((~usable[rows]).sum())
     if nobody or not len(rows):
         raise ValueError(f"{path}: {nobody} of its {len(rows)} crops have no identity to score by")
     return rows

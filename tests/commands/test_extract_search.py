@@ -278,6 +278,10 @@ def test_files_without_identities(world, capsys):
     write_embeddings("some.npz", table)
     assert main(["evaluate", "--query", "some.npz", "--json", "s.json"]) == 0
     assert json.loads(Path("s.json").read_text())["queries"] == 9
+    table.pids[:6] = ["", "-1", "-1", "0", "0", "0"]
+    write_embeddings("market.npz", table)
+    assert main(["evaluate", "--query", "market.npz", "--json", "s.json"]) == 0
+    assert json.loads(Path("s.json").read_text())["queries"] == 6
     table.pids = None
     write_embeddings("none.npz", table)
     assert main(["evaluate", "--query", "none.npz"]) == 2

@@ -174,7 +174,7 @@ def test_tables_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_crops(table=tmp_path / "none.csv")
     (tmp_path / "t.csv").write_bytes("path,camid\nä.jpg,1\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match="not a table of UTF-8 text"):
         list_crops(table=tmp_path / "t.csv")
     with pytest.raises(ValueError, match="not both"):
         list_crops(tmp_path, tmp_path / "t.csv", "x")

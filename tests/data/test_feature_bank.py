@@ -17,7 +17,6 @@ from embae_plugin.data.feature_bank import (
     FeatureStore,
     extract_features,
     flip_views,
-    save_array,
     ten_crop_size,
     ten_crop_views,
 )
@@ -285,11 +284,11 @@ def text(path: Path) -> None:
 
 
 def other_shape(path: Path) -> None:
-    save_array(path, np.zeros((2, 2, 12), dtype=np.float32))
+    np.save(path, np.zeros((2, 2, 12), dtype=np.float32))
 
 
 def other_type(path: Path) -> None:
-    save_array(path, np.zeros((6, 2, 12), dtype=np.int64))
+    np.save(path, np.zeros((6, 2, 12), dtype=np.int64))
 
 
 def objects(path: Path) -> None:

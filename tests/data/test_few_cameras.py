@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embae_plugin.data.few_cameras import _Cells, _Plan
-from embae_plugin.data.samplers import camera_batches, identity_batches
+from embae_plugin.data.batches import identity_batches
+from embae_plugin.data.few_cameras import _Cells, _Plan, camera_batches
 from embae_plugin.lab.benchmark.many_cameras import draw_world, measure
 
 

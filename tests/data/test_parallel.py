@@ -12,32 +12,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from embae_plugin.data import image_bank
 from embae_plugin.data.image_bank import CorruptImageError, ImageBank
-from embae_plugin.data.parallel import can_fork, forked, shared_array
+from embae_plugin.data.parallel import can_fork, in_parallel, shared_array
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="needs processes that share memory")
 
 
-def bar(total):
-    return tqdm(total=total, disable=None)
+def forked(work, count, workers):
+    return list(in_parallel(work, count, workers, processes=True))
 
 
 @pytest.mark.parametrize(("count", "workers"), [(1, 1), (31, 2), (33, 2), (200, 3), (5, 4)])
-def test_every_item_is_done_once_and_failures_come_in_order(count, workers):
-    out = shared_array((count,), np.int64)
+def test_every_item_is_done_once_and_results_come_in_order(count, workers):
+    out = shared_array((count,))
 
     def work(index):
         out[index] += index + 1
         return f"item {index}" if index % 7 == 3 else None
 
-    with bar(count) as shown:
-        found = forked(work, count, workers, shown)
-        assert shown.disable or shown.n == count
+    found = forked(work, count, workers)
     assert out.tolist() == list(range(1, count + 1))
-    assert found == [f"item {index}" for index in range(count) if index % 7 == 3]
+    assert found == [f"item {index}" if index % 7 == 3 else None for index in range(count)]
     assert not multiprocessing.active_children()
 
 
@@ -45,8 +42,8 @@ def test_what_an_item_raises_is_raised():
     def work(index):
         raise OSError(f"item {index}")
 
-    with bar(50) as shown, pytest.raises(OSError, match="item"):
-        forked(work, 50, 2, shown)
+    with pytest.raises(OSError, match="item"):
+        forked(work, 50, 2)
     assert not multiprocessing.active_children()
 
 
@@ -55,19 +52,19 @@ def test_a_killed_process_is_told_as_a_lack_of_memory():
         if index == 40:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with bar(100) as shown, pytest.raises(MemoryError, match="was killed, most likely for want"):
-        forked(work, 100, 2, shown)
+    with pytest.raises(MemoryError, match="was killed, most likely for want"):
+        forked(work, 100, 2)
     assert not multiprocessing.active_children()
 
 
-def test_ctrl_c_ends_it_at_once_and_leaves_no_process():
+def test_ctrl_c_ends_it_soon_and_leaves_no_process():
     def work(index):
-        time.sleep(0.1)
+        time.sleep(0.05)
 
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
-    with bar(1000) as shown, pytest.raises(KeyboardInterrupt):
-        forked(work, 1000, 2, shown)
+    with pytest.raises(KeyboardInterrupt):
+        forked(work, 1000, 2)
     assert time.monotonic() - started < 10
     assert not multiprocessing.active_children()
 
@@ -85,17 +82,22 @@ def crops(tmp_path):
 def test_processes_decode_what_threads_decode(crops, tmp_path, monkeypatch, cached):
     expected = ImageBank(crops, 16, 8).images
     monkeypatch.setattr(image_bank, "MANY", 2)
-    monkeypatch.setattr(image_bank, "_workers", lambda: 2)
+    monkeypatch.setattr(image_bank, "cpu_count", lambda: 2)
     calls = []
-    monkeypatch.setattr(image_bank, "forked", lambda *args: calls.append(1) or forked(*args))
+
+    def spied(*arguments):
+        calls.append(arguments[3])
+        return in_parallel(*arguments)
+
+    monkeypatch.setattr(image_bank, "in_parallel", spied)
     bank = ImageBank(crops, 16, 8, cache_dir=tmp_path / "cache" if cached else "")
-    assert calls and torch.equal(bank.images, expected)
+    assert calls == [True] and torch.equal(bank.images, expected)
     assert bank.place == ("file" if cached else "memory")
 
 
 def test_all_damaged_files_are_listed_and_the_others_kept(crops, monkeypatch):
     monkeypatch.setattr(image_bank, "MANY", 2)
-    monkeypatch.setattr(image_bank, "_workers", lambda: 2)
+    monkeypatch.setattr(image_bank, "cpu_count", lambda: 2)
     for number in (3, 50, 69):
         with open(crops[number], "wb") as stream:
             stream.write(b"no image")

@@ -9,7 +9,13 @@ import pytest
 import torch
 import torchreid
 
-from embae_plugin.data.records import ImageRecords, ReIDData, load_data, merge_sources
+from embae_plugin.data.records import (
+    ImageRecords,
+    ReIDData,
+    load_data,
+    merge_sources,
+    queries_and_gallery,
+)
 from embae_plugin.settings.config import load_config
 from tests.zoo_files import write_market1501, write_viper
 
@@ -22,15 +28,20 @@ ITEMS = [
 ]
 
 
+def items_of(records):
+    columns = (column.tolist() for column in (records.pids, records.camids, records.dsetids))
+    return list(zip(records.paths, *columns, strict=True))
+
+
 def test_items_survive_there_and_back():
     records = ImageRecords.from_items(ITEMS)
-    assert len(records) == 5 and records.items() == ITEMS
+    assert len(records) == 5 and items_of(records) == ITEMS
     assert records.pids.dtype == records.camids.dtype == records.dsetids.dtype == np.int64
 
 
 def test_no_items_at_all():
     records = ImageRecords.from_items([])
-    assert len(records) == 0 and records.items() == [] and records.camids.shape == (0,)
+    assert len(records) == 0 and items_of(records) == [] and records.camids.shape == (0,)
     assert all(len(records.groups(by)) == 0 for by in ("common", "dataset", "camera"))
 
 
@@ -53,16 +64,21 @@ def test_unlabelled_records_hold_no_identity():
     records = ImageRecords.from_items(ITEMS).unlabelled()
     assert records.pids is None and records.paths == tuple(item[0] for item in ITEMS)
     assert records.groups("camera").tolist() == [1, 0, 3, 2, 3]
-    with pytest.raises(ValueError, match="carry no identities"):
-        records.items()
 
 
 def test_merged_datasets_keep_their_people_apart():
     first = [("a", 5, 0, 9), ("b", 2, 1, 9), ("c", 5, 1, 9)]
     second = [("d", 2, 0, 0), ("e", 7, 0, 0)]
-    assert merge_sources([first, second]).items() == [
+    assert items_of(merge_sources([first, second])) == [
         ("a", 1, 0, 0), ("b", 0, 1, 0), ("c", 1, 1, 0), ("d", 2, 0, 1), ("e", 3, 0, 1),
     ]  # fmt: skip
+
+
+def test_nobody_is_in_no_ranking_and_distractors_are_wrong_answers_only():
+    queries, gallery = queries_and_gallery(["7", "", "-1", "0", "0000", "gate", "10"])
+    assert queries.tolist() == [True, False, False, False, True, True, True]
+    assert gallery.tolist() == [True, False, False, True, True, True, True]
+    assert all(mask.shape == (0,) for mask in queries_and_gallery([]))
 
 
 # --- names of cameras -----------------------------------------------------------------------
@@ -96,7 +112,6 @@ def test_the_table_names_every_number_those_without_a_crop_too():
 def test_names_stay_with_their_crops():
     records = ImageRecords.from_items(ITEMS, ["a", "b"])
     assert records.rows(np.array([4, 0, 4])).camera_names() == ("b:5", "a:1", "b:5")
-    assert records.part(1, 3).camera_names() == ("a:0", "b:5")
     assert records.unlabelled().camera_names() == records.camera_names()
     unnamed = ImageRecords.from_items(ITEMS)
     assert unnamed.rows(np.array([4, 0])).cameras is None

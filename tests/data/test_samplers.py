@@ -9,12 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data.samplers import (
-    CameraBalancedSampler,
-    RandomDatasetIdentitySampler,
-    balanced_batches,
-    identity_batches,
-)
+from embae_plugin.data.batches import balanced_batches, identity_batches
+from embae_plugin.data.samplers import CameraBalancedSampler, RandomDatasetIdentitySampler
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -203,7 +203,7 @@ def test_few_images_of_a_camera_leave_no_trace_of_the_statistics_before(crops, s
 def test_where_every_camera_has_few_images_the_trunk_keeps_its_statistics(crops, store):
     model = two_layer_model()
     before = copy.deepcopy(model.trunk.net[1])
-    estimate(model, crops.part(0, 6), store, "trunk")  # two images of each camera
+    estimate(model, crops.rows(np.arange(6)), store, "trunk")  # two images of each camera
     (layer,) = camera_layers(model)
     for row in range(4):
         torch.testing.assert_close(layer.running_mean[row], before.running_mean)

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.data.samplers import camera_batches, identity_batches
+from embae_plugin.data.batches import identity_batches
+from embae_plugin.data.few_cameras import camera_batches
 from embae_plugin.embedder import embed_records
 from embae_plugin.methods.camera_statistics import estimate
 from embae_plugin.clustering import PseudoLabels
@@ -349,7 +350,7 @@ def test_impossible_settings_are_refused(data, store):
     with pytest.raises(ValueError, match="needs an EmbAE model"):
         engine_of(data, store, torch.nn.Linear(2, 2))
     without = copy.copy(data)
-    one = data.target_train.part(0, 1)
+    one = data.target_train.rows(np.arange(1))
     for target, message in ((None, "no target images"), (one, "one target image")):
         without.target_train = target
         with pytest.raises(ValueError, match=message):

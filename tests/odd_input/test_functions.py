@@ -129,7 +129,8 @@ def test_heads_that_are_not_there_are_refused(group):
 @given(st.lists(st.tuples(words, ids, ids, ids), max_size=6))
 def test_records(items):
     records = ImageRecords.from_items(items)
-    assert records.items() == [tuple(item) for item in items]
+    columns = (records.paths, records.pids, records.camids, records.dsetids)
+    assert list(zip(*columns, strict=True)) == [tuple(item) for item in items]
     assert len(records.fingerprint()) == 16
     for by in ("common", "dataset", "camera"):
         groups = records.groups(by)

@@ -19,7 +19,7 @@ Z = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
 GOOD = {
     "path": np.array([f"c{n % 2}/{n}.png" for n in range(N)]),
     "camid": np.array([f"c{n % 2}" for n in range(N)]),
-    "pid": np.array([str(n // 4) for n in range(N)]),
+    "pid": np.array([str(1 + n // 4) for n in range(N)]),
     "embedding": Z,
     "about": np.array(json.dumps({"model": "m"})),
 }

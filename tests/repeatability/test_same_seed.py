@@ -69,7 +69,7 @@ def pipeline(root: Path, out: Path, workers: int, disordered: bool) -> None:
     """``embae train``, with so many threads that decode."""
     if disordered:
         disorder()
-    image_bank._workers = lambda: workers
+    image_bank.cpu_count = lambda: workers
     options = {**TINY, "embae.variants": "['cam']"}
     pairs = [text for pair in options.items() for text in pair]
     code = main(["train", "-s", "viper", "-t", "market1501", "--root", str(root),

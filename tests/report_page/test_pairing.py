@@ -26,10 +26,12 @@ def test_identities_that_are_nobody(folder, tmp_path):
     for name in ("before", "after"):
         table = read_embeddings(folder / f"{name}.npz")
         pids = table.pids.copy()
-        pids[table.pids == "0003"], pids[table.pids == "0004"] = "-1", ""
+        for pid, name_of_nobody in (("0003", "-1"), ("0004", ""), ("0005", "0")):
+            pids[table.pids == pid] = name_of_nobody
         write_embeddings(tmp_path / f"{name}.npz", replace(table, pids=pids))
     pair = read_pair(tmp_path / "before.npz", tmp_path / "after.npz")
-    assert len(pair.query) == 36 and len(pair.pid_names) == 6 and (pair.pids == -1).sum() == 12
+    assert len(pair.pid_names) == 5 and (pair.pids == -1).sum() == 18
+    assert len(pair.query) == 30 and len(pair.gallery) == 36  # "0" are distractors
 
 
 def test_lists_of_query_and_gallery(folder, pair, tmp_path):

@@ -12,11 +12,11 @@ import numpy as np
 
 from embae_plugin.torchreid_bridge import ImageDataset
 from embae_plugin.torchreid_bridge.acquisition import missing_data_error
+from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts
 
 logger = logging.getLogger(__name__)
 
-EXPECTED = {"people": 70, "cameras": 3, "images": 4786}
-_NAME = re.compile(r"(\d{4})(\d{4})(\d{4})\.png", re.IGNORECASE)
+NAME = re.compile(r"(\d{4})(\d{4})(\d{4})\.png$", re.IGNORECASE)
 _DEPTH = 3
 
 
@@ -74,25 +74,23 @@ class WARD(ImageDataset):
         folder = find_folder(Path(self.root))
         self.dataset_dir = str(folder)
         images = ward_items(folder)
-        check_statistics(folder, images)
         people = sorted({image.person for image in images})
+        found = Counts(len(images), len(people), len({image.camid for image in images}))
+        published = SOURCES["ward"].published["all"]
+        if found != published:
+            logger.warning("%s has %s, but WARD has %s", folder, found, published)
         if len(people) < 2:
             raise ValueError(
                 f"{folder} has images of person {people[0]} only; training and testing need two "
-                f"people at least, and WARD has {EXPECTED['people']}"
+                f"people at least, and WARD has {published.ids}"
             )
-        chosen = split_people(people, split_id)
-        labels = {person: label for label, person in enumerate(sorted(chosen))}
-        train = [
-            (image.path, labels[image.person], image.camid)
-            for image in images
-            if image.person in chosen
-        ]
-        query, gallery = query_and_gallery([i for i in images if i.person not in chosen])
+        labels = {person: n for n, person in enumerate(sorted(split_people(people, split_id)))}
+        train = [(i.path, labels[i.person], i.camid) for i in images if i.person in labels]
+        query, gallery = query_and_gallery([i for i in images if i.person not in labels])
         if not gallery:
             raise ValueError(
                 f"{folder} has one image at most for each test person and camera, which leaves "
-                f"no gallery; WARD has {EXPECTED['images']} images"
+                f"no gallery; WARD has {published.images} images"
             )
         super().__init__(train, query, gallery, **kwargs)
 
@@ -123,19 +121,16 @@ def query_and_gallery(
 
 def find_folder(root: Path) -> Path:
     """The folder with WARD's images below ``root``; raises FileNotFoundError with advice."""
-    candidates = []
-    if root.is_dir():
-        entries = (e.name for e in os.scandir(root) if e.is_dir())
-        candidates = sorted((n for n in entries if n.lower() == "ward"), key=lambda n: n != "ward")
-    if not candidates:
+    places = [path for path in root.glob("*") if path.name.lower() == "ward" and path.is_dir()]
+    if not places:
         raise missing_data_error("ward", root, str(root / "ward"))
-    folder = root / candidates[0]
+    folder = max(places, key=lambda path: path.name == "ward")
     for _ in range(_DEPTH):
-        entries_here = list(os.scandir(folder))
-        folders = [e for e in entries_here if e.is_dir() and not e.name.startswith((".", "__"))]
-        if any(_NAME.fullmatch(e.name) for e in entries_here) or len(folders) != 1:
+        entries = list(folder.iterdir())
+        inside = [e for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
+        if len(inside) != 1 or any(NAME.fullmatch(entry.name) for entry in entries):
             break
-        folder = Path(folders[0].path)
+        folder = inside[0]
     return folder
 
 
@@ -144,34 +139,20 @@ def ward_items(folder: Path) -> list[WardImage]:
 
     Other files are ignored and counted in the log; raises ValueError if none fits.
     """
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     images, others = [], []
-    for name in names:
-        match = _NAME.fullmatch(name)
-        if match is None or int(match[2]) == 0:
+    for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
+        match = NAME.fullmatch(name)
+        person, camera, number = map(int, match.groups()) if match else (0, 0, 0)
+        if camera:
+            images.append(WardImage(str(folder / name), person, camera - 1, number))
+        else:
             others.append(name)
-            continue
-        person, camera, number = (int(digits) for digits in match.groups())
-        images.append(WardImage(str(folder / name), person, camera - 1, number))
+    some = f", e.g. {others[0]}" if others else ""
     if not images:
-        some = f", e.g. {others[0]}" if others else ""
         raise ValueError(
             f"none of the {len(others)} files in {folder} is named PPPPCCCCNNNN.png (person, "
             f"camera from 1, image: four digits each){some}"
         )
-    if others:
-        # The metadata file of a built-in set in this layout is no surprise.
-        level = logging.DEBUG if others == ["generator.json"] else logging.WARNING
-        logger.log(level, "%s: %d files ignored, e.g. %s", folder, len(others), others[0])
+    if others and others != ["generator.json"]:  # of a built-in set in this layout
+        logger.warning("%s: %d files ignored%s", folder, len(others), some)
     return images
-
-
-def check_statistics(folder: Path, images: list[WardImage]) -> None:
-    """Warns if the numbers differ from those published."""
-    found = {
-        "people": len({image.person for image in images}),
-        "cameras": len({image.camid for image in images}),
-        "images": len(images),
-    }
-    if found != EXPECTED:
-        logger.warning("%s has %s, but WARD has %s", folder, found, EXPECTED)
