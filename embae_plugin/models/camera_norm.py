@@ -29,11 +29,12 @@ class NamedCameras(NamedTuple):
 
     Attributes:
         rows: (B,) or (1,) rows of the statistics.
-        slices: in training, (camera, first row, end) of a batch sorted by camera.
+        numbers, sizes: in training, the camera of each run of rows, and how many they are.
     """
 
     rows: torch.Tensor
-    slices: list[tuple[int, int, int]]
+    numbers: list[int]
+    sizes: list[int]
 
 
 # An argument of `at_cameras` on its way through networks whose layers take images alone. Each
@@ -85,24 +86,19 @@ class CameraNorm(nn.Module):
         """C."""
         return len(self.running_mean) - 1
 
-    def extra_repr(self) -> str:
-        """Shown by ``repr``."""
-        return f"{self.running_mean.shape[1]}, cameras={self.cameras}"
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) or (B, D, H, W) to the same."""
         named = _named.get()
         if self.training:
-            if named is None or not named.slices:
+            if named is None or not named.sizes:
                 raise ValueError(
                     "a model with statistics by camera is trained without the cameras of its "
                     "images: pass them to forward (camids), or train the model that it was "
                     "adapted from"
                 )
             # split, whose gradient is one cat; that of x[a:b] is as large as x, for each camera
-            parts = torch.split(x, [end - start for _, start, end in named.slices])
-            normed = [self._train(part, named.slices[n][0]) for n, part in enumerate(parts)]
-            return cast(torch.Tensor, self.act(torch.cat(normed)))
+            parts = zip(torch.split(x, named.sizes), named.numbers, strict=True)
+            return cast(torch.Tensor, self.act(torch.cat([self._train(*part) for part in parts])))
         if named is None:
             mean, var = self.running_mean[-1:], self.running_var[-1:]
         else:  # −1, never seen, is the last row
@@ -181,7 +177,7 @@ def use_cameras(module: nn.Module, cameras: int) -> None:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a layer of ``module`` is a batch norm, which could have statistics by camera."""
+    """Whether a layer is a batch norm, which could have statistics by camera."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
@@ -228,9 +224,8 @@ def at_cameras(
         return
     named = None
     if camids is not None:
-        least = -1 if common else 0
-        slices = _slices(camids, least, layer.cameras) if layer.training else []
-        named = NamedCameras(camids, slices)
+        known = range(-1 if common else 0, layer.cameras)
+        named = NamedCameras(camids, *(runs(camids, known) if layer.training else ([], [])))
     token = _named.set(named)
     try:
         yield
@@ -238,14 +233,21 @@ def at_cameras(
         _named.reset(token)
 
 
-def _slices(camids: torch.Tensor, least: int, known: int) -> list[tuple[int, int, int]]:
-    cameras, counts = torch.unique_consecutive(camids.cpu(), return_counts=True)
-    ends = counts.cumsum(0)
-    together = len(cameras.unique()) == len(cameras)
-    if not together or int(cameras.min()) < least or int(cameras.max()) >= known:
-        raise ValueError(
-            f"a training batch must be sorted by camera, and its cameras be 0 to {known - 1}; it "
-            f"has cameras {cameras[:8].tolist()}, in this order"
-        )
-    starts = (ends - counts).tolist()
-    return list(zip(cameras.tolist(), starts, ends.tolist(), strict=True))
+def runs(cameras: torch.Tensor, known: range | None = None) -> tuple[list[int], list[int]]:
+    """The camera of each run of rows in a training batch sorted by camera, and how many they are.
+
+    Args:
+        cameras: (B,) numbers.
+        known: those that there may be; None for any.
+
+    Raises:
+        ValueError: rows of a camera that do not lie together, or of one that is not known.
+    """
+    found, counts = torch.unique_consecutive(cameras.cpu(), return_counts=True)
+    numbers = found.tolist()
+    strange = known is not None and any(number not in known for number in numbers)
+    if strange or len(set(numbers)) < len(numbers):
+        limit = "" if known is None else f", and its cameras be 0 to {known.stop - 1}"
+        raise ValueError(f"a training batch must be sorted by camera{limit}; it has cameras "
+                         f"{numbers[:8]}, in this order")
+    return numbers, counts.tolist()
