@@ -36,7 +36,7 @@ def use():
         assert issubclass(engine, torchreid.engine.Engine)
     assert {"synthetic_source_a", "synthetic_source_b", "synthetic_target", "ward"} <= set(
         bridge.available_datasets())
-    assert bridge.available_samplers().count("CameraBalancedSampler") == 1
+    assert bridge.library.samplers.AVAI_SAMPLERS.count("CameraBalancedSampler") == 1
 use()
 embae_plugin.register()
 for module in (bridge, registration, embae_plugin):
@@ -86,11 +86,10 @@ def test_real_objects_are_re_exported():
 
 
 def test_registering_twice_changes_nothing():
-    before = bridge.available_models(), bridge.available_datasets(), bridge.available_samplers()
+    tables = bridge.model_table, bridge.dataset_table, bridge.registries.sampler_table
+    before = [dict(table()) for table in tables]
     register()
-    assert before == (
-        bridge.available_models(), bridge.available_datasets(), bridge.available_samplers()
-    )  # fmt: skip
+    assert before == [table() for table in tables]
 
 
 class Newcomer(torch.nn.Module):

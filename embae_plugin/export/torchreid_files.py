@@ -25,12 +25,12 @@ import torch
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.trunks import IMAGENET
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = -1  # the camera whose statistics serve for all that the model has never seen
 SIZE = (256, 128)  # height and width that trackers resize to unless they are told otherwise
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that they normalise by
 # BoxMOT takes a file for one of vehicles, 256 x 256, if its name holds one of these.
 VEHICLES = re.compile("(vehicle)(?=id)|(ve)(?=ri)")
 LONGEST = 50  # characters of a camera's name; in UTF-8 four bytes each, of 255 that a name may have

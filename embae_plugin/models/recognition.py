@@ -54,7 +54,7 @@ def recognise(state: Mapping[str, torch.Tensor], arch: str = "", file_name: str 
     hinted = _hinted(file_name)
     if hinted and _layers(hinted) == shapes.keys() and _body(hinted) == body:
         return hinted  # nothing else need be built
-    fitting = [name for name in architectures() if _body(name) == body]
+    fitting = [name for name in bridge.own_models() if _body(name) == body]
     fitting = [one for one in fitting if _layers(one) == shapes.keys()] or fitting
     fitting = [hinted] if hinted in fitting else fitting
     if not fitting:
@@ -64,11 +64,6 @@ def recognise(state: Mapping[str, torch.Tensor], arch: str = "", file_name: str 
             f"{said}these weights fit {' and '.join(fitting)} alike: name the architecture (arch)"
         )
     return fitting[0]
-
-
-def architectures() -> list[str]:
-    """Names of torchreid's own models, without those that others registered in it."""
-    return bridge.own_models()
 
 
 def parameter_count(arch: str) -> int:
@@ -120,14 +115,14 @@ def _without_classifier(shapes: Shapes) -> Shapes:
 def _hinted(file_name: str) -> str:
     """The longest name of an architecture in a file's name, or else in the nearest folder's."""
     for part in reversed(PurePath(file_name).parts):
-        named = [name for name in architectures() if name in part]
+        named = [name for name in bridge.own_models() if name in part]
         if named:
             return max(named, key=len)
     return ""
 
 
 def _check_name(arch: str, said: str) -> None:
-    names = architectures()
+    names = bridge.own_models()
     if arch not in names:
         near = difflib.get_close_matches(arch, names, n=_NEAREST) or names
         raise ValueError(f"{said}torchreid has no model '{arch}'; it has {', '.join(near)}")
@@ -143,7 +138,7 @@ def _checked(arch: str, body: Shapes, said: str) -> str:
 
 def _unknown(body: Shapes) -> str:
     """What was seen instead of a network of torchreid's."""
-    fits = {name: len(_body(name).items() & body.items()) for name in architectures()}
+    fits = {name: len(_body(name).items() & body.items()) for name in bridge.own_models()}
     nearest = sorted(fits, key=lambda name: fits[name] / len(_body(name)), reverse=True)
     first = few((f"{key} {shape}" for key, shape in body.items()), _NEAREST)
     seen = f"{len(body)} tensors ({first}) that are not the weights of a network of torchreid's"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import timm
-import torch
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import EfficientNet
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import nn
+
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.models.input_spec import Triple
 
 _REACH_SECONDS = 10.0
 
@@ -110,29 +112,24 @@ def _reach_hub(repository: str, filename: str) -> None:
         return  # reached: older repositories hold pytorch_model.bin, which timm tries next
 
 
-def expected_inputs(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _config(net: nn.Module) -> dict[str, Any]:
+    """What timm says of a network's weights."""
+    return getattr(net, "pretrained_cfg", None) or {}
+
+
+def expected_inputs(net: nn.Module) -> tuple[Triple, Triple]:
     """Mean and standard deviation, for inputs in [0, 1], that timm's weights expect."""
-    config: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
-    half = (0.5, 0.5, 0.5)
-    return tuple(config.get("mean", half)), tuple(config.get("std", half))
+    mean, std = (tuple(_config(net).get(key, (0.5,) * 3)) for key in ("mean", "std"))
+    return cast(Triple, mean), cast(Triple, std)
 
 
 def classifier_names(net: nn.Module) -> tuple[str, ...]:
     """Names of the layers behind the pooling, which a trunk leaves out."""
-    config: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
-    names = config.get("classifier") or "classifier"
+    names = _config(net).get("classifier") or "classifier"
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def pooled_width(net: nn.Module) -> int | None:
     """Width of the features of a 256 x 128 image, None where the network does not take one."""
-    training = net.training
-    try:
-        with torch.no_grad():
-            features = net.eval()(torch.zeros(1, 3, 256, 128))
-    except (AssertionError, RuntimeError, ValueError):  # of fixed input size, as some transformers
-        return None
-    finally:
-        net.train(training)
-    is_vector = isinstance(features, torch.Tensor) and features.ndim == 2
-    return int(features.shape[1]) if is_vector else None
+    found = bridge.feature_of(net, (256, 128))
+    return None if found is None else found[0].shape[1]

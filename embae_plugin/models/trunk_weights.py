@@ -10,8 +10,6 @@ from torch import nn
 
 from embae_plugin.models.weight_files import State, misfit, shapes_of
 
-# --- MobileNet V1 of TF-slim ------------------------------------------------------------------
-
 _SLIM_KEY = re.compile(r"features\.(\d+)\.([0134])\.(\w+)")
 _BLOCKS_OF_STAGE = (1, 2, 2, 6, 2)
 _PLACES = [f"{s}.{b}" for s, blocks in enumerate(_BLOCKS_OF_STAGE) for b in range(blocks)]
@@ -42,18 +40,15 @@ def from_tf_slim(state: State) -> State:
     return renamed
 
 
-# --- loading ----------------------------------------------------------------------------------
-
-
 def load_exactly(
-    net: nn.Module, state: State, ignored: Sequence[str], trunk: str, path: str | Path
+    net: nn.Module, state: State, behind: Sequence[str], trunk: str, path: str | Path
 ) -> None:
     """Loads ``state`` into ``net``, all of it but what is behind the pooling.
 
     Args:
         net: of the trunk.
         state: from :func:`embae_plugin.models.weight_files.read_state`.
-        ignored: first parts of names that may be left over, such as ``classifier``.
+        behind: names of layers behind the pooling, whose weights may be left over.
         trunk: name of the trunk, for the message.
         path: of the file, for the message.
 
@@ -62,7 +57,8 @@ def load_exactly(
             mis-shaped entries.
     """
     own = net.state_dict()
-    kept = {k: v for k, v in state.items() if k in own or not k.startswith(tuple(ignored))}
+    ignored = tuple(f"{layer}." for layer in behind)
+    kept = {k: v for k, v in state.items() if k in own or not k.startswith(ignored)}
     problems = misfit(shapes_of(own), shapes_of(kept))
     if problems:
         raise ValueError(

@@ -58,26 +58,39 @@ def fetch(name: str) -> Path:
     """
     model = published_model(name)
     path = cached_path(model)
+    note, recorded = path.with_name(f"{path.name}.sha256"), ""
     if path.is_file():
-        _verify(model, path)
-        return path
+        recorded = note.read_text(encoding="utf-8").partition(" ")[0] if note.is_file() else ""
+        try:
+            digest = _checked(model, path, recorded)
+        except ValueError as error:
+            raise ValueError(f"{error}. Remove it and {note.name} to fetch it again") from None
+    else:
+        digest = _fetched(model, path)
+    if not recorded:
+        with replacing(note) as draft:
+            draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    return path
+
+
+def _fetched(model: PublishedModel, path: Path) -> str:
+    """The SHA-256 of a file that has just been fetched."""
     reasons = []
     for url in model.links:
         with tempfile.TemporaryDirectory() as work:
             try:
                 _download(url, found := Path(work) / model.file)
-                digest = _digest_of(model, found)
+                digest = _checked(model, found)
             except Exception as error:  # gdown and its HTTP library each have errors of their own
                 reason = _reason(error).replace(f"{work}{os.sep}", "")
                 reasons.append(f"{urlsplit(url).hostname}: {reason}")
                 continue
             with replacing(path) as draft:
                 shutil.copyfile(found, draft)
-        _record(path, digest)
-        return path
+        return digest
     raise FileNotFoundError(
-        f"{name} could not be fetched ({'; '.join(reasons)}). Get {' or '.join(model.links)} "
-        f"on any machine, and put the file at {path}"
+        f"{model.name} could not be fetched ({'; '.join(reasons)}). Get "
+        f"{' or '.join(model.links)} on any machine, and put the file at {path}"
     )
 
 
@@ -100,50 +113,21 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(shown).split())[:200] or type(shown).__name__
 
 
-# --- checksums --------------------------------------------------------------------------------
-
-
-def _verify(model: PublishedModel, path: Path) -> None:
-    """Compares a cached file with its published checksum or the recorded one; records a new one."""
-    note = _note(path)
-    recorded = note.read_text(encoding="utf-8").split()[:1] if note.is_file() else []
-    try:
-        if model.sha256 or not recorded:
-            digest = _digest_of(model, path)
-        elif (digest := _sha256(path)) != recorded[0]:
-            raise ValueError(
-                f"{path} has changed since its first use: its sha256 is {digest}, not {recorded[0]}"
-            )
-    except ValueError as error:
-        raise ValueError(f"{error}. Remove it and {note.name} to fetch it again") from None
-    if not recorded:
-        _record(path, digest)
-
-
-def _digest_of(model: PublishedModel, path: Path) -> str:
-    """The file's SHA-256, if it is the published one, or the file at least holds such a network."""
-    digest = _sha256(path)
-    if model.sha256 and digest != model.sha256:
-        raise ValueError(
-            f"{path} is not the published file: its sha256 is {digest}, not {model.sha256}"
-        )
-    if not model.sha256:
-        recognise(read_state(path), model.arch, path.name)
-    return digest
-
-
-def _record(path: Path, digest: str) -> None:
-    with replacing(_note(path)) as draft:
-        draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-
-
-def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _sha256(path: Path) -> str:
+def _checked(model: PublishedModel, path: Path, recorded: str = "") -> str:
+    """A file's SHA-256, if it is the published one, or the recorded one, or of such a network."""
     hasher = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             hasher.update(block)
-    return hasher.hexdigest()
+    digest = hasher.hexdigest()
+    if model.sha256 and digest != model.sha256:
+        raise ValueError(
+            f"{path} is not the published file: its sha256 is {digest}, not {model.sha256}"
+        )
+    if recorded and digest != recorded:
+        raise ValueError(
+            f"{path} has changed since its first use: its sha256 is {digest}, not {recorded}"
+        )
+    if not model.sha256 and not recorded:
+        recognise(read_state(path), model.arch, path.name)
+    return digest

@@ -7,7 +7,7 @@ and engines live in module-level tables. Registering here is idempotent, also af
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
 
 def model_table() -> dict[str, Callable[..., nn.Module]]:
-    # Named through vars(): inside a class body the leading underscores would be mangled.
-    table: dict[str, Callable[..., nn.Module]] = vars(models)["__model_factory"]
-    return table
+    """torchreid's models by name."""
+    return cast(dict[str, Callable[..., nn.Module]], vars(models)["__model_factory"])
 
 
 def dataset_table() -> dict[str, type[ImageDataset]]:
-    table: dict[str, type[ImageDataset]] = vars(datasets)["__image_datasets"]
-    return table
+    """torchreid's image datasets by name."""
+    return cast("dict[str, type[ImageDataset]]", vars(datasets)["__image_datasets"])
 
 
 def sampler_table() -> dict[str, Any]:
@@ -43,34 +42,24 @@ def sampler_table() -> dict[str, Any]:
     torchreid picks a sampler in an if/else, which its data manager imported by name: both names
     are replaced, once.
     """
-    build = samplers.build_train_sampler
-    if hasattr(build, "registered"):
-        table: dict[str, Any] = build.registered
-        return table
-    table = {}
+    build: Any = samplers.build_train_sampler
+    if not hasattr(build, "registered"):
 
-    def build_train_sampler(
-        data_source: list[Item],
-        train_sampler: str,
-        batch_size: int = 32,
-        num_instances: int = 4,
-        num_cams: int = 1,
-        num_datasets: int = 1,
-        **kwargs: Any,
-    ) -> Any:
-        sizes = {
-            "batch_size": batch_size,
-            "num_instances": num_instances,
-            "num_cams": num_cams,
-            "num_datasets": num_datasets,
-        }
-        if train_sampler in table:
-            return table[train_sampler](data_source, **sizes)
-        return build(data_source, train_sampler, **sizes, **kwargs)
+        def build_train_sampler(
+            data_source: list[Item], train_sampler: str, batch_size: int = 32,
+            num_instances: int = 4, num_cams: int = 1, num_datasets: int = 1, **more: Any,
+        ) -> Any:
+            sizes = {"batch_size": batch_size, "num_instances": num_instances,
+                     "num_cams": num_cams, "num_datasets": num_datasets}
+            if train_sampler in wrapped.registered:
+                return wrapped.registered[train_sampler](data_source, **sizes)
+            return build(data_source, train_sampler, **sizes, **more)
 
-    build_train_sampler.registered = table  # type: ignore[attr-defined]
-    samplers.build_train_sampler = build_train_sampler  # type: ignore[attr-defined]
-    datamanagers.build_train_sampler = build_train_sampler  # type: ignore[attr-defined]
+        wrapped: Any = build_train_sampler
+        wrapped.registered = {}
+        for owner in (samplers, datamanagers):
+            vars(owner)["build_train_sampler"] = wrapped
+    table: dict[str, Any] = samplers.build_train_sampler.registered
     return table
 
 
@@ -137,8 +126,3 @@ def available_models() -> list[str]:
 def available_datasets() -> list[str]:
     """Names of image datasets that ``ImageDataManager`` knows."""
     return sorted(dataset_table())
-
-
-def available_samplers() -> list[str]:
-    """Names of training samplers that ``ImageDataManager`` knows."""
-    return sorted(samplers.AVAI_SAMPLERS)
