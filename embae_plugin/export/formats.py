@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from embae_plugin.atomic_file import replacing
 from embae_plugin.export.graph import ImagesToEmbeddings, describe
 from embae_plugin.models.bundle import Bundle
-from embae_plugin.models.onnx_engine import quiet_exporter
+from embae_plugin.models.onnx_engine import traced
 
 logger = logging.getLogger(__name__)
 
@@ -27,31 +25,7 @@ Runner = Callable[[Floats, NDArray[np.int64]], Floats]
 """(B, 3, H, W) images in [0, 1] and (B,) cameras, which may be ignored, to embeddings (B, d)."""
 
 EXTRA_FILE = "embae.json"  # in a TorchScript file
-OPSET = 17
 _jit: Any = torch.jit  # partly untyped
-
-
-def optional(name: str) -> Any:
-    """An optional package.
-
-    Raises:
-        ImportError: it is not installed; says how to.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"this needs {name}, which is not installed: pip install onnx onnxruntime "
-            "(or pip install 'embae_plugin[export]')"
-        ) from error
-
-
-@contextmanager
-def _quiet_tracing() -> Iterator[None]:
-    """Without the tracer's remarks on Python values, which are constants of a fixed input size."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def example(graph: ImagesToEmbeddings, height: int, width: int) -> tuple[torch.Tensor, ...]:
@@ -64,31 +38,20 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
     """An ONNX file whose ``metadata_props`` hold ``about``, each value as JSON.
 
     Raises:
-        ImportError: onnx is not installed.
         ValueError: the network has an operation that ONNX lacks.
     """
-    onnx = optional("onnx")
-    inputs = example(graph, about["height"], about["width"])
-    names = ["images", "camera"][: len(inputs)]
-    axes = {name: {0: "batch"} for name in (*names, "embeddings")}
-    # The exporter stores equal weights of a module in eval mode once, and so loses those of fresh
-    # batch norms with statistics by camera. This sets no mode: the layers stay in theirs.
-    graph.training, modes = graph.cameras, torch.onnx.TrainingMode
+    import onnx
+
+    images, *camera = example(graph, about["height"], about["width"])
+    inputs = {"images": images, **({"camera": camera[0]} if camera else {})}
     try:
-        with quiet_exporter(), torch.no_grad():
-            # The newer exporter of torch takes minutes where this one takes seconds.
-            torch.onnx.export(graph, inputs, str(path), input_names=names,
-                              output_names=["embeddings"], dynamic_axes=axes, dynamo=False,
-                              opset_version=OPSET,
-                              training=modes.PRESERVE if graph.cameras else modes.EVAL)  # fmt: skip
+        model = traced(graph, inputs, "embeddings", fused=not graph.cameras)
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(
             f"the trunk {about['trunk']} has no ONNX form: {error}. Try --format torchscript"
         ) from error
-    finally:
-        graph.training = False
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, {key: _text(value) for key, value in about.items()})
+    texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
+    onnx.helper.set_model_props(model, texts)
     model.doc_string = "person crops to Re-ID embeddings"
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
@@ -97,13 +60,10 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
 def write_torchscript(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> None:
     """A TorchScript file that holds ``about`` as JSON in the extra file ``embae.json``."""
     inputs = example(graph, about["height"], about["width"])
-    with _quiet_tracing(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # remarks on values that a fixed input size fixes
         traced = _jit.trace(graph, inputs, check_trace=False)
         traced.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _line(error: Exception) -> str:
@@ -114,12 +74,12 @@ def run_onnx(path: Path) -> Runner:
     """Runs an ONNX file with onnxruntime.
 
     Raises:
-        ImportError: onnxruntime is not installed.
         ValueError: no such file, or one that it cannot run.
     """
-    ort = optional("onnxruntime")
+    import onnxruntime
+
     try:
-        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, straight below Exception
         raise ValueError(f"{path} is no ONNX file that can be run: {_line(error)}") from None
     takes_camera = any(one.name == "camera" for one in session.get_inputs())
@@ -140,7 +100,8 @@ def run_torchscript(path: Path) -> Runner:
     """
     extra = {EXTRA_FILE: ""}
     try:
-        with _quiet_tracing():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             module = _jit.load(str(path), map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no TorchScript file of this package: {_line(error)}") from None
@@ -154,11 +115,11 @@ def run_torchscript(path: Path) -> Runner:
     return run
 
 
-FORMATS: dict[str, tuple[Callable[[Path, ImagesToEmbeddings, dict[str, Any]], None],
-                         Callable[[Path], Runner]]] = {
+Writer = Callable[[Path, ImagesToEmbeddings, dict[str, Any]], None]
+FORMATS: dict[str, tuple[Writer, Callable[[Path], Runner]]] = {
     "onnx": (write_onnx, run_onnx),
     "torchscript": (write_torchscript, run_torchscript),
-}  # fmt: skip
+}
 
 
 def export_model(
@@ -184,7 +145,6 @@ def export_model(
 
     Raises:
         ValueError: an unknown form, a network that cannot be exported, or what ``check`` raises.
-        ImportError: an optional package is not installed.
     """
     if form not in FORMATS:
         raise ValueError(f"export format {form!r}: must be one of {', '.join(FORMATS)}")
