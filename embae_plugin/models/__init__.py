@@ -11,8 +11,8 @@ from embae_plugin.models.factories import (
     embae_resnet50,
 )
 from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
-from embae_plugin.models.inference import freeze
-from embae_plugin.models.trunks import Trunk, build_trunk, trunk_fingerprint
+from embae_plugin.models.inference import freeze, trunk_fingerprint
+from embae_plugin.models.trunks import Trunk, build_trunk
 
 __all__ = [
     "TRUNK_OF_MODEL",

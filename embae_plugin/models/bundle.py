@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embae_plugin.models.checkpoint_file import (
-    check_finite,
-    check_kinds,
-    check_version,
-    save_checkpoint,
-)
+from embae_plugin.models.checkpoint_file import check_version, save_checkpoint
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
+from embae_plugin.models.weight_files import check_weights, few, not_finite
 
 ADAPTED = "adapted.pth"  # what `embae adapt` writes last into its folder
 STAGE = "last.pth"  # what a stage of `embae train` writes into its own
@@ -90,14 +86,13 @@ def _build(path: Path, spec: dict[str, Any], saved: dict[Any, Any]) -> EmbAE:
     except (ValueError, RuntimeError, TypeError) as error:  # torch's, of sizes beyond memory
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ValueError(f"{path}: no model can be built as it says: {reason}") from None
-    state, own = {str(key): value for key, value in saved.items()}, model.state_dict()
-    check_kinds(path, state, own)
+    state = {str(key): value for key, value in saved.items()}
+    check_weights(path, state, model.state_dict())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path}: its weights are not those of its model: {reason}") from None
-    check_finite(path, state, own)
     return model.eval()
 
 
@@ -145,13 +140,20 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
     """Writes a bundle atomically; :func:`open_model` reads it.
 
     Raises:
+        ValueError: a weight is NaN or infinite; nothing is written.
         OSError: it cannot be written; a file that was there is untouched.
     """
+    state = {key: value.cpu() for key, value in bundle.model.state_dict().items()}
+    if broken := not_finite(state):
+        raise ValueError(
+            f"{path} was not written: the model's training has failed, its weights {few(broken)} "
+            "are NaN or infinite"
+        )
     payload = {
         "stage": "adapted",
         "done": True,
         "spec": bundle.model.spec(),
-        "model": {key: value.cpu() for key, value in bundle.model.state_dict().items()},
+        "model": state,
         "input": bundle.input.as_dict(),
         "about": dict(bundle.about),
     }

@@ -15,17 +15,7 @@ from typing import Any
 import torch
 
 from embae_plugin.atomic_file import replacing
-from embae_plugin.models.weight_files import COUNTING, FLOATING, check_finite, is_weight, read_file
-
-__all__ = [
-    "FORMAT",
-    "VERSION",
-    "check_finite",
-    "check_kinds",
-    "load_checkpoint",
-    "read_file",
-    "save_checkpoint",
-]
+from embae_plugin.models.weight_files import read_file
 
 FORMAT = "embae-checkpoint"
 VERSION = 1
@@ -72,29 +62,3 @@ def check_version(path: str | Path, payload: Mapping[str, Any]) -> None:
             f"{path} was written in checkpoint version {version}; this release "
             f"reads version {VERSION}. Use the release that wrote it"
         )
-
-
-def check_kinds(path: str | Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuses values of ``state`` that are no dense tensors of the model's kind of numbers.
-
-    Args:
-        path: where ``state`` comes from.
-        state: what the file holds under each name.
-        own: the model's state dict; names that are in one of the two only are passed over.
-
-    Raises:
-        ValueError: names the first such values.
-    """
-    odd = [
-        key for key, mine in own.items()
-        if key in state and not is_weight(state[key], _kinds_like(mine))
-    ]  # fmt: skip
-    if odd:
-        raise ValueError(
-            f"{path} holds something else than weights under {', '.join(odd[:5])}: a weight is a "
-            "dense tensor of real numbers"
-        )
-
-
-def _kinds_like(own: torch.Tensor) -> tuple[torch.dtype, ...]:
-    return FLOATING if own.is_floating_point() else COUNTING

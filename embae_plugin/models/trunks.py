@@ -13,13 +13,10 @@ from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import timm_nets, zoo
-from embae_plugin.models.inference import trunk_fingerprint
 from embae_plugin.models.input_spec import Triple
 from embae_plugin.models.recognition import recognise
 from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
 from embae_plugin.models.weight_files import State, read_state
-
-__all__ = ["Trunk", "build_network", "build_trunk", "trunk_fingerprint"]
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ _HOLDERS = ("state_dict", "model", "model_state_dict")
 # What torch's own wrappers put before each name: DataParallel and its kind, torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-COUNTING = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+_FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_COUNTING = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
 
 _LOCK = threading.Lock()  # torch keeps the allowed names in one list for all threads
 
@@ -101,13 +101,7 @@ def read_state(path: str | Path) -> State:
             the weights of a network, or with NaN or infinite ones.
     """
     state = bare_state(path, read_file(path))
-    odd = [key for key, value in state.items() if not is_weight(value)]
-    if odd:
-        raise ValueError(
-            f"{path} holds something else than weights under {few(odd)}: a weight is a dense "
-            "tensor of real numbers"
-        )
-    check_finite(path, state, state)
+    check_weights(path, state)
     return state
 
 
@@ -166,8 +160,38 @@ def _bare(name: str) -> str:
     return name
 
 
-def is_weight(value: Any, kinds: Iterable[torch.dtype] = FLOATING + COUNTING) -> bool:
-    """Whether ``value`` is a dense tensor of one of these kinds of numbers, on the CPU."""
+def check_weights(
+    path: str | Path, state: Mapping[str, Any], own: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Refuses values that are no dense tensors of the right kind of numbers, NaN or infinite.
+
+    Args:
+        path: where ``state`` comes from.
+        state: what the file holds under each name.
+        own: the model's state dict: a weight is of the kind (whole numbers or not) that it has
+            there, and names that it lacks are passed over; None takes both kinds.
+
+    Raises:
+        ValueError: names the first such values.
+    """
+    values = {key: value for key, value in state.items() if own is None or key in own}
+    odd = [key for key, value in values.items() if not _is_weight(value, own[key] if own else None)]
+    if odd:
+        raise ValueError(
+            f"{path} holds something else than weights under {few(odd)}: a weight is a dense "
+            "tensor of real numbers"
+        )
+    if broken := not_finite(values):
+        raise ValueError(
+            f"{path} holds NaN or infinite weights: {few(broken)}. Training had failed when it "
+            "was written; take an earlier one"
+        )
+
+
+def _is_weight(value: Any, like: torch.Tensor | None) -> bool:
+    kinds = _FLOATING | _COUNTING
+    if like is not None:
+        kinds = _FLOATING if like.is_floating_point() else _COUNTING
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -177,24 +201,15 @@ def is_weight(value: Any, kinds: Iterable[torch.dtype] = FLOATING + COUNTING) ->
     )
 
 
-def check_finite(path: str | Path, state: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Refuses weights that are no numbers.
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of weights that are NaN or infinite, or hold such a number."""
 
-    Raises:
-        ValueError: names the first of them.
-    """
-    broken = [key for key in names if not _is_finite(state[key])]
-    if broken:
-        raise ValueError(
-            f"{path} holds NaN or infinite weights: {few(broken)}. Training had failed when it "
-            "was written; take an earlier one"
-        )
+    def finite(value: torch.Tensor) -> bool:
+        if not value.is_floating_point() or not value.numel():
+            return True
+        return all(bool(end.isfinite()) for end in value.aminmax())  # NaN is both, if there is one
 
-
-def _is_finite(value: torch.Tensor) -> bool:
-    if not value.is_floating_point() or not value.numel():
-        return True
-    return all(bool(end.isfinite()) for end in value.aminmax())  # NaN is both ends of what holds it
+    return [key for key, value in state.items() if not finite(value)]
 
 
 def shapes_of(state: Mapping[str, torch.Tensor]) -> Shapes:
