@@ -51,12 +51,8 @@ def find_checkpoint(path: str | Path) -> Path:
     for name in (ADAPTED, STAGE):
         if (path / name).is_file():
             return path / name
-    stages = sorted(found.parent.name for found in path.glob(f"*/{STAGE}"))
-    if stages:
-        raise ValueError(
-            f"{path} holds several stages; name one of them: "
-            + ", ".join(str(path / stage) for stage in stages)
-        )
+    if stages := sorted(str(found.parent) for found in path.glob(f"*/{STAGE}")):
+        raise ValueError(f"{path} holds several stages; name one of them: {', '.join(stages)}")
     raise FileNotFoundError(
         f"{path} holds neither {ADAPTED} (of embae adapt) nor {STAGE} (of a stage of embae train)"
     )
@@ -66,7 +62,7 @@ def _input_of(path: Path, saved: Any, trunk: Any, height: int, width: int) -> In
     """The saved input, with the size replaced where one is given."""
     known = saved if isinstance(saved, Mapping) else {}
     tall, wide = height or known.get("height", 0), width or known.get("width", 0)
-    if any(isinstance(side, int) and side == 0 for side in (tall, wide)):
+    if any(isinstance(side, int) and not side for side in (tall, wide)):
         raise ValueError(
             f"{path} was written by a release that did not keep the size of the network's input: "
             "pass --height and --width as in its training (data.height and data.width; the "
@@ -119,9 +115,8 @@ def bundle_of(path: Path, payload: dict[str, Any], height: int = 0, width: int =
     model = _build(path, _with_names(payload), payload["model"])
     spec = _input_of(path, payload.get("input"), model.trunk, height, width)
     about = payload.get("about")
-    if not isinstance(about, dict) or not about:
-        about = {"stage": str(payload.get("stage", ""))}
-    return Bundle(model, spec, dict(about))
+    known = isinstance(about, dict) and about
+    return Bundle(model, spec, dict(known or {"stage": str(payload.get("stage", ""))}))
 
 
 def _with_names(payload: dict[str, Any]) -> dict[str, Any]:

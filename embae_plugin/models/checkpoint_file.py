@@ -40,8 +40,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """An EmbAE checkpoint as saved by :func:`save_checkpoint`.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_file`; also a file of another kind or of a
-            later version.
+        FileNotFoundError, ValueError: see :func:`read_file`; also another kind or version of file.
     """
     payload = read_file(path)
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
@@ -51,11 +50,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_version(path: str | Path, payload: Mapping[str, Any]) -> None:
-    """Refuses an EmbAE checkpoint that another release wrote in another way.
-
-    Raises:
-        ValueError: says which version it is.
-    """
+    """Raises ValueError for a checkpoint that another release wrote in another way."""
     version = payload.get("version")
     if not isinstance(version, int) or version != VERSION:
         raise ValueError(

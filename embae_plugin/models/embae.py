@@ -190,7 +190,9 @@ class EmbAE(nn.Module):
             )
         good = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
         if not good or len(set(names)) < len(names):
-            raise ValueError(f"the camera_names are {str(names)[:200]}, which must be different names")
+            raise ValueError(
+                f"the camera_names are {str(names)[:200]}, which must be different names"
+            )
         modules = [self.f_emb] if parts == "heads" else self.network()
         with_norms = [module for module in modules if has_batch_norm(module)]
         for module in with_norms or modules:

@@ -11,8 +11,7 @@ from torch import nn
 from embae_plugin.models.weight_files import State, misfit, shapes_of
 
 _SLIM_KEY = re.compile(r"features\.(\d+)\.([0134])\.(\w+)")
-_BLOCKS_OF_STAGE = (1, 2, 2, 6, 2)
-_PLACES = [f"{s}.{b}" for s, blocks in enumerate(_BLOCKS_OF_STAGE) for b in range(blocks)]
+_PLACES = [f"{s}.{b}" for s, blocks in enumerate((1, 2, 2, 6, 2)) for b in range(blocks)]
 _LAYERS = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 
 
@@ -27,17 +26,16 @@ def is_tf_slim(state: State) -> bool:
 
 def from_tf_slim(state: State) -> State:
     """TF-slim's names turned into those of timm's MobileNet V1; others are left alone."""
-    renamed: State = {}
-    for key, value in state.items():
+
+    def renamed(key: str) -> str:
         match = _SLIM_KEY.fullmatch(key)
-        if match is not None and int(match[1]) <= len(_PLACES):
-            number = int(match[1])
-            if number:
-                key = f"blocks.{_PLACES[number - 1]}.{_LAYERS[match[2]]}.{match[3]}"
-            else:
-                key = f"{'conv_stem' if match[2] == '0' else 'bn1'}.{match[3]}"
-        renamed[key] = value
-    return renamed
+        if match is None or (number := int(match[1])) > len(_PLACES):
+            return key
+        if not number:
+            return f"{'conv_stem' if match[2] == '0' else 'bn1'}.{match[3]}"
+        return f"blocks.{_PLACES[number - 1]}.{_LAYERS[match[2]]}.{match[3]}"
+
+    return {renamed(key): value for key, value in state.items()}
 
 
 def load_exactly(
