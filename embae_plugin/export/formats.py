@@ -7,15 +7,17 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 from embae_plugin.atomic_file import replacing
-from embae_plugin.export.graph import ImagesToEmbeddings, describe
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.camera_norm import knows_cameras
 from embae_plugin.models.onnx_engine import traced
 
 logger = logging.getLogger(__name__)
@@ -24,13 +26,72 @@ Floats = NDArray[np.float32]
 Runner = Callable[[Floats, NDArray[np.int64]], Floats]
 """(B, 3, H, W) images in [0, 1] and (B,) cameras, which may be ignored, to embeddings (B, d)."""
 
+INPUT = "float32 (batch, 3, height, width), R G B, values from 0 to 1, not normalised"
 EXTRA_FILE = "embae.json"  # in a TorchScript file
 _jit: Any = torch.jit  # partly untyped
 
 
-def example(graph: ImagesToEmbeddings, height: int, width: int) -> tuple[torch.Tensor, ...]:
+class ImagesToEmbeddings(nn.Module):
+    """A model with its preprocessing: images (B, 3, H, W) in [0, 1] to embeddings (B, d).
+
+    The normalisation is in the graph, where nobody can get it wrong.
+
+    Args:
+        bundle: the model; put into eval mode.
+        normalize: scale embeddings to length 1.
+        flip: average each image's embedding with its mirror image's, before that.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, bundle: Bundle, normalize: bool = True, flip: bool = False) -> None:
+        super().__init__()
+        self.model = bundle.model.eval().requires_grad_(False)
+        self.normalize, self.flip, self.cameras = normalize, flip, knows_cameras(bundle.model)
+        for name, values in (("mean", bundle.input.norm_mean), ("std", bundle.input.norm_std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.eval()  # its own flag, too: torch.onnx puts the model back into the mode it has
+
+    def forward(self, images: torch.Tensor, camera: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+            camera: (B,) int64 numbers of the model's cameras, −1 for one it has never seen; only
+                for a model that knows cameras apart.
+        """
+        x, rest = (images - self.mean) / self.std, (camera,) if self.cameras else ()
+        z = cast(torch.Tensor, self.model(x, *rest)).float()
+        if self.flip:
+            z = (z + self.model(x.flip(3), *rest).float()) / 2
+        return F.normalize(z, dim=1) if self.normalize else z
+
+
+def describe(bundle: Bundle, normalize: bool, flip: bool) -> dict[str, Any]:
+    """What a user of the file must know, in plain values; it is written into the file."""
+    from embae_plugin import __version__
+
+    return {
+        "embae_version": __version__,
+        "input": INPUT,
+        "height": bundle.input.height,
+        "width": bundle.input.width,
+        "mean": list(bundle.input.norm_mean),
+        "std": list(bundle.input.norm_std),
+        "preprocessing_in_graph": True,
+        "embedding_dim": bundle.model.feature_dim,
+        "normalized": normalize,
+        "flip_averaged": flip,
+        "trunk": bundle.model.trunk.name,
+        "camera_names": list(bundle.camera_names) if knows_cameras(bundle.model) else [],
+    }
+
+
+def _example(graph: ImagesToEmbeddings, about: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """Inputs to trace with: two images, and cameras where the graph takes them."""
-    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    size = about["height"], about["width"]
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     return (images, torch.tensor([0, -1])) if graph.cameras else (images,)
 
 
@@ -42,8 +103,7 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
     """
     import onnx
 
-    images, *camera = example(graph, about["height"], about["width"])
-    inputs = {"images": images, **({"camera": camera[0]} if camera else {})}
+    inputs = dict(zip(("images", "camera"), _example(graph, about), strict=False))
     try:
         model = traced(graph, inputs, "embeddings", fused=not graph.cameras)
     except torch.onnx.errors.OnnxExporterError as error:
@@ -59,11 +119,10 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
 
 def write_torchscript(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> None:
     """A TorchScript file that holds ``about`` as JSON in the extra file ``embae.json``."""
-    inputs = example(graph, about["height"], about["width"])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # remarks on values that a fixed input size fixes
-        traced = _jit.trace(graph, inputs, check_trace=False)
-        traced.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
+        program = _jit.trace(graph, _example(graph, about), check_trace=False)
+        program.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
 
 
 def _line(error: Exception) -> str:
@@ -123,11 +182,7 @@ FORMATS: dict[str, tuple[Writer, Callable[[Path], Runner]]] = {
 
 
 def export_model(
-    bundle: Bundle,
-    path: str | Path,
-    form: str,
-    normalize: bool = True,
-    flip: bool = False,
+    bundle: Bundle, path: str | Path, form: str, normalize: bool = True, flip: bool = False,
     check: Callable[[Runner], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a model in a form that other programs run.

@@ -64,7 +64,7 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
         )
     if (spec.height, spec.width) != SIZE:
         logger.warning("%s takes %d x %d pixels; trackers resize to 256 x 128 unless told",
-                       name, spec.height, spec.width)  # fmt: skip
+                       name, spec.height, spec.width)
     written = []
     stems = [name, *(f"{name}_{part}" for part in file_names(bundle.camera_names))]
     for camera, stem in enumerate(stems, start=UNKNOWN):
@@ -79,19 +79,14 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
         path = Path(folder) / f"{stem}.pth"
         with replacing(path) as draft:
             torch.save(content, draft)
-        _also_as(path.with_suffix(".pt"), path)
+        with replacing(path.with_suffix(".pt")) as draft:
+            draft.unlink()  # a link can only be made where nothing is
+            try:
+                draft.hardlink_to(path)
+            except OSError:  # the file system has no links
+                shutil.copyfile(path, draft)
         written.append(path)
     return written
-
-
-def _also_as(name: Path, path: Path) -> None:
-    """A second name for a file, or a copy where the file system has no links."""
-    with replacing(name) as draft:
-        draft.unlink()  # a link can only be made where nothing is
-        try:
-            draft.hardlink_to(path)
-        except OSError:
-            shutil.copyfile(path, draft)
 
 
 def file_names(cameras: Iterable[str]) -> list[str]:

@@ -55,9 +55,6 @@ def batch_of_cameras(cameras: torch.Tensor) -> Iterator[list[int]]:
 class SplitNorm(ActivatedNorm):
     """A batch norm layer's stand-in: its tensors, and the batch's moments of each camera apart.
 
-    Args:
-        source: whose weights, statistics and activation are used, and changed.
-
     Raises:
         ValueError: a batch norm that has no running statistics, or no weight.
     """
@@ -85,11 +82,7 @@ class SplitNorm(ActivatedNorm):
 
 
 def split_norms(module: nn.Module) -> None:
-    """Replaces every batch norm of ``module`` by a :class:`SplitNorm`, in place.
-
-    Parameters and buffers are the same tensors as before, under the same names. Undone by
-    :func:`join_norms`.
-    """
+    """Replaces every batch norm of ``module``, in place, by one of the same tensors and names."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, _BatchNorm) and not isinstance(layer, SplitNorm):
             module.set_submodule(name, SplitNorm(layer))

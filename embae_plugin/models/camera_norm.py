@@ -24,22 +24,16 @@ Net = TypeVar("Net", bound=nn.Module)
 LEAST = 4  # rows of a camera in a training batch; with fewer, its running statistics serve
 
 
-class NamedCameras(NamedTuple):
-    """Which camera each row of a batch is from.
-
-    Attributes:
-        rows: (B,) or (1,) rows of the statistics.
-        numbers, sizes: in training, the camera of each run of rows, and how many they are.
-    """
+class _Cameras(NamedTuple):
+    """Rows of the statistics, (B,) or (1,); in training, the runs of rows of one camera."""
 
     rows: torch.Tensor
-    numbers: list[int]
-    sizes: list[int]
+    runs: tuple[list[int], list[int]] | None
 
 
 # An argument of `at_cameras` on its way through networks whose layers take images alone. Each
 # thread has a context of its own, so that no two batches see one another's cameras.
-_named: ContextVar[NamedCameras | None] = ContextVar("cameras of the batch", default=None)
+_named: ContextVar[_Cameras | None] = ContextVar("cameras of the batch", default=None)
 
 
 def statistics_of(source: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,19 +84,18 @@ class CameraNorm(nn.Module):
         """(B, D) or (B, D, H, W) to the same."""
         named = _named.get()
         if self.training:
-            if named is None or not named.sizes:
+            if named is None or named.runs is None:
                 raise ValueError(
                     "a model with statistics by camera is trained without the cameras of its "
                     "images: pass them to forward (camids), or train the model that it was "
                     "adapted from"
                 )
             # split, whose gradient is one cat; that of x[a:b] is as large as x, for each camera
-            parts = zip(torch.split(x, named.sizes), named.numbers, strict=True)
+            numbers, sizes = named.runs
+            parts = zip(torch.split(x, sizes), numbers, strict=True)
             return cast(torch.Tensor, self.act(torch.cat([self._train(*part) for part in parts])))
-        if named is None:
-            mean, var = self.running_mean[-1:], self.running_var[-1:]
-        else:  # −1, never seen, is the last row
-            mean, var = self.running_mean[named.rows], self.running_var[named.rows]
+        rows = slice(-1, None) if named is None else named.rows  # −1, never seen, is the last
+        mean, var = self.running_mean[rows], self.running_var[rows]
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
         shape = (*scale.shape, *([1] * (x.ndim - 2)))
@@ -134,10 +127,7 @@ class CameraNorm(nn.Module):
         return moved
 
     def plain(self, camera: int) -> nn.Module:
-        """An ordinary batch norm with one camera's statistics (−1: of one never seen), eval mode.
-
-        Weights are shared with this layer, statistics copied.
-        """
+        """An ordinary batch norm with one camera's statistics and the shared weights, eval mode."""
         norm = ActivatedNorm(self.weight.shape[0], self.eps, self.act)
         norm.weight, norm.bias = self.weight, self.bias
         norm.running_mean = self.running_mean[camera].clone()
@@ -166,7 +156,7 @@ def use_cameras(module: nn.Module, cameras: int) -> None:
     Raises:
         ValueError: no cameras, or no batch norm that could be replaced.
     """
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, _BatchNorm)]
+    layers = [(name, m) for name, m in module.named_modules() if isinstance(m, _BatchNorm)]
     if cameras < 1 or not layers:
         raise ValueError(
             f"statistics for {cameras} cameras in {len(layers)} batch norm layers: there must be "
@@ -192,10 +182,7 @@ def knows_cameras(module: nn.Module) -> bool:
 
 
 def of_camera(module: Net, camera: int) -> Net:
-    """A copy of ``module`` with ordinary batch norms that hold one camera's statistics.
-
-    It can be folded and exported like any other network.
-    """
+    """A copy of ``module`` with ordinary batch norms of one camera's statistics (−1: unknown)."""
     plain = copy.deepcopy(module)
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, CameraNorm):
@@ -225,7 +212,7 @@ def at_cameras(
     named = None
     if camids is not None:
         known = range(-1 if common else 0, layer.cameras)
-        named = NamedCameras(camids, *(runs(camids, known) if layer.training else ([], [])))
+        named = _Cameras(camids, runs(camids, known) if layer.training else None)
     token = _named.set(named)
     try:
         yield

@@ -79,11 +79,7 @@ class DenseHead(nn.Module):
     """
 
     def __init__(
-        self,
-        in_dim: int,
-        hidden_dim: int,
-        out_dim: int,
-        order: str = "relu_bn",
+        self, in_dim: int, hidden_dim: int, out_dim: int, order: str = "relu_bn",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -161,10 +157,7 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        hidden_dim: int,
-        out_dim: int,
+        self, latent_dim: int, hidden_dim: int, out_dim: int,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()

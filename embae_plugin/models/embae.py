@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from embae_plugin.models.camera_norm import at_cameras, has_batch_norm, of_camera, use_cameras
-from embae_plugin.models.dense import OwnHead, new_linear
-from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
+from embae_plugin.models.dense import Decoder, DenseHead, OwnHead, new_linear
+from embae_plugin.models.heads import HeadBank
 from embae_plugin.models.trunks import Trunk, build_network, build_trunk
 
 LOSSES = ("embae", "softmax", "triplet")
@@ -53,16 +53,9 @@ class EmbAE(nn.Module):
     f_dec: Decoder
 
     def __init__(
-        self,
-        trunk: Trunk,
-        num_classes: int = 0,
-        loss: str = "embae",
-        z_id_dim: int = 128,
-        z_nui_dim: int = 128,
-        hidden_dim: int = 1024,
-        num_nuisance: int = 1,
-        order: str = "relu_bn",
-        generator: torch.Generator | None = None,
+        self, trunk: Trunk, num_classes: int = 0, loss: str = "embae", z_id_dim: int = 128,
+        z_nui_dim: int = 128, hidden_dim: int = 1024, num_nuisance: int = 1,
+        order: str = "relu_bn", generator: torch.Generator | None = None,
         f_emb: OwnHead | None = None,
     ) -> None:
         super().__init__()
@@ -101,22 +94,14 @@ class EmbAE(nn.Module):
         feature before it h; z_id, the network's own evaluation feature, is what it returns.
 
         Args:
-            name: of a trunk, see :func:`build_trunk`; of torchreid's (``torchreid:NAME``) those,
-                too, that have no single pooled feature, which are a trunk with nothing behind it.
-
-        Raises:
-            ValueError: an unknown name, or a network that gives no single feature vector.
+            name: see :func:`build_network`, whose errors apply.
         """
         trunk, fc = build_network(name)
         return cls(trunk, num_nuisance=0, f_emb=OwnHead(fc))
 
     @classmethod
     def of_trunk(cls, trunk: Trunk) -> EmbAE:
-        """A trunk whose pooled feature is itself the embedding.
-
-        The identification network of Zheng, Yang and Hauptmann (2016), less its classifier, which
-        lives with the engine that trains it; PUL's own baseline is one.
-        """
+        """A trunk whose pooled feature is itself the embedding, as in Zheng et al. (2016)."""
         return cls(trunk, num_nuisance=0, f_emb=OwnHead(None))
 
     @property
@@ -200,11 +185,7 @@ class EmbAE(nn.Module):
         self.camera_parts, self.camera_names = parts, tuple(names)
 
     def of_camera(self, camera: int) -> EmbAE:
-        """A copy with ordinary batch norm that holds one camera's statistics.
-
-        Args:
-            camera: a camera number; −1 for one that the model has never seen.
-        """
+        """A copy with ordinary batch norm, of one camera's statistics; −1 for one never seen."""
         plain = of_camera(self, camera)
         plain.camera_parts, plain.camera_names = "", ()
         return plain
@@ -293,10 +274,10 @@ class EmbAE(nn.Module):
             self.f_dec = decoder.to(weight).train(mode)
 
     def torchreid_state(self, camera: int = -1) -> dict[str, torch.Tensor]:
-        """The network's weights under torchreid's own names, one camera's statistics folded in.
+        """The network's weights under torchreid's own names, with one camera's statistics.
 
         Args:
-            camera: number of a camera; −1 for one that the model has never seen.
+            camera: its number; −1 for one that the model has never seen.
 
         Raises:
             ValueError: the network is not one of torchreid's (see :attr:`architecture`).

@@ -9,14 +9,10 @@ from torch import nn
 from embae_plugin.models.dense import (
     EPS,
     MOMENTUM,
-    Decoder,
-    DenseHead,
     checked_order,
     in_weight_precision,
     uniform_,
 )
-
-__all__ = ["Decoder", "DenseHead", "HeadBank"]
 
 
 class HeadBank(nn.Module):
@@ -39,12 +35,7 @@ class HeadBank(nn.Module):
     num_batches_tracked: torch.Tensor
 
     def __init__(
-        self,
-        num_heads: int,
-        in_dim: int,
-        hidden_dim: int,
-        out_dim: int,
-        order: str = "relu_bn",
+        self, num_heads: int, in_dim: int, hidden_dim: int, out_dim: int, order: str = "relu_bn",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -120,7 +111,7 @@ class HeadBank(nn.Module):
                 f"found {heads[0] if heads[0] < 0 else heads[-1]}; number the cameras densely, "
                 "and give the bank one head for each"
             )
-        parts = h[order].split(counts.tolist())
+        parts = torch.split(h[order], counts.tolist())
         each = [self._through(part[None], n)[0] for n, part in zip(heads, parts, strict=True)]
         return torch.cat(each)[order.argsort()]
 

@@ -68,10 +68,9 @@ def onnx_engine(
     options.log_severity_level = 4  # errors are raised
     # Threads that wait for work in a loop would take the time of other processes and sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(
-            filled.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(filled.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime's own classes, straight below Exception
         logger.info("onnxruntime does not run %s: %s", name, error)
         return None

@@ -43,15 +43,8 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        net: nn.Module,
-        feature_dim: int,
-        norm_mean: Triple,
-        norm_std: Triple,
-        weights: str = "random",
-        size: tuple[int, int] | None = None,
-        evaluated: bool = False,
+        self, name: str, net: nn.Module, feature_dim: int, norm_mean: Triple, norm_std: Triple,
+        weights: str = "random", size: tuple[int, int] | None = None, evaluated: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.net, self.feature_dim = name, net, feature_dim

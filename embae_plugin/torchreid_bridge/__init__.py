@@ -24,15 +24,10 @@ from embae_plugin.torchreid_bridge.network_parts import feature_of as feature_of
 from embae_plugin.torchreid_bridge.network_parts import network_parts as network_parts
 from embae_plugin.torchreid_bridge.network_parts import own_models as own_models
 from embae_plugin.torchreid_bridge.network_parts import pooled_trunk as pooled_trunk
-from embae_plugin.torchreid_bridge.registries import available_datasets as available_datasets
 from embae_plugin.torchreid_bridge.registries import available_models as available_models
 from embae_plugin.torchreid_bridge.registries import dataset_table as dataset_table
 from embae_plugin.torchreid_bridge.registries import model_table as model_table
-from embae_plugin.torchreid_bridge.registries import register_dataset as register_dataset
-from embae_plugin.torchreid_bridge.registries import register_engine as register_engine
-from embae_plugin.torchreid_bridge.registries import register_loss as register_loss
-from embae_plugin.torchreid_bridge.registries import register_model as register_model
-from embae_plugin.torchreid_bridge.registries import register_sampler as register_sampler
+from embae_plugin.torchreid_bridge.registries import register as register
 
 if TYPE_CHECKING:
     from embae_plugin.torchreid_bridge.types import Engine as Engine

@@ -17,7 +17,7 @@ import numpy as np
 from embae_plugin.torchreid_bridge.known_datasets import how_to_get
 from embae_plugin.torchreid_bridge.library import datamanagers, module, quiet
 from embae_plugin.torchreid_bridge.manager_items import Item, items_of
-from embae_plugin.torchreid_bridge.registries import available_datasets, dataset_table
+from embae_plugin.torchreid_bridge.registries import dataset_table
 
 if TYPE_CHECKING:
     from embae_plugin.torchreid_bridge.types import ImageDataManager, ImageDataset
@@ -90,9 +90,10 @@ def init_image_dataset(name: str, **kwargs: Any) -> ImageDataset:
         FileNotFoundError: the data is not there; says where it was looked for and how to get it.
         ValueError: unknown name, unreadable layout, or cached splits of a folder that was moved.
     """
-    if name not in dataset_table():
-        raise ValueError(f"unknown dataset '{name}'; available: {', '.join(available_datasets())}")
-    cls, root = dataset_table()[name], kwargs.get("root", "")
+    table, root = dataset_table(), kwargs.get("root", "")
+    if name not in table:
+        raise ValueError(f"unknown dataset '{name}'; available: {', '.join(sorted(table))}")
+    cls = table[name]
     stock = cls.__module__.startswith("torchreid.")
     folder = Path(root).expanduser().absolute() / str(getattr(cls, "dataset_dir", ""))
     # University1652 downloads in its constructor, past download_dataset.

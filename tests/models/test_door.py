@@ -14,8 +14,8 @@ from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import zoo
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.door import open_model, open_network
-from embae_plugin.models.published_models import published_model
 from embae_plugin.models.trunks import build_trunk
+from embae_plugin.models.zoo import published_model
 from tests.crops_world import INPUT, tiny_embae, write_crops
 from tests.networks import random_network, real_zoo_file, write_zoo_file
 

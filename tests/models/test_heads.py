@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
+from embae_plugin.models.dense import Decoder, DenseHead
+from embae_plugin.models.heads import HeadBank
 
 IN, HIDDEN, OUT = 7, 11, 5
 
