@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MethodType
 from typing import cast
 
 import torch
@@ -18,14 +19,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from embae_plugin.models.camera_norm import LEAST, ActivatedNorm, runs, statistics_of
+from embae_plugin.models.camera_norm import LEAST, runs, statistics_of
 
 _sizes: ContextVar[list[int] | None] = ContextVar("rows of each camera in the batch", default=None)
 
 
 @contextmanager
 def batch_of_cameras(cameras: torch.Tensor) -> Iterator[list[int]]:
-    """Names the cameras of a batch to split layers (:func:`split_norms`) while the block runs.
+    """Names the cameras of a batch to layers after :func:`split_norms` while the block runs.
 
     Cameras of fewer than four rows have no moments to be normalised by; together with the rows
     before them they do.
@@ -52,44 +53,34 @@ def batch_of_cameras(cameras: torch.Tensor) -> Iterator[list[int]]:
         _sizes.reset(token)
 
 
-class SplitNorm(ActivatedNorm):
-    """A batch norm layer's stand-in: its tensors, and the batch's moments of each camera apart.
+def split_norms(module: nn.Module) -> None:
+    """Has every batch norm of ``module`` normalise each camera's rows by their own moments.
+
+    Running statistics move as far as one batch moves them. Undone by :func:`join_norms`.
 
     Raises:
         ValueError: a batch norm that has no running statistics, or no weight.
     """
-
-    def __init__(self, source: _BatchNorm) -> None:
-        mean, var = statistics_of(source)
-        act = cast(nn.Module, getattr(source, "act", nn.Identity()))
-        super().__init__(source.num_features, source.eps, act)
-        self.weight, self.bias, self.momentum = source.weight, source.bias, source.momentum
-        self.running_mean, self.running_var = mean, var
-        self.num_batches_tracked = source.num_batches_tracked
-        self.source = (source,)  # in a tuple it is no child
-        self.train(source.training)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(B, D, …) to the same."""
-        sizes = _sizes.get()
-        if not self.training or sizes is None or len(sizes) < 2:
-            return super().forward(input)
-        momentum = 1 - (1 - (self.momentum or 0.1)) ** (1 / len(sizes))
-        statistics = self.running_mean, self.running_var, self.weight, self.bias
-        parts = [F.batch_norm(part, *statistics, True, momentum, self.eps)
-                 for part in torch.split(input, sizes)]
-        return cast(torch.Tensor, self.act(torch.cat(parts)))
-
-
-def split_norms(module: nn.Module) -> None:
-    """Replaces every batch norm of ``module``, in place, by one of the same tensors and names."""
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, _BatchNorm) and not isinstance(layer, SplitNorm):
-            module.set_submodule(name, SplitNorm(layer))
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            statistics_of(layer)
+            vars(layer)["forward"] = MethodType(_by_camera, layer)
 
 
 def join_norms(module: nn.Module) -> None:
-    """Puts the batch norms back that :func:`split_norms` has replaced; in place."""
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, SplitNorm):
-            module.set_submodule(name, layer.source[0].train(layer.training))
+    """Undoes :func:`split_norms`."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            vars(layer).pop("forward", None)
+
+
+def _by_camera(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
+    """What a batch norm, perhaps timm's with an activation, makes of (B, D, …)."""
+    sizes = _sizes.get()
+    if not layer.training or sizes is None or len(sizes) < 2:
+        return cast(torch.Tensor, type(layer).forward(layer, x))
+    momentum = 1 - (1 - (layer.momentum or 0.1)) ** (1 / len(sizes))
+    own = layer.running_mean, layer.running_var, layer.weight, layer.bias
+    parts = [F.batch_norm(part, *own, True, momentum, layer.eps) for part in torch.split(x, sizes)]
+    act = cast(nn.Module, getattr(layer, "act", nn.Identity()))
+    return cast(torch.Tensor, act(torch.cat(parts)))

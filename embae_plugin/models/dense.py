@@ -41,24 +41,21 @@ def checked_order(order: str) -> str:
 
 
 @torch.no_grad()
-def uniform_(tensor: torch.Tensor, bound: float, generator: torch.Generator | None) -> None:
-    """Fills with U(−bound, bound), drawn on the generator's device."""
-    device = tensor.device if generator is None else generator.device
-    draw = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    tensor.copy_(draw.uniform_(-bound, bound, generator=generator))
+def redraw(
+    weight: torch.Tensor, bias: torch.Tensor, in_dim: int, generator: torch.Generator | None
+) -> None:
+    """nn.Linear's own law: uniform in ±1/√in_dim, drawn on the generator's device."""
+    for tensor in (weight, bias):
+        device = tensor.device if generator is None else generator.device
+        draw = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        tensor.copy_(draw.uniform_(-(in_dim**-0.5), in_dim**-0.5, generator=generator))
 
 
 def new_linear(in_dim: int, out_dim: int, generator: torch.Generator | None) -> nn.Linear:
     """nn.Linear with its weights drawn from ``generator``."""
     linear = nn.Linear(in_dim, out_dim, device="meta").to_empty(device="cpu")
-    _reset_linear(linear, generator)
+    redraw(linear.weight, linear.bias, in_dim, generator)
     return linear
-
-
-def _reset_linear(linear: nn.Linear, generator: torch.Generator | None) -> None:
-    """nn.Linear's own law: weights and biases uniform in ±1/√in."""
-    for parameter in (linear.weight, linear.bias):
-        uniform_(parameter, linear.in_features**-0.5, generator)
 
 
 class DenseHead(nn.Module):
@@ -90,9 +87,9 @@ class DenseHead(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights, by the laws of nn.Linear and nn.BatchNorm1d."""
-        _reset_linear(self.fc1, generator)
+        for linear in (self.fc1, self.fc2):
+            redraw(linear.weight, linear.bias, linear.in_features, generator)
         cast(nn.BatchNorm1d, self.bn).reset_parameters()
-        _reset_linear(self.fc2, generator)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -166,8 +163,8 @@ class Decoder(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights, by the law of nn.Linear."""
-        _reset_linear(self.fc1, generator)
-        _reset_linear(self.fc2, generator)
+        for linear in (self.fc1, self.fc2):
+            redraw(linear.weight, linear.bias, linear.in_features, generator)
 
     @property
     def dtype(self) -> torch.dtype:

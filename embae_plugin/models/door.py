@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embae_plugin.models import recognition, zoo
-from embae_plugin.models.bundle import Bundle, bundle_of, find_checkpoint
-from embae_plugin.models.checkpoint_file import FORMAT
+from embae_plugin.models.bundle import FORMAT, Bundle, bundle_of, find_checkpoint
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunk_weights import is_tf_slim

@@ -6,13 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embae_plugin.models.dense import (
-    EPS,
-    MOMENTUM,
-    checked_order,
-    in_weight_precision,
-    uniform_,
-)
+from embae_plugin.models.dense import EPS, MOMENTUM, checked_order, in_weight_precision, redraw
 
 
 class HeadBank(nn.Module):
@@ -59,10 +53,8 @@ class HeadBank(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights for every head, by the laws of nn.Linear and nn.BatchNorm1d."""
-        for parameter in (self.fc1_weight, self.fc1_bias):
-            uniform_(parameter, self.in_dim**-0.5, generator)
-        for parameter in (self.fc2_weight, self.fc2_bias):
-            uniform_(parameter, self.hidden_dim**-0.5, generator)
+        redraw(self.fc1_weight, self.fc1_bias, self.in_dim, generator)
+        redraw(self.fc2_weight, self.fc2_bias, self.hidden_dim, generator)
         for ones in (self.bn_weight, self.running_var):
             ones.fill_(1.0)
         for zeros in (self.bn_bias, self.running_mean, self.num_batches_tracked):
@@ -84,8 +76,7 @@ class HeadBank(nn.Module):
 
         Args:
             h: (B, in_dim).
-            group: (B,) integers, the head of each row. It is read on the host; where the groups
-                are equal and in order, :meth:`forward_grouped` needs no such synchronisation.
+            group: (B,) integers, the head of each row; it is read on the host.
 
         Returns:
             (B, out_dim).

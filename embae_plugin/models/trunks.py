@@ -85,7 +85,12 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
     """
     if weights.startswith(_TORCHREID):
         weights = str(zoo.fetch(weights))
-    state = _read(weights) if weights not in ("", "imagenet") else None
+    try:
+        state = None if weights in ("", "imagenet") else read_state(weights)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; embae.trunk_weights is a weight file, 'imagenet' or empty for random weights"
+        ) from None
     if name == "mobilenetv1" and state is not None and is_tf_slim(state):
         logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
         name = "mobilenetv1_tf"
@@ -136,15 +141,6 @@ def _recognised(state: State, weights: str) -> str:
         return f". They are those of embae.trunk torchreid:{recognise(state, '', weights)}"
     except ValueError:
         return ""
-
-
-def _read(weights: str) -> State:
-    try:
-        return read_state(weights)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error}; embae.trunk_weights is a weight file, 'imagenet' or empty for random weights"
-        ) from None
 
 
 @contextmanager

@@ -45,6 +45,7 @@ TRAINED_ON = {
     "d_m_c": "DukeMTMC-reID, Market-1501, CUHK03",
 }
 
+
 @dataclass(frozen=True)
 class PublishedModel:
     """A file of the model zoo.
@@ -156,11 +157,18 @@ def fetch(name: str) -> Path:
 
 def _fetched(model: PublishedModel, path: Path) -> str:
     """The SHA-256 of a file that has just been fetched."""
+    # Old versions of gdown wait for ever, and have no option not to.
+    timed = "timeout" in inspect.signature(gdown.download).parameters
+    options: dict[str, Any] = {"timeout": 20.0} if timed else {}
     reasons = []
     for url in model.links:
         with tempfile.TemporaryDirectory() as work:
+            found = Path(work) / model.file
             try:
-                _download(url, found := Path(work) / model.file)
+                logger.info("fetching %s", url)
+                gdown.download(url, str(found), quiet=not sys.stderr.isatty(), **options)
+                if not found.is_file():  # an old gdown tells of a failure by returning None
+                    raise OSError("nothing came")
                 digest = _checked(model, found)
             except Exception as error:  # gdown and its HTTP library each have errors of their own
                 reason = _reason(error).replace(f"{work}{os.sep}", "")
@@ -173,16 +181,6 @@ def _fetched(model: PublishedModel, path: Path) -> str:
         f"{model.name} could not be fetched ({'; '.join(reasons)}). Get "
         f"{' or '.join(model.links)} on any machine, and put the file at {path}"
     )
-
-
-def _download(url: str, path: Path) -> None:
-    logger.info("fetching %s", url)
-    # Old versions of gdown wait for ever, and have no option not to.
-    known = inspect.signature(gdown.download).parameters
-    options: dict[str, Any] = {"timeout": 20.0} if "timeout" in known else {}
-    gdown.download(url, str(path), quiet=not sys.stderr.isatty(), **options)
-    if not path.is_file():  # an old gdown tells of a failure by returning None
-        raise OSError("nothing came")
 
 
 def _reason(error: BaseException) -> str:

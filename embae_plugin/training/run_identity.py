@@ -1,6 +1,6 @@
 """What a run's checkpoints are compared by, and weights read from them.
 
-The files themselves are :mod:`embae_plugin.models.checkpoint_file`'s.
+The files themselves are :mod:`embae_plugin.models.bundle`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from embae_plugin.models.checkpoint_file import (
+from embae_plugin.models.bundle import (
     FORMAT,
     VERSION,
     load_checkpoint,

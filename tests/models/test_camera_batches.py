@@ -8,12 +8,7 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from embae_plugin.models.camera_batches import (
-    SplitNorm,
-    batch_of_cameras,
-    join_norms,
-    split_norms,
-)
+from embae_plugin.models.camera_batches import batch_of_cameras, join_norms, split_norms
 
 
 def net() -> nn.Sequential:
@@ -92,17 +87,20 @@ def test_names_and_tensors_stay_and_joining_puts_the_layers_back():
     now = module.state_dict(keep_vars=True)
     assert list(now) == list(state)
     assert all(now[name] is state[name] for name in state)
-    assert isinstance(module[4], SplitNorm)
     join_norms(module.eval())
     assert list(module) == layers
     assert not any(layer.training for layer in module.modules())
 
 
 def test_a_copy_made_meanwhile_works():
-    x, _ = batch(6)
+    x, cameras = batch(6, 4)
     module = net()
     split_norms(module)
-    torch.testing.assert_close(copy.deepcopy(module)(x), net()(x))
+    twin = copy.deepcopy(module)
+    with batch_of_cameras(cameras):
+        torch.testing.assert_close(twin(x), module(x))
+    torch.testing.assert_close(twin[1].running_mean, module[1].running_mean)
+    assert twin[1].running_mean is not module[1].running_mean
 
 
 def test_unsorted_batches_are_refused():
