@@ -42,7 +42,8 @@ def unit_images(paths: Sequence[Path], spec: InputSpec) -> NDArray[np.float32]:
     """
     pixels = decoded([str(path) for path in paths], spec)
     planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
-    return planes / np.float32(255)
+    planes /= np.float32(255)
+    return planes
 
 
 @torch.inference_mode()
@@ -61,7 +62,7 @@ def largest_difference(
     camera = np.arange(len(images), dtype=np.int64) % (cameras + 1) - 1
     with tqdm(total=len(images), desc="checking", unit="img", disable=None, leave=False) as bar:
         while start < len(images):
-            batch, of = (rows[start : start + size] for rows in (images, camera))
+            batch, of = images[start : start + size], camera[start : start + size]
             expected = graph(torch.from_numpy(batch), torch.from_numpy(of)).numpy()
             given = run(batch, of)
             if given.shape != expected.shape or not np.isfinite(given).all():

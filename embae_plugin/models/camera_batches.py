@@ -78,7 +78,7 @@ def _by_camera(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
     """What a batch norm, perhaps timm's with an activation, makes of (B, D, …)."""
     sizes = _sizes.get()
     if not layer.training or sizes is None or len(sizes) < 2:
-        return cast(torch.Tensor, type(layer).forward(layer, x))
+        return type(layer).forward(layer, x)
     momentum = 1 - (1 - (layer.momentum or 0.1)) ** (1 / len(sizes))
     own = layer.running_mean, layer.running_var, layer.weight, layer.bias
     parts = [F.batch_norm(part, *own, True, momentum, layer.eps) for part in torch.split(x, sizes)]

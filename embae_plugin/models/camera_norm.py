@@ -70,6 +70,7 @@ class CameraNorm(nn.Module):
         mean, var = statistics_of(source)
         self.weight, self.bias = source.weight, source.bias
         self.eps, self.momentum = source.eps, source.momentum or 0.1
+        self.source = (source,)  # in a tuple it is no child
         self.act = copy.deepcopy(cast(nn.Module, getattr(source, "act", nn.Identity())))
         self.register_buffer("running_mean", mean.repeat(cameras + 1, 1))
         self.register_buffer("running_var", var.repeat(cameras + 1, 1))
@@ -128,26 +129,11 @@ class CameraNorm(nn.Module):
 
     def plain(self, camera: int) -> nn.Module:
         """An ordinary batch norm with one camera's statistics and the shared weights, eval mode."""
-        norm = ActivatedNorm(self.weight.shape[0], self.eps, self.act)
+        norm = copy.deepcopy(self.source[0])
         norm.weight, norm.bias = self.weight, self.bias
         norm.running_mean = self.running_mean[camera].clone()
         norm.running_var = self.running_var[camera].clone()
         return norm.eval()
-
-
-class ActivatedNorm(nn.BatchNorm2d):
-    """Batch norm and activation in one layer, as timm has them; of (B, D) inputs, too."""
-
-    def __init__(self, width: int, eps: float, act: nn.Module) -> None:
-        super().__init__(width, eps=eps)
-        self.act = act
-
-    def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Any number of dimensions will do."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(B, D, …) to the same."""
-        return cast(torch.Tensor, self.act(super().forward(input)))
 
 
 def use_cameras(module: nn.Module, cameras: int) -> None:

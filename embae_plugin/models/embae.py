@@ -148,12 +148,11 @@ class EmbAE(nn.Module):
             x: normalised images.
             camids, common: see :func:`at_cameras`.
         """
-        with at_cameras(self.trunk, camids, common):
-            h = cast(torch.Tensor, self.trunk(x))
-        if self.learned_output == "h":
-            return h.float()
-        with at_cameras(self.f_emb, camids, common):
-            return cast(torch.Tensor, self.f_emb(h)).float()
+        found = x
+        for module in self.network():
+            with at_cameras(module, camids, common):
+                found = module(found)
+        return found.float()
 
     def learn_cameras(self, parts: str, names: Sequence[str]) -> None:
         """Gives batch norm layers statistics for each camera, see :class:`CameraNorm`; in place.
@@ -165,8 +164,8 @@ class EmbAE(nn.Module):
             names: of the cameras; the i-th is camera number i.
 
         Raises:
-            ValueError: another part, no batch norm in it, a name that comes twice, or a model
-                that knows cameras already.
+            ValueError: another part, no batch norm in it, a name that comes twice or is no text,
+                or a model that knows cameras already.
         """
         if parts not in CAMERA_PARTS or self.camera_parts:
             raise ValueError(
@@ -245,13 +244,9 @@ class EmbAE(nn.Module):
             return self.embed_features(h, camids)
         with at_cameras(self.f_emb, camids):
             z_id = self.f_emb(h)
-        logits: torch.Tensor | None = None
-        if self.num_classes:
-            with torch.autocast(z_id.device.type, enabled=False):
-                logits = self.classifier(z_id)
-        if self.loss == "softmax":
-            return cast(torch.Tensor, logits)
-        return logits, z_id
+        with torch.autocast(z_id.device.type, enabled=False):
+            logits = self.classifier(z_id) if self.num_classes else None
+        return cast(torch.Tensor, logits) if self.loss == "softmax" else (logits, z_id)
 
     def reconstruct(self, z_id: torch.Tensor, z_nui: torch.Tensor) -> torch.Tensor:
         """ĥ (B, trunk.feature_dim) from z_id (B, z_id_dim) and z_nui (B, z_nui_dim)."""
@@ -312,13 +307,13 @@ class EmbAE(nn.Module):
         Raises:
             ValueError: missing or unknown entries, or impossible values.
         """
+        generator = torch.Generator().manual_seed(0)
         if set(spec) == {"trunk"}:  # of earlier releases: a trunk alone
-            trunk = build_trunk(str(spec["trunk"]), generator=torch.Generator().manual_seed(0))
-            return cls.of_trunk(trunk)
-        known, more = set(_SPEC_KEYS), {"head", "output", "camera_parts", "camera_names", "cameras"}
-        if not known <= set(spec) <= known | more:
-            missing = sorted(known - set(spec))
-            unknown = sorted(map(str, set(spec) - known - more))
+            return cls.of_trunk(build_trunk(str(spec["trunk"]), generator=generator))
+        more = {"head", "output", "camera_parts", "camera_names", "cameras"}
+        missing = [key for key in _SPEC_KEYS if key not in spec]
+        unknown = sorted(map(str, set(spec) - {*_SPEC_KEYS} - more))
+        if missing or unknown:
             raise ValueError(
                 f"not the description of an EmbAE model: missing {missing}, unknown {unknown}"
             )
@@ -332,7 +327,7 @@ class EmbAE(nn.Module):
                 raise ValueError(
                     f"{key} of an EmbAE model is one of {', '.join(words)}, not {spec[key]!r}"
                 )
-        generator, name, f_emb = torch.Generator().manual_seed(0), str(spec["trunk"]), None
+        name, f_emb = str(spec["trunk"]), None
         if spec.get("head", "dense") == "dense":
             trunk = build_trunk(name, generator=generator)
         else:

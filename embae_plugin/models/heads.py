@@ -65,11 +65,6 @@ class HeadBank(nn.Module):
         """Of the weights."""
         return self.fc1_weight.dtype
 
-    def extra_repr(self) -> str:
-        """Shown by ``repr``."""
-        sizes = f"{self.in_dim} -> {self.hidden_dim} -> {self.out_dim}"
-        return f"{self.num_heads} x ({sizes}), order={self.order!r}"
-
     @in_weight_precision
     def forward(self, h: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
         """Each row through its group's head; groups of any size, absent ones too.

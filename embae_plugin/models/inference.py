@@ -156,9 +156,7 @@ class FrozenTrunks:
                  for tensor in chain(trunk.parameters(), trunk.buffers())]
         with self._lock:
             if state != self._state:
-                self._state = state
-                self._copies.clear()
-                self._seen.clear()
+                self._state, self._copies, self._seen = state, {}, {}
 
     def _frozen(self, trunk: Trunk, camera: int, x: torch.Tensor) -> Features | None:
         """The copy for a camera, or None while it would not pay to make one."""

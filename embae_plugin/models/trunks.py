@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import torch
@@ -16,13 +16,12 @@ from embae_plugin.models import timm_nets, zoo
 from embae_plugin.models.input_spec import Triple
 from embae_plugin.models.recognition import recognise
 from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
-from embae_plugin.models.weight_files import State, read_state
+from embae_plugin.models.weight_files import read_state
 
 logger = logging.getLogger(__name__)
 
 IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std
 _TORCHREID = "torchreid:"
-_NETWORK_SECONDS = 20.0
 _NARROW = {"mobilenetv1_x0_5": 0.5, "mobilenetv1_x0_25": 0.25}
 
 
@@ -103,7 +102,11 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
         try:
             load_exactly(trunk.net, state, behind, name, weights)
         except ValueError as error:
-            raise ValueError(f"{error}{_recognised(state, weights)}") from None
+            advice = ""
+            with suppress(ValueError):
+                theirs = recognise(state, file_name=weights)
+                advice = f". They are those of embae.trunk torchreid:{theirs}"
+            raise ValueError(f"{error}{advice}") from None
         trunk.weights = str(weights)
     level = logging.INFO if weights else logging.DEBUG  # random ones are mostly loaded over
     logger.log(level, "trunk %s, %d features, weights: %s", name, trunk.feature_dim, trunk.weights)
@@ -135,14 +138,6 @@ def build_network(
     return trunk, parts.fc
 
 
-def _recognised(state: State, weights: str) -> str:
-    """Which of torchreid's networks the weights are of, as an advice; "" if of none."""
-    try:
-        return f". They are those of embae.trunk torchreid:{recognise(state, '', weights)}"
-    except ValueError:
-        return ""
-
-
 @contextmanager
 def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
     """Seeds torch's global generator from ``generator``, and puts its state back afterwards.
@@ -158,39 +153,32 @@ def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """torchreid's downloads set no time limit of their own, and would wait for a dead network."""
+def _torchreid_trunk(name: str, pretrained: bool) -> Trunk:
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+    socket.setdefaulttimeout(20.0)  # torchreid's downloads set none, and would wait for ever
     try:
-        yield
+        net = bridge.pooled_trunk(name.removeprefix(_TORCHREID), pretrained)
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _torchreid_trunk(name: str, pretrained: bool) -> Trunk:
-    with _socket_timeout(_NETWORK_SECONDS):
-        net = bridge.pooled_trunk(name.removeprefix(_TORCHREID), pretrained)
     weights = "ImageNet, as torchreid publishes them" if pretrained else "random"
     return Trunk(name, net, cast(int, net.feature_dim), *IMAGENET, weights)
 
 
 def _timm_trunk(name: str, pretrained: bool) -> Trunk:
     weights = "random"
-    if pretrained and name in _NARROW:
-        raise ValueError(
-            f"nobody publishes ImageNet weights for {name}; set embae.trunk_weights to '' for "
-            "random weights, or choose embae.trunk mobilenetv1"
-        )
-    if pretrained and name == "mobilenetv1_tf":
-        raise ValueError(
-            "timm's ImageNet weights are not for mobilenetv1_tf, whose padding differs: choose "
-            "embae.trunk mobilenetv1, or give a TF-slim weight file with embae.trunk_weights"
-        )
     if name in _NARROW:
+        if pretrained:
+            raise ValueError(
+                f"nobody publishes ImageNet weights for {name}; set embae.trunk_weights to '' for "
+                "random weights, or choose embae.trunk mobilenetv1"
+            )
         net = timm_nets.narrow_mobilenetv1(_NARROW[name])
     elif name == "mobilenetv1_tf":
+        if pretrained:
+            raise ValueError(
+                "timm's ImageNet weights are not for mobilenetv1_tf, whose padding differs: choose "
+                "embae.trunk mobilenetv1, or give a TF-slim weight file with embae.trunk_weights"
+            )
         net = timm_nets.timm_net("mobilenetv1_100", pad_type="same", bn_eps=1e-3)
     else:
         timm_name = "mobilenetv1_100" if name == "mobilenetv1" else name

@@ -32,14 +32,11 @@ def missing_data_error(name: str, root: str | Path, looked_for: str) -> FileNotF
 
 
 def check_split_files(name: str, dataset: Any) -> None:
-    """Refuse a dataset whose cached split file points to images that do not exist.
+    """Raises ValueError for cached splits that point to images which do not exist.
 
     torchreid's small datasets (VIPeR, CUHK01, CUHK03, GRID, iLIDS, PRID) write their random splits
     once, with absolute paths, beside the images. A folder that was moved afterwards still carries
     the old paths. One image of each subset is looked at: a move breaks all of them alike.
-
-    Raises:
-        ValueError: naming the stale file, which has to be deleted.
     """
     first = [items[0][0] for items in (dataset.train, dataset.query, dataset.gallery) if items]
     gone = [path for path in first if not Path(path).exists()]
@@ -53,15 +50,11 @@ def check_split_files(name: str, dataset: Any) -> None:
 
 
 @contextmanager
-def fixed_global_random_state(seed: int = 0) -> Iterator[None]:
-    """Run a block under a fixed global random state, and put the caller's state back afterwards.
-
-    torchreid draws a dataset's random splits from the global state of ``random`` and ``numpy``;
-    under this block the same folder always gets the same splits.
-    """
+def fixed_global_random_state() -> Iterator[None]:
+    """Within it, the same folder always gets the same splits, which torchreid draws globally."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
+    random.seed(0)
+    np.random.seed(0)
     try:
         yield
     finally:
@@ -71,7 +64,7 @@ def fixed_global_random_state(seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give ``owner`` another attribute ``name`` for the length of a block."""
+    """Gives ``owner`` another attribute ``name`` for the length of a block."""
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:

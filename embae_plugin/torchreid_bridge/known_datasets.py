@@ -56,22 +56,19 @@ class Source:
 
 
 def _read(entry: dict[str, Any]) -> Source:
-    """A source from its entry in ``known_datasets.yaml``."""
-    parts = entry.get("published", {}).items()
-    more: dict[str, Any] = {
+    """A source from its entry in the file."""
+    parts, archive = entry.get("published", {}).items(), entry.get("archive")
+    return Source(**{
+        **entry,
         "marks": tuple(entry.get("marks", ())),
         "published": {part: Counts(*counts) for part, counts in parts},
-        "archive": Download(**entry["archive"]) if "archive" in entry else None,
+        "archive": Download(**archive) if archive else None,
         "extras": tuple(Download(**file) for file in entry.get("extras", ())),
-    }
-    return Source(**{**entry, **more})
+    })
 
 
-_FILE = Path(__file__).with_name("known_datasets.yaml")
-SOURCES = {
-    name: _read(entry)
-    for name, entry in yaml.safe_load(_FILE.read_text(encoding="utf-8")).items()
-}
+_TEXT = Path(__file__).with_name("known_datasets.yaml").read_text(encoding="utf-8")
+SOURCES = {name: _read(entry) for name, entry in yaml.safe_load(_TEXT).items()}
 
 
 def by_hand(name: str, root: str | Path) -> str:

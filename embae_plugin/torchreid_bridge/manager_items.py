@@ -16,11 +16,8 @@ UNLABELLED = -1
 """The pid of every item of an unlabelled target."""
 
 _TORCHREID_NAMES = {
-    "RandomHorizontalFlip": "random_flip",
-    "Random2DTranslation": "random_crop",
-    "RandomPatch": "random_patch",
-    "ColorJitter": "color_jitter",
-    "RandomErasing": "random_erase",
+    "RandomHorizontalFlip": "random_flip", "Random2DTranslation": "random_crop",
+    "RandomPatch": "random_patch", "ColorJitter": "color_jitter", "RandomErasing": "random_erase",
 }
 _ALWAYS = {"Resize", "ToTensor", "Normalize"}
 

@@ -51,8 +51,7 @@ def network_parts(name: str) -> NetworkParts:
     fc, own = getattr(model, "fc", None), feature_of(model, *SIZES)
     if own is None:
         raise ValueError(f"torchreid's '{name}' returns no single feature vector")
-    feature, size = own
-    pooled = _strip_to_pooling(model)
+    (feature, size), pooled = own, _strip_to_pooling(model)
     if pooled is not None and isinstance(fc, nn.Sequential | None):
         with torch.no_grad():
             behind = pooled if fc is None else fc.eval()(pooled)
@@ -128,6 +127,7 @@ def pooled_trunk(name: str, pretrained: bool) -> nn.Module:
 
 
 def _build(name: str, pretrained: bool = False) -> Any:
+    """torchreid's model; its ``build_model`` warns of a moved link, and returns random weights."""
     if name not in (own := own_models()):
         raise ValueError(f"unknown torchreid model '{name}'; available: {', '.join(own)}")
     model, reason = None, ""
@@ -139,7 +139,6 @@ def _build(name: str, pretrained: bool = False) -> Any:
             if not pretrained:
                 raise
             reason = str(error) or type(error).__name__
-    # Where its link has moved, torchreid warns and returns random weights.
     told = (str(warning.message) for warning in caught)
     reason = reason or next((text for text in told if "manually" in text), "")
     if pretrained and reason:
