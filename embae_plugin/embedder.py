@@ -26,8 +26,7 @@ from embae_plugin.data.single_images import as_items, decoded, tensor_batch
 from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.models.camera_norm import knows_cameras
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.frozen import FrozenTrunks
-from embae_plugin.models.inference import inference_format
+from embae_plugin.models.inference import FrozenTrunks, inference_format
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.weight_files import few
 from embae_plugin.precision import full_precision

@@ -21,6 +21,8 @@ DATASETS = {
 }
 SAMPLERS = (samplers.RandomDatasetIdentitySampler, samplers.CameraBalancedSampler)
 LOSSES = (losses.BatchHardTripletLoss, losses.ReconstructionLoss)
+
+
 def register() -> None:
     """Enter everything in torchreid's tables; calling it again changes nothing.
 
@@ -28,12 +30,12 @@ def register() -> None:
         ValueError: torchreid already has something else under one of the names.
     """
     for name, factory in MODELS.items():
-        bridge.register_model(name, factory)
+        bridge.register("model", name, factory)
     for name, dataset in DATASETS.items():
-        bridge.register_dataset(name, dataset)
+        bridge.register("dataset", name, dataset)
     for sampler in SAMPLERS:
-        bridge.register_sampler(sampler.__name__, sampler)
+        bridge.register("sampler", sampler.__name__, sampler)
     for loss in LOSSES:
-        bridge.register_loss(loss.__name__, loss)
+        bridge.register("loss", loss.__name__, loss)
     for engine_class in registry.engines():
-        bridge.register_engine(engine_class.__name__, engine_class)
+        bridge.register("engine", engine_class.__name__, engine_class)

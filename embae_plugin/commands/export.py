@@ -27,8 +27,7 @@ from embae_plugin.export.equality import (
     some_images,
     unit_images,
 )
-from embae_plugin.export.formats import FORMATS, Runner, export_model
-from embae_plugin.export.graph import ImagesToEmbeddings
+from embae_plugin.export.formats import FORMATS, ImagesToEmbeddings, Runner, export_model
 from embae_plugin.export.torchreid_files import write_torchreid_files
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.runtime import log_to

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from embae_plugin.data.camera_rules import find_images
 from embae_plugin.data.single_images import decoded
-from embae_plugin.export.formats import Runner
-from embae_plugin.export.graph import ImagesToEmbeddings
+from embae_plugin.export.formats import ImagesToEmbeddings, Runner
 from embae_plugin.models.input_spec import InputSpec
 
 TOLERANCE = 1e-4
@@ -63,10 +62,8 @@ def largest_difference(
     camera = np.arange(len(images), dtype=np.int64) % (cameras + 1) - 1
     with tqdm(total=len(images), desc="checking", unit="img", disable=None, leave=False) as bar:
         while start < len(images):
-            rows = slice(start, start + size)
-            batch, of = images[rows], camera[rows]
-            rest = (torch.from_numpy(of),) if graph.cameras else ()
-            expected = graph(torch.from_numpy(batch), *rest).numpy()
+            batch, of = images[start : start + size], camera[start : start + size]
+            expected = graph(torch.from_numpy(batch), torch.from_numpy(of)).numpy()
             given = run(batch, of)
             if given.shape != expected.shape or not np.isfinite(given).all():
                 raise ValueError(

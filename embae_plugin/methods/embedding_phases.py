@@ -17,7 +17,7 @@ from embae_plugin import distributed
 from embae_plugin.data.augment import ON_DEVICE, Augmentation, unsupported_transforms
 from embae_plugin.data.batches import identity_batches
 from embae_plugin.methods.camera_statistics import estimate_common
-from embae_plugin.models.camera_batches import BatchCameras, join_norms, split_norms
+from embae_plugin.models.camera_batches import batch_of_cameras, join_norms, split_norms
 from embae_plugin.training.phase import OneStep, set_lr
 from embae_plugin.training.schedule import seeded
 from embae_plugin.training.train_step import EagerStep, build_step
@@ -35,16 +35,16 @@ class _EmbeddingPhase:
     def __init__(self, engine: ImageEmbeddingEngine, max_epoch: int) -> None:
         self.engine, self.epochs = engine, max_epoch
         self.eager = EagerStep(engine.model, engine.loss, engine.optimizer, engine.bf16)
-        self.batch: BatchCameras | None = None
 
     def start(self) -> None:
         self.engine.model.to(memory_format=torch.channels_last).requires_grad_(True)
         if self.engine.settings.camera_norm:
-            self.batch = split_norms(self.engine.model.trunk)
+            split_norms(self.engine.model.trunk)
 
-    def by_camera(self, cameras: torch.Tensor) -> AbstractContextManager[None]:
+    def by_camera(self, cameras: torch.Tensor) -> AbstractContextManager[Any]:
         """While it lasts, the trunk normalises a batch sorted by ``cameras`` (B,) by them."""
-        return nullcontext() if self.batch is None else self.batch.sorted_by(cameras)
+        by_camera = self.engine.settings.camera_norm
+        return batch_of_cameras(cameras) if by_camera else nullcontext()
 
     def start_epoch(self, epoch: int) -> float:
         self.engine.model.train()

@@ -1,23 +1,67 @@
-"""A model with all that is needed to use it: its input, its cameras, where it comes from."""
+"""Checkpoint files, and a model with all that is needed to use it, as they hold it.
+
+A checkpoint holds plain values and tensors only, so that it loads with ``weights_only=True`` and
+a manipulated file cannot run code. It is written under a temporary name, flushed to the disk and
+renamed: a reader, or a restart after a crash, sees the old one or the new one, never half.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embae_plugin.models.checkpoint_file import (
-    check_finite,
-    check_kinds,
-    check_version,
-    save_checkpoint,
-)
+import torch
+
+from embae_plugin.atomic_file import replacing
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
+from embae_plugin.models.weight_files import check_weights, few, not_finite, read_file
 
+FORMAT = "embae-checkpoint"
+VERSION = 1
 ADAPTED = "adapted.pth"  # what `embae adapt` writes last into its folder
 STAGE = "last.pth"  # what a stage of `embae train` writes into its own
+
+
+def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Writes ``payload`` to ``path`` atomically (temporary name, fsync, rename)."""
+    path = Path(path)
+    try:
+        with replacing(path) as draft, draft.open("wb") as stream:
+            torch.save({"format": FORMAT, "version": VERSION, **payload}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(
+            f"cannot write the checkpoint {path}: {error}; the one before it, if any, is "
+            "untouched. Free some space, or name another folder with data.save_dir"
+        ) from error
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """An EmbAE checkpoint as saved by :func:`save_checkpoint`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_file`; also another kind or version of file.
+    """
+    payload = read_file(path)
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise ValueError(f"{path} is not an EmbAE checkpoint")
+    check_version(path, payload)
+    return payload
+
+
+def check_version(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Raises ValueError for a checkpoint that another release wrote in another way."""
+    version = payload.get("version")
+    if not isinstance(version, int) or version != VERSION:
+        raise ValueError(
+            f"{path} was written in checkpoint version {version}; this release "
+            f"reads version {VERSION}. Use the release that wrote it"
+        )
 
 
 @dataclass
@@ -55,12 +99,8 @@ def find_checkpoint(path: str | Path) -> Path:
     for name in (ADAPTED, STAGE):
         if (path / name).is_file():
             return path / name
-    stages = sorted(found.parent.name for found in path.glob(f"*/{STAGE}"))
-    if stages:
-        raise ValueError(
-            f"{path} holds several stages; name one of them: "
-            + ", ".join(str(path / stage) for stage in stages)
-        )
+    if stages := sorted(str(found.parent) for found in path.glob(f"*/{STAGE}")):
+        raise ValueError(f"{path} holds several stages; name one of them: {', '.join(stages)}")
     raise FileNotFoundError(
         f"{path} holds neither {ADAPTED} (of embae adapt) nor {STAGE} (of a stage of embae train)"
     )
@@ -70,7 +110,7 @@ def _input_of(path: Path, saved: Any, trunk: Any, height: int, width: int) -> In
     """The saved input, with the size replaced where one is given."""
     known = saved if isinstance(saved, Mapping) else {}
     tall, wide = height or known.get("height", 0), width or known.get("width", 0)
-    if any(isinstance(side, int) and side == 0 for side in (tall, wide)):
+    if any(isinstance(side, int) and not side for side in (tall, wide)):
         raise ValueError(
             f"{path} was written by a release that did not keep the size of the network's input: "
             "pass --height and --width as in its training (data.height and data.width; the "
@@ -90,14 +130,13 @@ def _build(path: Path, spec: dict[str, Any], saved: dict[Any, Any]) -> EmbAE:
     except (ValueError, RuntimeError, TypeError) as error:  # torch's, of sizes beyond memory
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ValueError(f"{path}: no model can be built as it says: {reason}") from None
-    state, own = {str(key): value for key, value in saved.items()}, model.state_dict()
-    check_kinds(path, state, own)
+    state = {str(key): value for key, value in saved.items()}
+    check_weights(path, state, model.state_dict())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path}: its weights are not those of its model: {reason}") from None
-    check_finite(path, state, own)
     return model.eval()
 
 
@@ -124,9 +163,8 @@ def bundle_of(path: Path, payload: dict[str, Any], height: int = 0, width: int =
     model = _build(path, _with_names(payload), payload["model"])
     spec = _input_of(path, payload.get("input"), model.trunk, height, width)
     about = payload.get("about")
-    if not isinstance(about, dict) or not about:
-        about = {"stage": str(payload.get("stage", ""))}
-    return Bundle(model, spec, dict(about))
+    known = isinstance(about, dict) and about
+    return Bundle(model, spec, dict(known or {"stage": str(payload.get("stage", ""))}))
 
 
 def _with_names(payload: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +183,20 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
     """Writes a bundle atomically; :func:`open_model` reads it.
 
     Raises:
+        ValueError: a weight is NaN or infinite; nothing is written.
         OSError: it cannot be written; a file that was there is untouched.
     """
+    state = {key: value.cpu() for key, value in bundle.model.state_dict().items()}
+    if broken := not_finite(state):
+        raise ValueError(
+            f"{path} was not written: the model's training has failed, its weights {few(broken)} "
+            "are NaN or infinite"
+        )
     payload = {
         "stage": "adapted",
         "done": True,
         "spec": bundle.model.spec(),
-        "model": {key: value.cpu() for key, value in bundle.model.state_dict().items()},
+        "model": state,
         "input": bundle.input.as_dict(),
         "about": dict(bundle.about),
     }

@@ -18,7 +18,7 @@ from embae_plugin.commands.job_folder import WORK
 from embae_plugin.commands.main import main
 from embae_plugin.data.embedding_files import read_embeddings
 from embae_plugin.methods.transfer import ImageTransferEngine
-from embae_plugin.models import checkpoint_file
+from embae_plugin.models import bundle as bundles
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.camera_norm import of_camera
 from embae_plugin.models.door import open_model
@@ -212,9 +212,9 @@ def _pooled(path: Path) -> None:
 
 
 def _of_another_trunk(path: Path) -> None:
-    payload = checkpoint_file.load_checkpoint("source.pth")
+    payload = bundles.load_checkpoint("source.pth")
     payload["spec"] = {**payload["spec"], "trunk": "mobilenetv1_x0_5"}
-    checkpoint_file.save_checkpoint(path, payload)
+    bundles.save_checkpoint(path, payload)
 
 
 def _torchreid(path: Path) -> None:
@@ -287,7 +287,7 @@ def test_files_that_may_not_be_read(world, monkeypatch, capsys):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_file.torch, "load", refused)
+        patch.setattr(bundles.torch, "load", refused)
         assert adapt() == 2
     assert "no permission to read the checkpoint source.pth" in capsys.readouterr().err
     with monkeypatch.context() as patch:
@@ -355,8 +355,8 @@ def test_no_epochs_at_all_leave_the_model_as_it_was(world):
 
 
 def test_a_model_without_an_autoencoder_learns_one_on_the_crops(world):
-    payload = checkpoint_file.load_checkpoint("source.pth")
-    checkpoint_file.save_checkpoint("one.pth", {**payload, "stage": "embedding", "about": {}})
+    payload = bundles.load_checkpoint("source.pth")
+    bundles.save_checkpoint("one.pth", {**payload, "stage": "embedding", "about": {}})
     assert adapt("embae.autoencoder.max_epoch", "1", checkpoint="one.pth") == 0
     assert "an autoencoder learned on the crops" in json.loads(
         Path("out/summary.json").read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embae_plugin.commands.main import main
-from embae_plugin.models.checkpoint_file import load_checkpoint, save_checkpoint
+from embae_plugin.models.bundle import load_checkpoint, save_checkpoint
 from embae_plugin.models.door import open_model
 from tests.networks import write_zoo_file
 from tests.zoo_files import write_market1501

@@ -8,7 +8,7 @@ import torchreid
 
 from embae_plugin.data.augment import normalise
 from embae_plugin.methods import ImageEmbeddingEngine
-from embae_plugin.models.camera_batches import SplitNorm
+from embae_plugin.models import camera_batches
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.training.loop import Interrupted
 from embae_plugin.training.run_identity import load_checkpoint
@@ -30,14 +30,14 @@ def engine(data, store, model: EmbAE | None = None, **more) -> ImageEmbeddingEng
 def sizes_seen(made: ImageEmbeddingEngine, monkeypatch) -> list[list[int]]:
     """How each batch of the engine is split, written down as it trains."""
     seen: list[list[int]] = []
-    forward = SplitNorm.forward
+    forward = camera_batches._by_camera
 
-    def noting(self, x):
-        if self.training:
-            seen.append(list(self.batch.sizes))
-        return forward(self, x)
+    def noting(layer, x):
+        if layer.training:
+            seen.append(list(camera_batches._sizes.get()))
+        return forward(layer, x)
 
-    monkeypatch.setattr(SplitNorm, "forward", noting)
+    monkeypatch.setattr(camera_batches, "_by_camera", noting)
     return seen
 
 
@@ -88,7 +88,7 @@ def test_the_checkpoint_is_an_ordinary_model_with_the_sources_statistics(data, s
     made = engine(data, store, transforms=[])
     made.run(tmp_path, max_epoch=2)
     payload = load_checkpoint(tmp_path / "embedding" / "last.pth")
-    assert not any(isinstance(m, SplitNorm) for m in made.model.modules())
+    assert not any("forward" in vars(m) for m in made.model.modules())
     assert "camera_parts" not in payload["spec"] and payload["identity"]["camera_norm"] is True
     bank = store.images(data.source, "source")
     net = made.model.trunk.net

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from embae_plugin.models import checkpoint_file as checkpoint
+from embae_plugin.models import bundle as checkpoint
 from embae_plugin.training.run_identity import (
     check_identity,
     load_checkpoint,

@@ -7,9 +7,14 @@ import os
 import pytest
 import torch
 
-from embae_plugin.models import checkpoint_file
-from embae_plugin.models.bundle import Bundle, find_checkpoint, save_bundle
-from embae_plugin.models.checkpoint_file import load_checkpoint, save_checkpoint
+from embae_plugin.models import bundle as bundles
+from embae_plugin.models.bundle import (
+    Bundle,
+    find_checkpoint,
+    load_checkpoint,
+    save_bundle,
+    save_checkpoint,
+)
 from embae_plugin.models.door import open_model
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
@@ -139,9 +144,21 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_file.torch, "save", full)
+    monkeypatch.setattr(bundles.torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(path, seed=2)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["adapted.pth"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["trunk.net.bn1.running_var", "f_emb.fc1.weight"])
+def test_weights_that_are_no_numbers_are_not_written(tmp_path, name, value):
+    path = write_checkpoint(tmp_path / "adapted.pth")
+    before, model = path.read_bytes(), tiny_embae()
+    model.state_dict()[name].view(-1)[3] = value
+    for place in (path, tmp_path / "new" / "adapted.pth"):
+        with pytest.raises(ValueError, match=rf"adapted\.pth was not written: .* {name} are NaN"):
+            save_bundle(place, Bundle(model, INPUT))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["adapted.pth"]
 
 

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embae_plugin.models.bundle import Bundle, save_bundle
-from embae_plugin.models.checkpoint_file import load_checkpoint
+from embae_plugin.models.bundle import Bundle, load_checkpoint, save_bundle
 from embae_plugin.models.door import open_model
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.training.run_identity import load_weights
