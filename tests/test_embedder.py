@@ -10,7 +10,7 @@ import torch
 
 from embae_plugin import FeatureExtractor, ReID
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.embedder import Embedder, embed_records, embed_stored, tell_unknown
+from embae_plugin.embedder import embed_records, embed_stored, tell_unknown
 from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.embae import EmbAE
@@ -234,6 +234,7 @@ def test_no_images_have_no_embeddings_whatever_the_network():
     model = EmbAE.of_network("torchreid:osnet_x0_25").eval()
     with pytest.raises(RuntimeError):
         model(torch.zeros(0, 3, HEIGHT, WIDTH))
-    embedder = Embedder(model, INPUT, torch.device("cpu"))
-    assert embedder.images([]).shape == (0, 512)
-    assert embedder.batch(torch.zeros(0, 3, HEIGHT, WIDTH)).shape == (0, 512)
+    reid = ReID(Bundle(model, INPUT), "cpu")
+    assert reid.embed([]).shape == (0, 512)
+    empty = torch.zeros(0, 3, HEIGHT, WIDTH)
+    assert reid.embed_batch(empty, None, True, "flip").shape == (0, 512)

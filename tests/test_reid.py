@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read_are_all_named(world, tmp_path):
 
 def test_cameras_are_names_numbers_or_unknown(world):
     reid, paths, _ = world
-    numbers = reid.embedder.camera_numbers
+    numbers = reid.camera_numbers
     assert numbers(["gate", 1, None, -1, "unknown"], 5).tolist() == [0, 1, -1, -1, -1]
     assert numbers("yard", 2).tolist() == [1, 1]
     assert numbers("unknown", 2).tolist() == [-1, -1]
