@@ -20,13 +20,8 @@ from typing import Any
 
 import torch
 
-from embae_plugin.commands.crop_arguments import (
-    add_checkpoint_arguments,
-    add_crop_arguments,
-    crops_of,
-    model_of,
-)
-from embae_plugin.commands.job_folder import explained_disk_errors, read_job, write_job
+from embae_plugin.commands import crop_arguments as given
+from embae_plugin.commands.job_folder import explained_disk_errors
 from embae_plugin.data.crops import Crops, describe_cameras
 from embae_plugin.data.embedding_files import (
     EmbeddingTable,
@@ -50,8 +45,8 @@ BLOCK = 8192  # crops; 0.8 GB of decoded 256 x 128 images
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    add_checkpoint_arguments(parser)
-    add_crop_arguments(parser)
+    given.add_checkpoint_arguments(parser)
+    given.add_crop_arguments(parser)
     parser.add_argument("--out", required=True, help="an .npz or .parquet file")
     parser.add_argument("--no-normalize", action="store_true", help="leave lengths as they are")
     parser.add_argument("--tta", default="flip", choices=("flip", "none"),
@@ -75,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"{out} exists: name another file with --out, or replace it with --force"
             )
-        bundle, crops = model_of(arguments), crops_of(arguments)
+        bundle, crops = given.model_of(arguments), given.crops_of(arguments)
         logger.info("%s", describe_cameras(crops, to_learn=False))
         rows = extract(
             bundle, crops, out, not arguments.no_normalize, arguments.tta, arguments.max_bad,
@@ -126,16 +121,18 @@ def extract(
         "model": state_fingerprint(model), "root": str(crops.root.resolve()),
         "normalized": normalize, "tta": tta,
     }
-    names = "\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape")
-    settings = {
-        **about, "crops": hashlib.blake2b(names, digest_size=12).hexdigest(), "block": block,
-        "input": bundle.input.as_dict(), "least_side": least_side,
-    }
+    job = hashlib.blake2b(repr((about, block, bundle.input, least_side)).encode(), digest_size=12)
+    job.update("\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape"))
     parts, failures = out.with_name(f".{out.name}.parts"), []
+    mark = parts / f"{job.hexdigest()}.job"
     starts = range(0, len(crops), block)
     files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
     with explained_disk_errors(out):
-        _begin(parts, settings)
+        if mark.is_file():
+            logger.info("resuming with the parts in %s", parts)
+        else:  # parts of other settings, or none
+            shutil.rmtree(parts, ignore_errors=True)
+            write_text(mark, "")
         for number, (first, file) in enumerate(zip(starts, files, strict=True), 1):
             if not file.is_file():
                 some, label = crops.part(first, first + block), f"block {number} of {len(files)}"
@@ -158,16 +155,3 @@ def extract(
             write_text(_skipped_list(out), "".join(f"{path}\t{why}\n" for path, why in skipped))
         shutil.rmtree(parts)
     return rows
-
-
-def _begin(parts: Path, settings: dict[str, Any]) -> None:
-    """Keeps the parts of an earlier run of the same settings, and removes those of others."""
-    try:
-        if not read_job(parts, settings)[1]:
-            logger.info("resuming with the parts in %s", parts)
-            return
-    except (FileNotFoundError, ValueError):
-        pass
-    if parts.is_dir():
-        shutil.rmtree(parts)
-    write_job(parts, settings, {})

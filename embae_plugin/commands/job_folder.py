@@ -25,27 +25,6 @@ WORK = ".unfinished"
 _JOB = "job.json"
 
 
-def read_job(work: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """What an unfinished run noted in its hidden folder, and how its settings differ, in lines.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: the note is damaged.
-    """
-    try:
-        noted = json.loads((work / _JOB).read_text(encoding="utf-8"))
-        changed = changed_settings(noted["settings"], json.loads(json.dumps(settings)))
-        return dict(noted.get("notes", {})), changed
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{work / _JOB} is damaged: start anew with --force") from None
-
-
-def write_job(work: Path, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Marks a run as unfinished, with what :func:`read_job` reads."""
-    content = {"settings": dict(settings), "notes": dict(notes)}
-    write_text(work / _JOB, json.dumps(content, indent=1) + "\n")
-
-
 class JobFolder:
     """The results' folder of one command.
 
@@ -75,15 +54,20 @@ class JobFolder:
         held = list(self.out.iterdir()) if self.out.exists() else []
         if force or all(path.suffix == ".log" for path in held):
             return None
-        try:
-            notes, changed = read_job(self.work, self.settings)
-        except FileNotFoundError:
+        job = self.work / _JOB
+        if not job.is_file():
             done = (self.out / self.results[-1]).is_file()
             what = "the results of a finished run" if done else "other files"
             raise ValueError(
                 f"{self.out} holds {what}: name another folder with --out, or replace "
                 "what is in it with --force"
-            ) from None
+            )
+        try:
+            noted = json.loads(job.read_text(encoding="utf-8"))
+            then, notes = dict(noted["settings"]), dict(noted["notes"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{job} is damaged: start anew with --force") from None
+        changed = changed_settings(then, json.loads(json.dumps(self.settings)))
         if changed:
             raise ValueError(
                 f"{self.out} holds an unfinished run with other settings:\n{changed}\n"
@@ -98,7 +82,8 @@ class JobFolder:
         for name in (*reversed(self.results), WORK) if anew else ():
             left = self.out / name
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-        write_job(self.work, self.settings, notes)
+        text = json.dumps({"settings": self.settings, "notes": dict(notes)}, indent=1)
+        write_text(self.work / _JOB, text + "\n")
 
     def finish(self) -> None:
         """Removes the mark and everything kept for resuming."""

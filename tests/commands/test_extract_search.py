@@ -101,9 +101,10 @@ def test_parts_of_other_settings_are_not_used(world, monkeypatch):
         patch.setattr(extraction, "write_embeddings", None)
         with pytest.raises(TypeError):
             extract("o.npz")
-    job = Path(".o.npz.parts/job.json")
-    job.write_text(job.read_text().replace("flip", "none"))
     np.savez(".o.npz.parts/000000.npz", x=np.zeros(1))
+    assert extract("o.npz") == 2  # the same settings: the part is read, and is none
+    [job] = Path(".o.npz.parts").glob("*.job")
+    job.rename(job.with_name("another.job"))
     assert extract("o.npz") == 0 and len(read_embeddings("o.npz")) == 12
 
 
