@@ -120,11 +120,6 @@ def any_rank(flag: bool) -> bool:
     return bool(value.item())
 
 
-def all_ranks(flag: bool) -> bool:
-    """Whether every rank's flag is set; the same answer everywhere."""
-    return not any_rank(not flag)
-
-
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
     """Rank 0 runs the block, then all others: for work whose result is left on the disk."""

@@ -42,13 +42,8 @@ def tell_unknown(model: EmbAE, cameras: Iterable[str]) -> str:
 
 
 def embed_records(
-    model: EmbAE,
-    store: FeatureStore,
-    records: ImageRecords,
-    label: str,
-    tta: str = "flip",
-    normalize: bool = True,
-    keep: bool = True,
+    model: EmbAE, store: FeatureStore, records: ImageRecords, label: str, tta: str = "flip",
+    normalize: bool = True, keep: bool = True,
 ) -> torch.Tensor:
     """Embeddings of N listed crops, (N, model.feature_dim) float32, averaged over views.
 

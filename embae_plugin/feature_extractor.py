@@ -50,19 +50,11 @@ class FeatureExtractor:
     """
 
     def __init__(
-        self,
-        model_name: str = "",
-        model_path: str | Path = "",
+        self, model_name: str = "", model_path: str | Path = "",
         image_size: tuple[int, int] | int | None = None,
-        pixel_mean: Sequence[float] | None = None,
-        pixel_std: Sequence[float] | None = None,
-        pixel_norm: bool = True,
-        device: str | torch.device = "cuda",
-        verbose: bool = True,
-        *,
-        camera: str | int | None = None,
-        bgr: bool = False,
-        normalize: bool = False,
+        pixel_mean: Sequence[float] | None = None, pixel_std: Sequence[float] | None = None,
+        pixel_norm: bool = True, device: str | torch.device = "cuda", verbose: bool = True, *,
+        camera: str | int | None = None, bgr: bool = False, normalize: bool = False,
         tta: str = "none",
     ) -> None:
         self.device = pick_device(device)

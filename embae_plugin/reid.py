@@ -84,11 +84,7 @@ class ReID:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        device: str | torch.device = "auto",
-        height: int = 0,
-        width: int = 0,
+        cls, path: str | Path, device: str | torch.device = "auto", height: int = 0, width: int = 0
     ) -> ReID:
         """From a checkpoint file or the folder of `embae adapt`.
 
@@ -103,13 +99,8 @@ class ReID:
         return self.model.feature_dim
 
     def embed(
-        self,
-        images: Any,
-        cameras: Any = None,
-        normalize: bool = True,
-        tta: str = "flip",
-        batch_size: int = 0,
-        bgr: bool = False,
+        self, images: Any, cameras: Any = None, normalize: bool = True, tta: str = "flip",
+        batch_size: int = 0, bgr: bool = False,
     ) -> Floats:
         """Embeddings of crops, in the order given.
 
@@ -139,13 +130,8 @@ class ReID:
 
     @torch.inference_mode()
     def embed_tensor(
-        self,
-        images: Any,
-        cameras: Any = None,
-        normalize: bool = True,
-        tta: str = "flip",
-        batch_size: int = 0,
-        bgr: bool = False,
+        self, images: Any, cameras: Any = None, normalize: bool = True, tta: str = "flip",
+        batch_size: int = 0, bgr: bool = False,
     ) -> torch.Tensor:
         """:meth:`embed` as a tensor (N, d) on the model's device."""
         if tta not in TTA:

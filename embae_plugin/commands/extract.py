@@ -88,14 +88,8 @@ def _skipped_list(out: Path) -> Path:
 
 
 def extract(
-    bundle: Bundle,
-    crops: Crops,
-    out: Path,
-    normalize: bool = True,
-    tta: str = "flip",
-    max_bad: float = 0.1,
-    least_side: int = 8,
-    device: torch.device | str = "cpu",
+    bundle: Bundle, crops: Crops, out: Path, normalize: bool = True, tta: str = "flip",
+    max_bad: float = 0.1, least_side: int = 8, device: torch.device | str = "cpu",
     block: int = BLOCK,
 ) -> int:
     """Embeds crops and writes the file ``out``, which is whole or absent; returns its rows.

@@ -46,11 +46,8 @@ if line %}{{ line }}<br>{% endfor %}</figcaption></figure>{% endfor %}</div></se
 
 
 def search(
-    query: EmbeddingTable,
-    gallery: EmbeddingTable,
-    top: int = 10,
-    other_cameras_only: bool = False,
-    index: str = "flat",
+    query: EmbeddingTable, gallery: EmbeddingTable, top: int = 10,
+    other_cameras_only: bool = False, index: str = "flat",
 ) -> list[Answer]:
     """The most similar gallery crops of each query, the query's own file excepted.
 

@@ -119,32 +119,25 @@ def check_torchvision(need: Requirement, extra: str = "") -> Finding:
 
 
 def check_torchreid(need: Requirement, extra: str = "") -> Finding:
-    """Which torchreid is there, by way of the one module that knows both layouts."""
-    fix = TORCHREID
+    """Which torchreid is there, and whether it knows this package's models."""
     try:
         bridge = importlib.import_module("embae_plugin.torchreid_bridge")
     except ImportError as error:
-        absent = str(error).startswith("torchreid is not installed")
-        if not absent and isinstance(error.__cause__, ModuleNotFoundError):
+        if str(error).startswith("torchreid is not installed"):
+            return Finding("torchreid", MISSING, reason(error), TORCHREID)
+        fix = f"{TORCHREID} --force-reinstall"
+        if isinstance(error.__cause__, ModuleNotFoundError):
             fix = f"pip install {error.__cause__.name}"
-        elif not absent:
-            fix += " --force-reinstall"
-        return Finding("torchreid", MISSING if absent else BROKEN, reason(error), fix)
-    layout = {"pypi": "PyPI's layout", "github": "GitHub's layout"}[bridge.LAYOUT]
-    return Finding("torchreid", OK, f"{bridge.VERSION}, {layout}, at {bridge.LOCATION}")
-
-
-def check_registration() -> Finding:
-    """Whether this package's own parts are in torchreid's tables."""
-    from embae_plugin import registration, torchreid_bridge
+        return Finding("torchreid", BROKEN, reason(error), fix)
+    from embae_plugin import registration
 
     registration.register()
-    absent = sorted(set(registration.MODELS) - set(torchreid_bridge.available_models()))
-    if absent:
-        return Finding("registration", BROKEN, f"torchreid does not know {', '.join(absent)}",
+    if absent := sorted(set(registration.MODELS) - set(bridge.available_models())):
+        return Finding("torchreid", BROKEN, f"it does not know {', '.join(absent)}",
                        "pip install --force-reinstall embae_plugin")
-    count = len(registration.MODELS)
-    return Finding("registration", OK, f"{count} models and their engines are known to torchreid")
+    layout = {"pypi": "PyPI's layout", "github": "GitHub's layout"}[bridge.LAYOUT]
+    known = f"with {len(registration.MODELS)} models of this package"
+    return Finding("torchreid", OK, f"{bridge.VERSION}, {layout}, at {bridge.LOCATION}, {known}")
 
 
 def check_packages() -> Iterator[Finding]:
@@ -170,5 +163,3 @@ def check_packages() -> Iterator[Finding]:
         yield found
         if name == "torch" and found.state != OK:
             torch_fix = found.fix
-        elif name == "torchreid" and found.state == OK:
-            yield guarded("registration", check_registration)

@@ -6,10 +6,11 @@ authors' repository kaiyangzhou/osnet on the Hugging Face hub, which holds some 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from huggingface_hub import hf_hub_url
+
+from embae_plugin.suggestions import did_you_mean
 
 PREFIX = "torchreid:"
 HUB = "kaiyangzhou/osnet"
@@ -190,9 +191,6 @@ def published_model(name: str) -> PublishedModel:
     if name in known:
         return known[name]
     arch = name.removeprefix(PREFIX).partition("/")[0]
-    near = [other for other, model in known.items() if model.arch == arch]
-    near = near or difflib.get_close_matches(name, known, n=3) or [next(iter(known))]
-    raise ValueError(
-        f"torchreid's zoo has no model '{name}'; it has {', '.join(near)} (`embae models` lists "
-        "all of them)"
-    )
+    same = ", ".join(other for other, model in known.items() if model.arch == arch)
+    hint = f" Of {arch} it has {same}." if same else did_you_mean(name, known, most=3)
+    raise ValueError(f"torchreid's zoo has no model '{name}'.{hint} `embae models` lists all")

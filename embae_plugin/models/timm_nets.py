@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.models import EfficientNet
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import nn
+
+from embae_plugin.suggestions import did_you_mean
 
 _REACH_SECONDS = 10.0
 
@@ -85,10 +86,9 @@ def _create(name: str, **options: Any) -> nn.Module:
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; timm has {', '.join(near)}" if near else ""
+        hint = did_you_mean(name, timm.list_models(), most=3)
         raise ValueError(
-            f"unknown trunk '{name}'{hint}. A trunk is mobilenetv1, mobilenetv1_tf, "
+            f"unknown trunk '{name}'.{hint} A trunk is mobilenetv1, mobilenetv1_tf, "
             "mobilenetv1_x0_5, mobilenetv1_x0_25, a network of timm, or torchreid:NAME for one of "
             "torchreid's"
         )
