@@ -36,8 +36,8 @@ body { color: #e8e8e8; background: #181818; } img, .none { background: #2a2a2a; 
 </style></head><body><h1>Most similar crops</h1>
 <p>{% for name, value in about.items() %}{{ " · " if not loop.first }}{{ name }}: {{ value }}{%
 endfor %}. Numbers are cosine similarities (1 = the same embedding).</p>
-{% for row in rows %}<section><div class="row">{% for file, picture, kind, title, lines in row %}
-<figure class="{{ kind }}">{% if picture
+{% for row in rows %}<section><div class="row">{% for file, picture, title, lines in row %}
+<figure class="{{ "query" if loop.first else "hit" }}">{% if picture
 %}<img src="{{ picture }}" alt="{{ file.name }}" title="{{ file }}">{% else
 %}<div class="none">no image</div>{% endif %}<figcaption><b>{{ title }}</b>{% for line in lines
 if line %}{{ line }}<br>{% endfor %}</figcaption></figure>{% endfor %}</div></section>
@@ -93,9 +93,10 @@ def search(
         hidden = None if camera is None else gallery.cameras == camera
         found, values = nearest(z[mine], g, top + 1, hidden, index)
         rows[mine, : found.shape[1]], similarity[mine, : found.shape[1]] = found, values
-    answers = []
+    answers: list[Answer] = []
     for number, camera in enumerate(query.cameras.tolist()):
-        itself, hits = query.file(number).absolute(), []
+        itself = query.file(number).absolute()
+        hits: list[dict[str, Any]] = []
         for row, value in zip(rows[number].tolist(), similarity[number].tolist(), strict=True):
             file = gallery.file(row)
             if row < 0 or file.absolute() == itself or len(hits) == top:
@@ -122,12 +123,14 @@ def search_page(answers: Sequence[Answer], query: EmbeddingTable, about: Mapping
     rows = []
     shown = tqdm(answers[:_MOST], "thumbnails", unit="query", disable=None)
     for number, answer in enumerate(shown):
-        crops = [(query.file(number), "query", "query", (answer["camid"], answer["query"]))]
+        file = query.file(number)
+        row = [(file, jpeg_address(file, *_SIZE), "query", [answer["camid"], answer["query"]])]
         for hit in answer["hits"]:
-            pid = f"pid {hit['pid']}" if "pid" in hit else ""
+            file, pid = Path(hit["file"]), f"pid {hit['pid']}" if "pid" in hit else ""
             title = f"{hit['rank']}: {hit['similarity']:.3f}"
-            crops.append((Path(hit["file"]), "hit", title, (hit["camid"], pid, hit["path"])))
-        rows.append([(file, jpeg_address(file, *_SIZE), *others) for file, *others in crops])
+            lines = [hit["camid"], pid, hit["path"]]
+            row.append((file, jpeg_address(file, *_SIZE), title, lines))
+        rows.append(row)
     missing = sum(not picture for row in rows for _, picture, *_ in row)
     if missing:
         logger.warning("%d image(s) could not be read for their thumbnails; if they have moved, "

@@ -36,11 +36,12 @@ def check_data(root: str | Path) -> Iterator[Finding]:
     from embae_plugin.data.checking import check_all
 
     folder = Path(root).expanduser()
-    if not folder.is_dir():
-        fix = f"mkdir -p {shlex.quote(str(folder))}"
-        yield Finding("data", MISSING, f"{root} is not a folder", fix)
+    try:
+        checks = check_all(folder)
+    except FileNotFoundError as error:
+        yield Finding("data", MISSING, reason(error), f"mkdir -p {shlex.quote(str(folder))}")
         return
-    for check in check_all(folder):
+    for check in checks:
         get = f"embae data get {check.name} --root {shlex.quote(str(root))}"
         name = f"data {check.name}"
         if check.state in ("complete", "differs", "built in"):
