@@ -11,7 +11,7 @@ import torch
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.single_images import check_image_tensor
-from embae_plugin.models.door import holds_embae, open_model
+from embae_plugin.models.door import open_model, open_network
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.reid import ReID, pick_device
 
@@ -76,9 +76,9 @@ class FeatureExtractor:
             self.model = self._stock.model
             return
         arch = "" if str(model_name).startswith("embae_") else model_name
-        if arch and holds_embae(model_path):  # which knows its network
-            arch = ""
-        bundle = open_model(model_path, *_height_and_width(image_size), arch=arch)
+        size = _height_and_width(image_size)
+        bundle = open_network(model_path, *size, arch=arch) if arch else None
+        bundle = bundle or open_model(model_path, *size)
         own = bundle.input
         mean = own.norm_mean if pixel_mean is None else pixel_mean
         std = own.norm_std if pixel_std is None else pixel_std

@@ -37,12 +37,12 @@ def register() -> None:
         ValueError: torchreid already has something else under one of the names.
     """
     for name, factory in MODELS.items():
-        bridge.register_model(name, factory)
+        bridge.register("model", name, factory)
     for name, dataset in DATASETS.items():
-        bridge.register_dataset(name, dataset)
+        bridge.register("dataset", name, dataset)
     for sampler in SAMPLERS:
-        bridge.register_sampler(sampler.__name__, sampler)
+        bridge.register("sampler", sampler.__name__, sampler)
     for loss in LOSSES:
-        bridge.register_loss(loss.__name__, loss)
+        bridge.register("loss", loss.__name__, loss)
     for engine_class in ENGINES:
-        bridge.register_engine(engine_class.__name__, engine_class)
+        bridge.register("engine", engine_class.__name__, engine_class)

@@ -19,8 +19,7 @@ from embae_plugin.data.single_images import as_items, decoded, tensor_batch
 from embae_plugin.embedder import SHOWN, UNKNOWN
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.door import open_model
-from embae_plugin.models.frozen import FrozenTrunks
-from embae_plugin.models.inference import inference_format
+from embae_plugin.models.inference import FrozenTrunks, inference_format
 from embae_plugin.models.weight_files import few
 from embae_plugin.precision import full_precision
 

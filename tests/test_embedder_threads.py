@@ -16,7 +16,7 @@ from embae_plugin import FeatureExtractor, ReID
 from embae_plugin.data.image_bank import CorruptImageError
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.frozen import FrozenTrunks
+from embae_plugin.models.inference import FrozenTrunks
 from embae_plugin.precision import _held, _switches
 from tests.crops_world import HEIGHT, INPUT, WIDTH, tell_apart, tiny_embae
 from tests.threads import one_thread

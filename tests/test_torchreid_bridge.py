@@ -35,8 +35,8 @@ def use():
         engine = getattr(torchreid.engine, f"Image{name}Engine")
         assert issubclass(engine, torchreid.engine.Engine)
     assert {"synthetic_source_a", "synthetic_source_b", "synthetic_target", "ward"} <= set(
-        bridge.available_datasets())
-    assert bridge.available_samplers().count("CameraBalancedSampler") == 1
+        bridge.dataset_table())
+    assert bridge.library.samplers.AVAI_SAMPLERS.count("CameraBalancedSampler") == 1
 use()
 embae_plugin.register()
 for module in (bridge, registration, embae_plugin):
@@ -86,11 +86,10 @@ def test_real_objects_are_re_exported():
 
 
 def test_registering_twice_changes_nothing():
-    before = bridge.available_models(), bridge.available_datasets(), bridge.available_samplers()
+    tables = bridge.model_table, bridge.dataset_table, bridge.registries.sampler_table
+    before = [dict(table()) for table in tables]
     register()
-    assert before == (
-        bridge.available_models(), bridge.available_datasets(), bridge.available_samplers()
-    )  # fmt: skip
+    assert before == [table() for table in tables]
 
 
 class Newcomer(torch.nn.Module):
@@ -98,27 +97,26 @@ class Newcomer(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("register_new", "taken"),
-    [(bridge.register_model, "resnet50"), (bridge.register_dataset, "market1501"),
-     (bridge.register_sampler, "RandomIdentitySampler"), (bridge.register_loss, "TripletLoss"),
-     (bridge.register_engine, "ImageTripletEngine")],
-)  # fmt: skip
-def test_a_name_of_torchreid_is_not_taken_over(register_new, taken):
+    ("kind", "taken"),
+    [("model", "resnet50"), ("dataset", "market1501"), ("sampler", "RandomIdentitySampler"),
+     ("loss", "TripletLoss"), ("engine", "ImageTripletEngine")],
+)
+def test_a_name_of_torchreid_is_not_taken_over(kind, taken):
     with pytest.raises(ValueError, match=f"'{taken}': torchreid .* already has .*another name"):
-        register_new(taken, Newcomer)
+        bridge.register(kind, taken, Newcomer)
     assert torchreid.losses.TripletLoss is not Newcomer
     assert Newcomer not in bridge.model_table().values()
 
 
 def test_a_new_version_of_the_same_thing_replaces_it(monkeypatch):
     monkeypatch.setattr(bridge.registries, "losses", type(sys)("losses"))
-    bridge.register_loss("Newcomer", Newcomer)
+    bridge.register("loss", "Newcomer", Newcomer)
     reloaded = type("Newcomer", (Newcomer,), {"__module__": Newcomer.__module__})
-    bridge.register_loss("Newcomer", reloaded)
+    bridge.register("loss", "Newcomer", reloaded)
     assert bridge.registries.losses.Newcomer is reloaded
     stranger = type("Stranger", (Newcomer,), {"__module__": Newcomer.__module__})
     with pytest.raises(ValueError, match="cannot register loss 'Newcomer'"):
-        bridge.register_loss("Newcomer", stranger)
+        bridge.register("loss", "Newcomer", stranger)
 
 
 def test_stock_samplers_still_work():

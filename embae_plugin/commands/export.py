@@ -22,8 +22,7 @@ import numpy as np
 from embae_plugin.commands.crop_arguments import add_checkpoint_arguments, model_of
 from embae_plugin.embedder import UNKNOWN
 from embae_plugin.export.equality import TOLERANCE, largest_difference, some_images, unit_images
-from embae_plugin.export.formats import FORMATS, Runner, export_model
-from embae_plugin.export.graph import ImagesToEmbeddings
+from embae_plugin.export.formats import FORMATS, ImagesToEmbeddings, Runner, export_model
 from embae_plugin.export.torchreid_files import write_torchreid_files
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.runtime import log_to

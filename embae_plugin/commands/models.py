@@ -14,9 +14,14 @@ import sys
 
 from tabulate import tabulate
 
-from embae_plugin.models.published_models import TRAINED_ON, published_models
 from embae_plugin.models.recognition import parameter_count
-from embae_plugin.models.zoo import cache_folder, cached_path, fetch
+from embae_plugin.models.zoo import (
+    TRAINED_ON,
+    cache_folder,
+    cached_path,
+    fetch,
+    published_models,
+)
 from embae_plugin.runtime import log_to
 
 _OTHERS = (

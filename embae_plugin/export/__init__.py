@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from embae_plugin.export.formats import FORMATS, export_model
-from embae_plugin.export.graph import ImagesToEmbeddings, describe
+from embae_plugin.export.formats import FORMATS, ImagesToEmbeddings, describe, export_model
 
 __all__ = ["FORMATS", "ImagesToEmbeddings", "describe", "export_model"]

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from embae_plugin.data.camera_rules import find_images
 from embae_plugin.data.single_images import decoded
-from embae_plugin.export.formats import Runner
-from embae_plugin.export.graph import ImagesToEmbeddings
+from embae_plugin.export.formats import ImagesToEmbeddings, Runner
 from embae_plugin.models.input_spec import InputSpec
 
 TOLERANCE = 1e-4
@@ -43,8 +42,7 @@ def unit_images(paths: Sequence[Path], spec: InputSpec) -> NDArray[np.float32]:
     """
     pixels = decoded([str(path) for path in paths], spec)
     planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
-    planes /= np.float32(255)
-    return planes
+    return planes / np.float32(255)
 
 
 @torch.inference_mode()
@@ -63,10 +61,8 @@ def largest_difference(
     camera = np.arange(len(images), dtype=np.int64) % (cameras + 1) - 1
     with tqdm(total=len(images), desc="checking", unit="img", disable=None, leave=False) as bar:
         while start < len(images):
-            rows = slice(start, start + size)
-            batch, of = images[rows], camera[rows]
-            rest = (torch.from_numpy(of),) if graph.cameras else ()
-            expected = graph(torch.from_numpy(batch), *rest).numpy()
+            batch, of = (rows[start : start + size] for rows in (images, camera))
+            expected = graph(torch.from_numpy(batch), torch.from_numpy(of)).numpy()
             given = run(batch, of)
             if given.shape != expected.shape or not np.isfinite(given).all():
                 raise ValueError(

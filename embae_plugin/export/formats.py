@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 from embae_plugin.atomic_file import replacing
-from embae_plugin.export.graph import ImagesToEmbeddings, describe
 from embae_plugin.models.bundle import Bundle
-from embae_plugin.models.onnx_engine import quiet_exporter
+from embae_plugin.models.camera_norm import knows_cameras
+from embae_plugin.models.onnx_engine import traced
 
 logger = logging.getLogger(__name__)
 
@@ -26,37 +26,72 @@ Floats = NDArray[np.float32]
 Runner = Callable[[Floats, NDArray[np.int64]], Floats]
 """(B, 3, H, W) images in [0, 1] and (B,) cameras, which may be ignored, to embeddings (B, d)."""
 
+INPUT = "float32 (batch, 3, height, width), R G B, values from 0 to 1, not normalised"
 EXTRA_FILE = "embae.json"  # in a TorchScript file
-OPSET = 17
 _jit: Any = torch.jit  # partly untyped
 
 
-def optional(name: str) -> Any:
-    """An optional package.
+class ImagesToEmbeddings(nn.Module):
+    """A model with its preprocessing: images (B, 3, H, W) in [0, 1] to embeddings (B, d).
 
-    Raises:
-        ImportError: it is not installed; says how to.
+    The normalisation is in the graph, where nobody can get it wrong.
+
+    Args:
+        bundle: the model; put into eval mode.
+        normalize: scale embeddings to length 1.
+        flip: average each image's embedding with its mirror image's, before that.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"this needs {name}, which is not installed: pip install onnx onnxruntime "
-            "(or pip install 'embae_plugin[export]')"
-        ) from error
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, bundle: Bundle, normalize: bool = True, flip: bool = False) -> None:
+        super().__init__()
+        self.model = bundle.model.eval().requires_grad_(False)
+        self.normalize, self.flip, self.cameras = normalize, flip, knows_cameras(bundle.model)
+        for name, values in (("mean", bundle.input.norm_mean), ("std", bundle.input.norm_std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.eval()  # its own flag, too: torch.onnx puts the model back into the mode it has
+
+    def forward(self, images: torch.Tensor, camera: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+            camera: (B,) int64 numbers of the model's cameras, −1 for one it has never seen; only
+                for a model that knows cameras apart.
+        """
+        x, rest = (images - self.mean) / self.std, (camera,) if self.cameras else ()
+        z = cast(torch.Tensor, self.model(x, *rest)).float()
+        if self.flip:
+            z = (z + self.model(x.flip(3), *rest).float()) / 2
+        return F.normalize(z, dim=1) if self.normalize else z
 
 
-@contextmanager
-def _quiet_tracing() -> Iterator[None]:
-    """Without the tracer's remarks on Python values, which are constants of a fixed input size."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def describe(bundle: Bundle, normalize: bool, flip: bool) -> dict[str, Any]:
+    """What a user of the file must know, in plain values; it is written into the file."""
+    from embae_plugin import __version__
+
+    return {
+        "embae_version": __version__,
+        "input": INPUT,
+        "height": bundle.input.height,
+        "width": bundle.input.width,
+        "mean": list(bundle.input.norm_mean),
+        "std": list(bundle.input.norm_std),
+        "preprocessing_in_graph": True,
+        "embedding_dim": bundle.model.feature_dim,
+        "normalized": normalize,
+        "flip_averaged": flip,
+        "trunk": bundle.model.trunk.name,
+        "camera_names": list(bundle.camera_names) if knows_cameras(bundle.model) else [],
+    }
 
 
-def example(graph: ImagesToEmbeddings, height: int, width: int) -> tuple[torch.Tensor, ...]:
+def _example(graph: ImagesToEmbeddings, about: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """Inputs to trace with: two images, and cameras where the graph takes them."""
-    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    size = about["height"], about["width"]
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     return (images, torch.tensor([0, -1])) if graph.cameras else (images,)
 
 
@@ -64,31 +99,19 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
     """An ONNX file whose ``metadata_props`` hold ``about``, each value as JSON.
 
     Raises:
-        ImportError: onnx is not installed.
         ValueError: the network has an operation that ONNX lacks.
     """
-    onnx = optional("onnx")
-    inputs = example(graph, about["height"], about["width"])
-    names = ["images", "camera"][: len(inputs)]
-    axes = {name: {0: "batch"} for name in (*names, "embeddings")}
-    # The exporter stores equal weights of a module in eval mode once, and so loses those of fresh
-    # batch norms with statistics by camera. This sets no mode: the layers stay in theirs.
-    graph.training, modes = graph.cameras, torch.onnx.TrainingMode
+    import onnx
+
+    inputs = dict(zip(("images", "camera"), _example(graph, about), strict=False))
     try:
-        with quiet_exporter(), torch.no_grad():
-            # The newer exporter of torch takes minutes where this one takes seconds.
-            torch.onnx.export(graph, inputs, str(path), input_names=names,
-                              output_names=["embeddings"], dynamic_axes=axes, dynamo=False,
-                              opset_version=OPSET,
-                              training=modes.PRESERVE if graph.cameras else modes.EVAL)  # fmt: skip
+        model = traced(graph, inputs, "embeddings", fused=not graph.cameras)
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(
             f"the trunk {about['trunk']} has no ONNX form: {error}. Try --format torchscript"
         ) from error
-    finally:
-        graph.training = False
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, {key: _text(value) for key, value in about.items()})
+    texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
+    onnx.helper.set_model_props(model, texts)
     model.doc_string = "person crops to Re-ID embeddings"
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
@@ -96,14 +119,10 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
 
 def write_torchscript(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> None:
     """A TorchScript file that holds ``about`` as JSON in the extra file ``embae.json``."""
-    inputs = example(graph, about["height"], about["width"])
-    with _quiet_tracing(), torch.no_grad():
-        traced = _jit.trace(graph, inputs, check_trace=False)
-        traced.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # remarks on values that a fixed input size fixes
+        program = _jit.trace(graph, _example(graph, about), check_trace=False)
+        program.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
 
 
 def _line(error: Exception) -> str:
@@ -114,12 +133,12 @@ def run_onnx(path: Path) -> Runner:
     """Runs an ONNX file with onnxruntime.
 
     Raises:
-        ImportError: onnxruntime is not installed.
         ValueError: no such file, or one that it cannot run.
     """
-    ort = optional("onnxruntime")
+    import onnxruntime
+
     try:
-        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, straight below Exception
         raise ValueError(f"{path} is no ONNX file that can be run: {_line(error)}") from None
     takes_camera = any(one.name == "camera" for one in session.get_inputs())
@@ -140,7 +159,8 @@ def run_torchscript(path: Path) -> Runner:
     """
     extra = {EXTRA_FILE: ""}
     try:
-        with _quiet_tracing():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             module = _jit.load(str(path), map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no TorchScript file of this package: {_line(error)}") from None
@@ -154,19 +174,15 @@ def run_torchscript(path: Path) -> Runner:
     return run
 
 
-FORMATS: dict[str, tuple[Callable[[Path, ImagesToEmbeddings, dict[str, Any]], None],
-                         Callable[[Path], Runner]]] = {
+Writer = Callable[[Path, ImagesToEmbeddings, dict[str, Any]], None]
+FORMATS: dict[str, tuple[Writer, Callable[[Path], Runner]]] = {
     "onnx": (write_onnx, run_onnx),
     "torchscript": (write_torchscript, run_torchscript),
-}  # fmt: skip
+}
 
 
 def export_model(
-    bundle: Bundle,
-    path: str | Path,
-    form: str,
-    normalize: bool = True,
-    flip: bool = False,
+    bundle: Bundle, path: str | Path, form: str, normalize: bool = True, flip: bool = False,
     check: Callable[[Runner], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a model in a form that other programs run.
@@ -184,7 +200,6 @@ def export_model(
 
     Raises:
         ValueError: an unknown form, a network that cannot be exported, or what ``check`` raises.
-        ImportError: an optional package is not installed.
     """
     if form not in FORMATS:
         raise ValueError(f"export format {form!r}: must be one of {', '.join(FORMATS)}")

@@ -25,12 +25,12 @@ import torch
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.trunks import IMAGENET
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = -1  # the camera whose statistics serve for all that the model has never seen
 SIZE = (256, 128)  # height and width that trackers resize to unless they are told otherwise
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that they normalise by
 # BoxMOT takes a file for one of vehicles, 256 x 256, if its name holds one of these.
 VEHICLES = re.compile("(vehicle)(?=id)|(ve)(?=ri)")
 LONGEST = 50  # characters of a camera's name; in UTF-8 four bytes each, of 255 that a name may have
@@ -64,7 +64,7 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
         )
     if (spec.height, spec.width) != SIZE:
         logger.warning("%s takes %d x %d pixels; trackers resize to 256 x 128 unless told",
-                       name, spec.height, spec.width)  # fmt: skip
+                       name, spec.height, spec.width)
     written = []
     stems = [name, *(f"{name}_{part}" for part in file_names(bundle.camera_names))]
     for camera, stem in enumerate(stems, start=UNKNOWN):
@@ -79,19 +79,14 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
         path = Path(folder) / f"{stem}.pth"
         with replacing(path) as draft:
             torch.save(content, draft)
-        _also_as(path.with_suffix(".pt"), path)
+        with replacing(path.with_suffix(".pt")) as draft:
+            draft.unlink()  # a link can only be made where nothing is
+            try:
+                draft.hardlink_to(path)
+            except OSError:  # the file system has no links
+                shutil.copyfile(path, draft)
         written.append(path)
     return written
-
-
-def _also_as(name: Path, path: Path) -> None:
-    """A second name for a file, or a copy where the file system has no links."""
-    with replacing(name) as draft:
-        draft.unlink()  # a link can only be made where nothing is
-        try:
-            draft.hardlink_to(path)
-        except OSError:
-            shutil.copyfile(path, draft)
 
 
 def file_names(cameras: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from embae_plugin import distributed
 from embae_plugin.data.augment import ON_DEVICE, Augmentation, unsupported_transforms
 from embae_plugin.data.samplers import identity_batches
 from embae_plugin.methods.camera_statistics import estimate_common
-from embae_plugin.models.camera_batches import BatchCameras, join_norms, split_norms
+from embae_plugin.models.camera_batches import batch_of_cameras, join_norms, split_norms
 from embae_plugin.training.loop import OneStep
 from embae_plugin.training.schedule import seeded
 from embae_plugin.training.train_step import EagerStep, build_step, resolve_precision
@@ -47,16 +47,14 @@ class _EmbeddingPhase:
         bf16 = resolve_precision(engine.precision, engine.device)
         self.eager = EagerStep(engine.model, engine.loss, engine.optimizer, bf16)
 
-        self.batch: BatchCameras | None = None
-
     def start(self) -> None:
         self.engine.model.to(memory_format=torch.channels_last).requires_grad_(True)
         if self.engine.camera_norm:
-            self.batch = split_norms(self.engine.model.trunk)
+            split_norms(self.engine.model.trunk)
 
-    def by_camera(self, cameras: torch.Tensor) -> AbstractContextManager[None]:
+    def by_camera(self, cameras: torch.Tensor) -> AbstractContextManager[Any]:
         """While it lasts, the trunk normalises a batch sorted by ``cameras`` (B,) by them."""
-        return nullcontext() if self.batch is None else self.batch.sorted_by(cameras)
+        return batch_of_cameras(cameras) if self.engine.camera_norm else nullcontext()
 
     def start_epoch(self, epoch: int) -> float:
         self.engine.model.train()

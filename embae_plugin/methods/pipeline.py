@@ -28,7 +28,7 @@ from embae_plugin.methods.embedding import ImageEmbeddingEngine, paper_adam
 from embae_plugin.methods.past_the_paper import STAGE_OF_VIEW, in_the_way_of
 from embae_plugin.methods.transfer import VARIANTS, ImageTransferEngine
 from embae_plugin.models.dense import DenseHead
-from embae_plugin.models.door import holds_embae, open_model
+from embae_plugin.models.door import open_model, open_network
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.factories import TRUNK_OF_MODEL
 from embae_plugin.models.trunks import build_trunk
@@ -54,9 +54,10 @@ def build_model(cfg: CfgNode) -> EmbAE:
         ValueError: an unknown model name, or weights of another network.
     """
     start = cfg.model.load_weights
-    if start and not holds_embae(start):
-        arch = "" if cfg.model.name in TRUNK_OF_MODEL else cfg.model.name
-        return open_model(start, arch=arch).model
+    arch = "" if cfg.model.name in TRUNK_OF_MODEL else cfg.model.name
+    network = open_network(start, arch=arch) if start else None
+    if network is not None:
+        return network.model
     if cfg.model.name not in TRUNK_OF_MODEL:
         names = ", ".join(TRUNK_OF_MODEL)
         raise ValueError(f"model.name {cfg.model.name!r} is not an EmbAE model; those are {names}")

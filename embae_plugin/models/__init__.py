@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embae_plugin.models.dense import Decoder, DenseHead
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.factories import (
     TRUNK_OF_MODEL,
@@ -10,9 +11,9 @@ from embae_plugin.models.factories import (
     embae_osnet_x1_0,
     embae_resnet50,
 )
-from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
-from embae_plugin.models.inference import freeze
-from embae_plugin.models.trunks import Trunk, build_trunk, trunk_fingerprint
+from embae_plugin.models.heads import HeadBank
+from embae_plugin.models.inference import freeze, trunk_fingerprint
+from embae_plugin.models.trunks import Trunk, build_trunk
 
 __all__ = [
     "TRUNK_OF_MODEL",

@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embae_plugin.models.checkpoint_file import (
-    check_finite,
-    check_kinds,
-    check_version,
-    save_checkpoint,
-)
+from embae_plugin.models.checkpoint_file import check_version, save_checkpoint
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
+from embae_plugin.models.weight_files import check_weights, few, not_finite
 
 ADAPTED = "adapted.pth"  # what `embae adapt` writes last into its folder
 STAGE = "last.pth"  # what a stage of `embae train` writes into its own
@@ -55,12 +51,8 @@ def find_checkpoint(path: str | Path) -> Path:
     for name in (ADAPTED, STAGE):
         if (path / name).is_file():
             return path / name
-    stages = sorted(found.parent.name for found in path.glob(f"*/{STAGE}"))
-    if stages:
-        raise ValueError(
-            f"{path} holds several stages; name one of them: "
-            + ", ".join(str(path / stage) for stage in stages)
-        )
+    if stages := sorted(str(found.parent) for found in path.glob(f"*/{STAGE}")):
+        raise ValueError(f"{path} holds several stages; name one of them: {', '.join(stages)}")
     raise FileNotFoundError(
         f"{path} holds neither {ADAPTED} (of embae adapt) nor {STAGE} (of a stage of embae train)"
     )
@@ -70,7 +62,7 @@ def _input_of(path: Path, saved: Any, trunk: Any, height: int, width: int) -> In
     """The saved input, with the size replaced where one is given."""
     known = saved if isinstance(saved, Mapping) else {}
     tall, wide = height or known.get("height", 0), width or known.get("width", 0)
-    if any(isinstance(side, int) and side == 0 for side in (tall, wide)):
+    if any(isinstance(side, int) and not side for side in (tall, wide)):
         raise ValueError(
             f"{path} was written by a release that did not keep the size of the network's input: "
             "pass --height and --width as in its training (data.height and data.width; the "
@@ -90,14 +82,13 @@ def _build(path: Path, spec: dict[str, Any], saved: dict[Any, Any]) -> EmbAE:
     except (ValueError, RuntimeError, TypeError) as error:  # torch's, of sizes beyond memory
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise ValueError(f"{path}: no model can be built as it says: {reason}") from None
-    state, own = {str(key): value for key, value in saved.items()}, model.state_dict()
-    check_kinds(path, state, own)
+    state = {str(key): value for key, value in saved.items()}
+    check_weights(path, state, model.state_dict())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path}: its weights are not those of its model: {reason}") from None
-    check_finite(path, state, own)
     return model.eval()
 
 
@@ -124,9 +115,8 @@ def bundle_of(path: Path, payload: dict[str, Any], height: int = 0, width: int =
     model = _build(path, _with_names(payload), payload["model"])
     spec = _input_of(path, payload.get("input"), model.trunk, height, width)
     about = payload.get("about")
-    if not isinstance(about, dict) or not about:
-        about = {"stage": str(payload.get("stage", ""))}
-    return Bundle(model, spec, dict(about))
+    known = isinstance(about, dict) and about
+    return Bundle(model, spec, dict(known or {"stage": str(payload.get("stage", ""))}))
 
 
 def _with_names(payload: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +135,20 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
     """Writes a bundle atomically; :func:`open_model` reads it.
 
     Raises:
+        ValueError: a weight is NaN or infinite; nothing is written.
         OSError: it cannot be written; a file that was there is untouched.
     """
+    state = {key: value.cpu() for key, value in bundle.model.state_dict().items()}
+    if broken := not_finite(state):
+        raise ValueError(
+            f"{path} was not written: the model's training has failed, its weights {few(broken)} "
+            "are NaN or infinite"
+        )
     payload = {
         "stage": "adapted",
         "done": True,
         "spec": bundle.model.spec(),
-        "model": {key: value.cpu() for key, value in bundle.model.state_dict().items()},
+        "model": state,
         "input": bundle.input.as_dict(),
         "about": dict(bundle.about),
     }

@@ -24,21 +24,16 @@ Net = TypeVar("Net", bound=nn.Module)
 LEAST = 4  # rows of a camera in a training batch; with fewer, its running statistics serve
 
 
-class NamedCameras(NamedTuple):
-    """Which camera each row of a batch is from.
-
-    Attributes:
-        rows: (B,) or (1,) rows of the statistics.
-        slices: in training, (camera, first row, end) of a batch sorted by camera.
-    """
+class _Cameras(NamedTuple):
+    """Rows of the statistics, (B,) or (1,); in training, the runs of rows of one camera."""
 
     rows: torch.Tensor
-    slices: list[tuple[int, int, int]]
+    runs: tuple[list[int], list[int]] | None
 
 
 # An argument of `at_cameras` on its way through networks whose layers take images alone. Each
 # thread has a context of its own, so that no two batches see one another's cameras.
-_named: ContextVar[NamedCameras | None] = ContextVar("cameras of the batch", default=None)
+_named: ContextVar[_Cameras | None] = ContextVar("cameras of the batch", default=None)
 
 
 def statistics_of(source: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,28 +80,22 @@ class CameraNorm(nn.Module):
         """C."""
         return len(self.running_mean) - 1
 
-    def extra_repr(self) -> str:
-        """Shown by ``repr``."""
-        return f"{self.running_mean.shape[1]}, cameras={self.cameras}"
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) or (B, D, H, W) to the same."""
         named = _named.get()
         if self.training:
-            if named is None or not named.slices:
+            if named is None or named.runs is None:
                 raise ValueError(
                     "a model with statistics by camera is trained without the cameras of its "
                     "images: pass them to forward (camids), or train the model that it was "
                     "adapted from"
                 )
             # split, whose gradient is one cat; that of x[a:b] is as large as x, for each camera
-            parts = torch.split(x, [end - start for _, start, end in named.slices])
-            normed = [self._train(part, named.slices[n][0]) for n, part in enumerate(parts)]
-            return cast(torch.Tensor, self.act(torch.cat(normed)))
-        if named is None:
-            mean, var = self.running_mean[-1:], self.running_var[-1:]
-        else:  # −1, never seen, is the last row
-            mean, var = self.running_mean[named.rows], self.running_var[named.rows]
+            numbers, sizes = named.runs
+            parts = zip(torch.split(x, sizes), numbers, strict=True)
+            return cast(torch.Tensor, self.act(torch.cat([self._train(*part) for part in parts])))
+        rows = slice(-1, None) if named is None else named.rows  # −1, never seen, is the last
+        mean, var = self.running_mean[rows], self.running_var[rows]
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
         shape = (*scale.shape, *([1] * (x.ndim - 2)))
@@ -138,10 +127,7 @@ class CameraNorm(nn.Module):
         return moved
 
     def plain(self, camera: int) -> nn.Module:
-        """An ordinary batch norm with one camera's statistics (−1: of one never seen), eval mode.
-
-        Weights are shared with this layer, statistics copied.
-        """
+        """An ordinary batch norm with one camera's statistics and the shared weights, eval mode."""
         norm = ActivatedNorm(self.weight.shape[0], self.eps, self.act)
         norm.weight, norm.bias = self.weight, self.bias
         norm.running_mean = self.running_mean[camera].clone()
@@ -170,7 +156,7 @@ def use_cameras(module: nn.Module, cameras: int) -> None:
     Raises:
         ValueError: no cameras, or no batch norm that could be replaced.
     """
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, _BatchNorm)]
+    layers = [(name, m) for name, m in module.named_modules() if isinstance(m, _BatchNorm)]
     if cameras < 1 or not layers:
         raise ValueError(
             f"statistics for {cameras} cameras in {len(layers)} batch norm layers: there must be "
@@ -181,7 +167,7 @@ def use_cameras(module: nn.Module, cameras: int) -> None:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a layer of ``module`` is a batch norm, which could have statistics by camera."""
+    """Whether a layer is a batch norm, which could have statistics by camera."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
@@ -196,10 +182,7 @@ def knows_cameras(module: nn.Module) -> bool:
 
 
 def of_camera(module: Net, camera: int) -> Net:
-    """A copy of ``module`` with ordinary batch norms that hold one camera's statistics.
-
-    It can be folded and exported like any other network.
-    """
+    """A copy of ``module`` with ordinary batch norms of one camera's statistics (−1: unknown)."""
     plain = copy.deepcopy(module)
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, CameraNorm):
@@ -228,9 +211,8 @@ def at_cameras(
         return
     named = None
     if camids is not None:
-        least = -1 if common else 0
-        slices = _slices(camids, least, layer.cameras) if layer.training else []
-        named = NamedCameras(camids, slices)
+        known = range(-1 if common else 0, layer.cameras)
+        named = _Cameras(camids, runs(camids, known) if layer.training else None)
     token = _named.set(named)
     try:
         yield
@@ -238,14 +220,21 @@ def at_cameras(
         _named.reset(token)
 
 
-def _slices(camids: torch.Tensor, least: int, known: int) -> list[tuple[int, int, int]]:
-    cameras, counts = torch.unique_consecutive(camids.cpu(), return_counts=True)
-    ends = counts.cumsum(0)
-    together = len(cameras.unique()) == len(cameras)
-    if not together or int(cameras.min()) < least or int(cameras.max()) >= known:
-        raise ValueError(
-            f"a training batch must be sorted by camera, and its cameras be 0 to {known - 1}; it "
-            f"has cameras {cameras[:8].tolist()}, in this order"
-        )
-    starts = (ends - counts).tolist()
-    return list(zip(cameras.tolist(), starts, ends.tolist(), strict=True))
+def runs(cameras: torch.Tensor, known: range | None = None) -> tuple[list[int], list[int]]:
+    """The camera of each run of rows in a training batch sorted by camera, and how many they are.
+
+    Args:
+        cameras: (B,) numbers.
+        known: those that there may be; None for any.
+
+    Raises:
+        ValueError: rows of a camera that do not lie together, or of one that is not known.
+    """
+    found, counts = torch.unique_consecutive(cameras.cpu(), return_counts=True)
+    numbers = found.tolist()
+    strange = known is not None and any(number not in known for number in numbers)
+    if strange or len(set(numbers)) < len(numbers):
+        limit = "" if known is None else f", and its cameras be 0 to {known.stop - 1}"
+        raise ValueError(f"a training batch must be sorted by camera{limit}; it has cameras "
+                         f"{numbers[:8]}, in this order")
+    return numbers, counts.tolist()

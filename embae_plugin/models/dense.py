@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,7 @@ from torch import nn
 
 from embae_plugin.models.camera_norm import CameraNorm
 
-HeadOrder = Literal["relu_bn", "bn_relu"]
-ORDERS: tuple[HeadOrder, ...] = ("relu_bn", "bn_relu")
+ORDERS = ("relu_bn", "bn_relu")
 
 MOMENTUM, EPS = 0.1, 1e-5  # those of nn.BatchNorm1d
 
@@ -34,7 +33,7 @@ def in_weight_precision(forward: Forward) -> Forward:
     return cast(Forward, full)
 
 
-def checked_order(order: str) -> HeadOrder:
+def checked_order(order: str) -> str:
     """``order``, if it is one of :data:`ORDERS`; ValueError otherwise."""
     if order not in ORDERS:
         raise ValueError(f"order of a head must be one of {', '.join(ORDERS)}, not {order!r}")
@@ -80,23 +79,19 @@ class DenseHead(nn.Module):
     """
 
     def __init__(
-        self,
-        in_dim: int,
-        hidden_dim: int,
-        out_dim: int,
-        order: str = "relu_bn",
+        self, in_dim: int, hidden_dim: int, out_dim: int, order: str = "relu_bn",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.order = checked_order(order)
         self.fc1 = new_linear(in_dim, hidden_dim, generator)
-        self.bn = nn.BatchNorm1d(hidden_dim, eps=EPS, momentum=MOMENTUM)
+        self.bn: nn.BatchNorm1d | CameraNorm = nn.BatchNorm1d(hidden_dim)
         self.fc2 = new_linear(hidden_dim, out_dim, generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights, by the laws of nn.Linear and nn.BatchNorm1d."""
         _reset_linear(self.fc1, generator)
-        self.bn.reset_parameters()
+        cast(nn.BatchNorm1d, self.bn).reset_parameters()
         _reset_linear(self.fc2, generator)
 
     @property
@@ -109,22 +104,16 @@ class DenseHead(nn.Module):
         hidden = self.fc1(h)
         return F.relu(hidden) if self.order == "relu_bn" else hidden
 
-    def project(self, normalised: torch.Tensor) -> torch.Tensor:
-        """Batch norm's output (B, hidden_dim) to the latent (B, out_dim)."""
-        hidden = F.relu(normalised) if self.order == "bn_relu" else normalised
-        return cast(torch.Tensor, self.fc2(hidden))
-
-    def normalise(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The batch norm between :meth:`hidden` and :meth:`project`."""
-        bn: nn.BatchNorm1d | CameraNorm = self.bn
-        if isinstance(bn, CameraNorm) or (self.training and len(hidden) >= 2):
-            return cast(torch.Tensor, bn(hidden))
-        return F.batch_norm(hidden, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
-
     @in_weight_precision
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """(B, in_dim) to (B, out_dim)."""
-        return self.project(self.normalise(self.hidden(h)))
+        hidden, bn = self.hidden(h), self.bn
+        if isinstance(bn, CameraNorm) or (self.training and len(hidden) >= 2):
+            hidden = bn(hidden)
+        else:
+            hidden = F.batch_norm(hidden, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+        hidden = F.relu(hidden) if self.order == "bn_relu" else hidden
+        return cast(torch.Tensor, self.fc2(hidden))
 
 
 class OwnHead(nn.Module):
@@ -168,10 +157,7 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        hidden_dim: int,
-        out_dim: int,
+        self, latent_dim: int, hidden_dim: int, out_dim: int,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()

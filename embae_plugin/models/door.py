@@ -1,6 +1,6 @@
 """The one door for models: from a file, a folder or a name to a model ready for use.
 
-Whatever takes a model goes through :func:`open_model`: every command's ``--checkpoint``, ``ReID``,
+Whatever takes a model goes through it: every command's ``--checkpoint``, ``ReID``,
 ``FeatureExtractor``, and the starting weights of a training run.
 """
 
@@ -10,13 +10,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from embae_plugin.models import recognition, weight_files, zoo
+from embae_plugin.models import recognition, zoo
 from embae_plugin.models.bundle import Bundle, bundle_of, find_checkpoint
-from embae_plugin.models.checkpoint_file import FORMAT, check_kinds
+from embae_plugin.models.checkpoint_file import FORMAT
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunk_weights import is_tf_slim
 from embae_plugin.models.trunks import build_trunk
+from embae_plugin.models.weight_files import bare_state, check_weights, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -43,68 +44,78 @@ def open_model(
         ValueError: no model, an unknown network, weights that do not fit or are no numbers, code
             in the file (nothing of it is run), a stage that was not finished.
     """
+    return _opened(*_find(source, arch), height, width)
+
+
+def open_network(
+    source: str | Path, height: int = 0, width: int = 0, arch: str = ""
+) -> Bundle | None:
+    """As :func:`open_model`, or None where it is an EmbAE model or holds weights under its names.
+
+    Those know their network, whatever ``arch`` says.
+    """
+    name, arch, path, content = _find(source, arch)
+    if _is_checkpoint(content):
+        spec = content.get("spec")
+        embae = not isinstance(spec, dict) or spec.get("head", "dense") == "dense"
+    else:
+        state = bare_state(path, content) if path else {}
+        embae = any(key.startswith("f_emb.") for key in state)
+    return None if embae else _opened(name, arch, path, content, height, width)
+
+
+def _find(source: str | Path, arch: str) -> tuple[str, str, Path | None, Any]:
+    """The source by name, its network if that is said, its file (timm's have none), the content."""
     name = str(source)
     if name.startswith(TIMM):
         if arch:
             raise ValueError(f"{name} names its network; leave the architecture {arch!r} out")
-        trunk = build_trunk(name.removeprefix(TIMM), "imagenet")
-        return _bundle(EmbAE.of_trunk(trunk), name, height, width)
+        return name, name, None, None
     if name.startswith(TORCHREID):
         source = zoo.fetch(name)
         arch = arch or name.removeprefix(TORCHREID).partition("/")[0]
     path = find_checkpoint(source)
-    content = weight_files.read_file(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
-        if arch and not name.startswith(TORCHREID):
+    return name, arch, path, read_file(path)
+
+
+def _is_checkpoint(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def _opened(
+    name: str, arch: str, path: Path | None, content: Any, height: int, width: int
+) -> Bundle:
+    if path is None:
+        model = EmbAE.of_trunk(build_trunk(arch.removeprefix(TIMM), "imagenet"))
+    elif _is_checkpoint(content):
+        if arch:
             raise ValueError(
                 f"{path} is an EmbAE checkpoint, which knows its network; leave the architecture "
                 f"{arch!r} out"
             )
         return bundle_of(path, content, height, width)
-    state = weight_files.bare_state(path, content)
-    if arch.startswith(TIMM) or (not arch and is_tf_slim(state)):
-        trunk = build_trunk(arch.removeprefix(TIMM) or "mobilenetv1", str(path))
-        return _bundle(EmbAE.of_trunk(trunk), str(path), height, width)
-    arch = recognition.recognise(state, arch, path.name)
-    return _bundle(_torchreid_model(arch, state, path), name, height, width)
-
-
-def holds_embae(source: str | Path) -> bool:
-    """Whether a file holds an EmbAE model, or weights under its names, and no other network.
-
-    Raises:
-        FileNotFoundError, ValueError: see :func:`open_model`.
-    """
-    if str(source).startswith((TIMM, TORCHREID)):
-        return False
-    path = find_checkpoint(source)
-    content = weight_files.read_file(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
-        spec = content.get("spec")
-        return not isinstance(spec, dict) or spec.get("head", "dense") == "dense"
-    return any(key.startswith("f_emb.") for key in weight_files.bare_state(path, content))
+    else:
+        state = bare_state(path, content)
+        if arch.startswith(TIMM) or (not arch and is_tf_slim(state)):
+            net = arch.removeprefix(TIMM) or "mobilenetv1"
+            model = EmbAE.of_trunk(build_trunk(net, str(path)))
+        else:
+            arch = recognition.recognise(state, arch, path.name)
+            model = _torchreid_model(arch, state, path)
+    trunk, (tall, wide) = model.trunk, model.trunk.size or SIZE
+    spec = InputSpec.make(height or tall, width or wide, trunk.norm_mean, trunk.norm_std)
+    logger.info("%s: %s, %d numbers of %d x %d images", name, trunk.name, model.feature_dim,
+                spec.height, spec.width)
+    return Bundle(model.eval(), spec, {"stage": "network", "network": trunk.name})
 
 
 def _torchreid_model(arch: str, state: dict[str, Any], path: Path) -> EmbAE:
     """torchreid's network with these weights; its classifier, if any, is left out."""
     model = EmbAE.of_network(f"{TORCHREID}{arch}")
     parts = (model.trunk.net, model.f_emb)
-    own = {key: value for part in parts for key, value in part.state_dict().items()}
-    check_kinds(path, state, own)
-    held = {key: state[key] for key in own if key in state}
-    weight_files.check_finite(path, held, held)
+    check_weights(path, state, {k: v for part in parts for k, v in part.state_dict().items()})
     for part in parts:
-        mine = {key: held[key] for key in part.state_dict() if key in held}
+        mine = {key: state[key] for key in part.state_dict() if key in state}
         part.load_state_dict(mine, strict=False)  # old files do not count batches
     model.trunk.weights = str(path)
-    return model.eval()
-
-
-def _bundle(model: EmbAE, source: str, height: int, width: int) -> Bundle:
-    """The network as it is, with the input that it expects."""
-    trunk = model.trunk
-    tall, wide = trunk.size or SIZE
-    spec = InputSpec.make(height or tall, width or wide, trunk.norm_mean, trunk.norm_std)
-    logger.info("%s: %s, %d numbers of %d x %d images", source, trunk.name, model.feature_dim,
-                spec.height, spec.width)  # fmt: skip
-    return Bundle(model.eval(), spec, {"stage": "network", "network": trunk.name})
+    return model

@@ -10,14 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embae_plugin.models.camera_norm import (
-    at_cameras,
-    has_batch_norm,
-    of_camera,
-    use_cameras,
-)
-from embae_plugin.models.dense import OwnHead, new_linear
-from embae_plugin.models.heads import Decoder, DenseHead, HeadBank
+from embae_plugin.models.camera_norm import at_cameras, has_batch_norm, of_camera, use_cameras
+from embae_plugin.models.dense import Decoder, DenseHead, OwnHead, new_linear
+from embae_plugin.models.heads import HeadBank
 from embae_plugin.models.trunks import Trunk, build_network, build_trunk
 
 LOSSES = ("embae", "softmax", "triplet")
@@ -58,23 +53,14 @@ class EmbAE(nn.Module):
     f_dec: Decoder
 
     def __init__(
-        self,
-        trunk: Trunk,
-        num_classes: int = 0,
-        loss: str = "embae",
-        z_id_dim: int = 128,
-        z_nui_dim: int = 128,
-        hidden_dim: int = 1024,
-        num_nuisance: int = 1,
-        order: str = "relu_bn",
-        generator: torch.Generator | None = None,
+        self, trunk: Trunk, num_classes: int = 0, loss: str = "embae", z_id_dim: int = 128,
+        z_nui_dim: int = 128, hidden_dim: int = 1024, num_nuisance: int = 1,
+        order: str = "relu_bn", generator: torch.Generator | None = None,
         f_emb: OwnHead | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"z_id_dim": z_id_dim, "z_nui_dim": z_nui_dim, "hidden_dim": hidden_dim,
-                 "num_nuisance": num_nuisance}  # fmt: skip
-        for name, size in sizes.items():
-            least = 0 if name in ("z_nui_dim", "num_nuisance") else 1
+        for name, size, least in (("z_id_dim", z_id_dim, 1), ("z_nui_dim", z_nui_dim, 0),
+                                  ("hidden_dim", hidden_dim, 1), ("num_nuisance", num_nuisance, 0)):
             if size < least:
                 raise ValueError(f"{name} of an EmbAE model must be at least {least}, not {size}")
         if loss not in LOSSES:
@@ -108,22 +94,14 @@ class EmbAE(nn.Module):
         feature before it h; z_id, the network's own evaluation feature, is what it returns.
 
         Args:
-            name: of a trunk, see :func:`build_trunk`; of torchreid's (``torchreid:NAME``) those,
-                too, that have no single pooled feature, which are a trunk with nothing behind it.
-
-        Raises:
-            ValueError: an unknown name, or a network that gives no single feature vector.
+            name: see :func:`build_network`, whose errors apply.
         """
         trunk, fc = build_network(name)
         return cls(trunk, num_nuisance=0, f_emb=OwnHead(fc))
 
     @classmethod
     def of_trunk(cls, trunk: Trunk) -> EmbAE:
-        """A trunk whose pooled feature is itself the embedding.
-
-        The identification network of Zheng, Yang and Hauptmann (2016), less its classifier, which
-        lives with the engine that trains it; PUL's own baseline is one.
-        """
+        """A trunk whose pooled feature is itself the embedding, as in Zheng et al. (2016)."""
         return cls(trunk, num_nuisance=0, f_emb=OwnHead(None))
 
     @property
@@ -177,15 +155,14 @@ class EmbAE(nn.Module):
         with at_cameras(self.f_emb, camids, common):
             return cast(torch.Tensor, self.f_emb(h)).float()
 
-    def learn_cameras(self, parts: str, names: Sequence[str] | int) -> None:
+    def learn_cameras(self, parts: str, names: Sequence[str]) -> None:
         """Gives batch norm layers statistics for each camera, see :class:`CameraNorm`; in place.
 
         All start from what the layers have; see :func:`engine.camera_statistics.estimate`.
 
         Args:
             parts: ``heads`` (that of f_emb) or ``trunk`` (all of :meth:`network`).
-            names: of the cameras; the i-th is camera number i. A number stands for that many
-                cameras named 0, 1, ….
+            names: of the cameras; the i-th is camera number i.
 
         Raises:
             ValueError: another part, no batch norm in it, a name that comes twice, or a model
@@ -196,9 +173,11 @@ class EmbAE(nn.Module):
                 f"statistics by camera of {parts!r}: must be one of {', '.join(CAMERA_PARTS)}, "
                 f"and the model have none yet (it has: {self.camera_parts or 'none'})"
             )
-        names = [str(n) for n in range(names)] if isinstance(names, int) else names
-        if len(set(names)) < len(names):
-            raise ValueError(f"duplicate camera names: {', '.join(sorted(names)[:8])}")
+        good = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        if not good or len(set(names)) < len(names):
+            raise ValueError(
+                f"the camera_names are {str(names)[:200]}, which must be different names"
+            )
         modules = [self.f_emb] if parts == "heads" else self.network()
         with_norms = [module for module in modules if has_batch_norm(module)]
         for module in with_norms or modules:
@@ -206,11 +185,7 @@ class EmbAE(nn.Module):
         self.camera_parts, self.camera_names = parts, tuple(names)
 
     def of_camera(self, camera: int) -> EmbAE:
-        """A copy with ordinary batch norm that holds one camera's statistics.
-
-        Args:
-            camera: a camera number; −1 for one that the model has never seen.
-        """
+        """A copy with ordinary batch norm, of one camera's statistics; −1 for one never seen."""
         plain = of_camera(self, camera)
         plain.camera_parts, plain.camera_names = "", ()
         return plain
@@ -299,33 +274,26 @@ class EmbAE(nn.Module):
             self.f_dec = decoder.to(weight).train(mode)
 
     def torchreid_state(self, camera: int = -1) -> dict[str, torch.Tensor]:
-        """The network's weights under torchreid's own names, one camera's statistics folded in.
+        """The network's weights under torchreid's own names, with one camera's statistics.
 
         Args:
-            camera: number of a camera; −1 for one that the model has never seen.
+            camera: its number; −1 for one that the model has never seen.
 
         Raises:
             ValueError: the network is not one of torchreid's (see :attr:`architecture`).
         """
         if not self.architecture:
             raise ValueError(f"a model with the trunk {self.trunk.name} and EmbAE's embedding "
-                             "layer is none of torchreid's networks")  # fmt: skip
+                             "layer is none of torchreid's networks")
         trunk, f_emb = of_camera(self.trunk, camera), of_camera(self.f_emb, camera)
         weights = {**trunk.net.state_dict(), **f_emb.state_dict()}
         return {key: value.detach().cpu().clone() for key, value in weights.items()}
 
     def spec(self) -> dict[str, Any]:
         """What :meth:`from_spec` needs to build a model of the same shape, in plain values."""
-        spec: dict[str, Any] = {
-            "trunk": self.trunk.name,
-            "num_classes": self.num_classes,
-            "loss": self.loss,
-            "z_id_dim": self.z_id_dim,
-            "z_nui_dim": self.z_nui_dim,
-            "hidden_dim": self.hidden_dim,
-            "num_nuisance": 0 if self.f_nui is None else self.f_nui.num_heads,
-            "order": self.order,
-        }
+        heads = 0 if self.f_nui is None else self.f_nui.num_heads
+        spec: dict[str, Any] = {"trunk": self.trunk.name, "num_nuisance": heads}
+        spec |= {key: getattr(self, key) for key in _SPEC_KEYS if key not in spec}
         if self.head != "dense":
             spec["head"] = self.head
         if self.output != "z_id":
@@ -356,41 +324,29 @@ class EmbAE(nn.Module):
             )
         for key in (*_COUNTS, "cameras"):
             if type(spec.get(key, 0)) is not int:
-                raise ValueError(f"{key} of an EmbAE model must be a whole number, not "
-                                 f"{spec[key]!r}")  # fmt: skip
+                raise ValueError(
+                    f"{key} of an EmbAE model must be a whole number, not {spec[key]!r}"
+                )
         for key, words in (("output", OUTPUTS), ("head", HEADS)):
             if spec.get(key, words[0]) not in words:
                 raise ValueError(
                     f"{key} of an EmbAE model is one of {', '.join(words)}, not {spec[key]!r}"
                 )
-        generator = torch.Generator().manual_seed(0)
-        sizes = {key: spec[key] for key in _SPEC_KEYS if key != "trunk"}
+        generator, name, f_emb = torch.Generator().manual_seed(0), str(spec["trunk"]), None
         if spec.get("head", "dense") == "dense":
-            trunk = build_trunk(str(spec["trunk"]), generator=generator)
-            model = cls(trunk, **sizes, generator=generator)
+            trunk = build_trunk(name, generator=generator)
         else:
-            trunk, fc = build_network(str(spec["trunk"]), generator)
+            trunk, fc = build_network(name, generator)
             if fc is None and spec["head"] == "own":
-                raise ValueError(f"{spec['trunk']} has no embedding layer of its own")
-            own = OwnHead(fc if spec["head"] == "own" else None)
-            model = cls(trunk, **sizes, generator=generator, f_emb=own)
+                raise ValueError(f"{name} has no embedding layer of its own")
+            f_emb = OwnHead(fc if spec["head"] == "own" else None)
+        sizes = {key: spec[key] for key in _SPEC_KEYS if key != "trunk"}
+        model = cls(trunk, **sizes, generator=generator, f_emb=f_emb)
         model.output = spec.get("output", "z_id")
         if spec.get("camera_parts"):
             names = spec.get("camera_names", [str(n) for n in range(spec.get("cameras", 0))])
-            model.learn_cameras(str(spec["camera_parts"]), check_names(names))
+            model.learn_cameras(str(spec["camera_parts"]), names)
         return model
-
-
-def check_names(names: Any) -> tuple[str, ...]:
-    """Names of cameras as a checkpoint holds them.
-
-    Raises:
-        ValueError: something else than a list of different names.
-    """
-    good = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    if not good or len(set(names)) < len(names):
-        raise ValueError(f"its camera_names are {names!r}, which must be different names")
-    return tuple(names)
 
 
 _COUNTS = ("num_classes", "z_id_dim", "z_nui_dim", "hidden_dim", "num_nuisance")

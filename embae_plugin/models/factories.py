@@ -43,7 +43,6 @@ def _factory(name: str) -> Callable[..., EmbAE]:
     return build
 
 
-embae_mobilenetv1 = _factory("embae_mobilenetv1")
-embae_mobilenetv2_x1_0 = _factory("embae_mobilenetv2_x1_0")
-embae_resnet50 = _factory("embae_resnet50")
-embae_osnet_x1_0 = _factory("embae_osnet_x1_0")
+(embae_mobilenetv1, embae_mobilenetv2_x1_0, embae_resnet50, embae_osnet_x1_0) = map(
+    _factory, TRUNK_OF_MODEL
+)

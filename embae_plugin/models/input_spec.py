@@ -30,13 +30,10 @@ class InputSpec:
     def __post_init__(self) -> None:
         if not (1 <= self.height <= LARGEST and 1 <= self.width <= LARGEST):
             raise ValueError(f"an input of {self.height} x {self.width} pixels is impossible")
-        values = (*self.norm_mean, *self.norm_std)
-        triples = len(self.norm_mean) == len(self.norm_std) == 3
-        if not triples or not all(map(math.isfinite, values)) or min(self.norm_std) <= 0:
-            raise ValueError(
-                f"norm_mean {self.norm_mean} and norm_std {self.norm_std} must be 3 values each, "
-                "std > 0"
-            )
+        mean, std = self.norm_mean, self.norm_std
+        triples = len(mean) == len(std) == 3
+        if not triples or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise ValueError(f"norm_mean {mean} and norm_std {std} must be 3 values each, std > 0")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""

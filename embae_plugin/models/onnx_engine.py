@@ -10,7 +10,7 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,12 @@ def onnx_engine(
     key = (name, size, tuple((key, tuple(value.shape)) for key, value in state.items()))
     with _tracing:
         if key not in _graphs:
-            _graphs[key] = _traced(net, size)
+            image = torch.zeros(2, 3, *size)
+            try:
+                _graphs[key] = traced(net, {"images": image}, "features", fused=False)
+            except Exception as error:  # of any layer that ONNX lacks, each in its own way
+                logger.info("this network has no ONNX graph: %s", str(error).splitlines()[:1])
+                _graphs[key] = None
         graph = _graphs[key]
     if graph is None:
         return None
@@ -63,10 +68,9 @@ def onnx_engine(
     options.log_severity_level = 4  # errors are raised
     # Threads that wait for work in a loop would take the time of other processes and sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(
-            filled.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(filled.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime's own classes, straight below Exception
         logger.info("onnxruntime does not run %s: %s", name, error)
         return None
@@ -79,19 +83,16 @@ def onnx_engine(
 
 
 @contextmanager
-def quiet_exporter() -> Iterator[None]:
+def _quiet_exporter() -> Iterator[None]:
     """Without the warnings of torch's exporter, and the graph that it prints where it fails.
 
     It switches its log on at every export, since it asks a function for its truth instead of its
     answer. Call it in one thread at a time.
     """
     switch = "_jit_set_onnx_log_enabled"
-    before = getattr(torch._C, switch, None)
+    before = getattr(torch._C, switch, lambda _: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if before is None:
-            yield
-            return
         before(False)
         setattr(torch._C, switch, lambda _: None)
         try:
@@ -100,26 +101,34 @@ def quiet_exporter() -> Iterator[None]:
             setattr(torch._C, switch, before)
 
 
-def _traced(net: nn.Module, size: tuple[int, int]) -> Any:
-    """The network's graph, with its weights under their own names; None if there is none."""
+def traced(net: nn.Module, inputs: Mapping[str, torch.Tensor], output: str, fused: bool) -> Any:
+    """A network as an ONNX model that takes batches of any size.
+
+    Args:
+        net: in eval mode.
+        inputs: a batch of two of each input, by its name in the model.
+        output: name of the output.
+        fused: the exporter folds batch norms, and stores weights once that are equal. Otherwise
+            all layers and weights stay, under their own names: fresh batch norms are equal, and
+            one would stand for others.
+
+    Raises:
+        Exception: of many kinds, where a layer has no ONNX form.
+    """
     import onnx
 
-    image = torch.zeros(2, 3, *size)
-    # In eval mode the exporter fuses layers, and stores weights once that are equal, as those of
-    # fresh batch norms are: a name would stand for others. It goes by the flag of the whole alone,
-    # and PRESERVE leaves the layers, which have theirs, in eval mode.
-    modes, net.training = torch.onnx.TrainingMode, True
+    modes, axes = torch.onnx.TrainingMode, {name: {0: "batch"} for name in (*inputs, output)}
+    # The exporter goes by the flag of the whole; PRESERVE leaves the layers, which have theirs.
+    net.training = not fused
     try:
-        with tempfile.TemporaryDirectory() as folder, quiet_exporter(), torch.no_grad():
+        with tempfile.TemporaryDirectory() as folder, _quiet_exporter(), torch.no_grad():
             path = Path(folder) / "net.onnx"
+            # The newer exporter of torch takes minutes where this one takes seconds.
             torch.onnx.export(
-                net, (image,), path, input_names=["images"], output_names=["features"],
-                dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}}, dynamo=False,
-                opset_version=OPSET, training=modes.PRESERVE, do_constant_folding=False,
-            )  # fmt: skip
+                net, tuple(inputs.values()), path, input_names=list(inputs),
+                output_names=[output], dynamic_axes=axes, dynamo=False, opset_version=OPSET,
+                training=modes.EVAL if fused else modes.PRESERVE, do_constant_folding=fused,
+            )
             return onnx.load(str(path))
-    except Exception as error:  # of any layer that ONNX lacks, each in its own way
-        logger.info("this network has no ONNX graph: %s", str(error).splitlines()[:1])
-        return None
     finally:
         net.training = False

@@ -50,12 +50,15 @@ def recognise(state: Mapping[str, torch.Tensor], arch: str = "", file_name: str 
             f"{said}a classifier alone ({', '.join(shapes) or 'nothing'}), without the network"
         )
     if arch:
-        return _checked(arch, body, said)
+        _check_name(arch, said)
+        if problems := misfit(_body(arch), body):
+            raise ValueError(f"{said}these weights are not those of {arch}: {problems}")
+        return arch
     hinted = _hinted(file_name)
-    if hinted and _layers(hinted) == shapes.keys() and _body(hinted) == body:
+    if hinted and _shapes(hinted).keys() == shapes.keys() and _body(hinted) == body:
         return hinted  # nothing else need be built
-    fitting = [name for name in architectures() if _body(name) == body]
-    fitting = [one for one in fitting if _layers(one) == shapes.keys()] or fitting
+    fitting = [name for name in bridge.own_models() if _body(name) == body]
+    fitting = [one for one in fitting if _shapes(one).keys() == shapes.keys()] or fitting
     fitting = [hinted] if hinted in fitting else fitting
     if not fitting:
         raise ValueError(said + _unknown(body))
@@ -64,11 +67,6 @@ def recognise(state: Mapping[str, torch.Tensor], arch: str = "", file_name: str 
             f"{said}these weights fit {' and '.join(fitting)} alike: name the architecture (arch)"
         )
     return fitting[0]
-
-
-def architectures() -> list[str]:
-    """Names of torchreid's own models, without those that others registered in it."""
-    return bridge.own_models()
 
 
 def parameter_count(arch: str) -> int:
@@ -85,10 +83,9 @@ def parameter_count(arch: str) -> int:
 class _Unfilled(TorchFunctionMode):
     """Leaves out the initialisation, which takes longer than all the rest on the meta device."""
 
-    _FILLS = frozenset(
-        {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_,
-         nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.constant_}
-    )  # fmt: skip
+    _FILLS = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_,
+                        torch.Tensor.zero_, nn.init.kaiming_uniform_, nn.init.uniform_,
+                        nn.init.normal_, nn.init.constant_})
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -109,10 +106,6 @@ def _body(arch: str) -> Shapes:
     return _without_classifier(_shapes(arch))
 
 
-def _layers(arch: str) -> Any:
-    return _shapes(arch).keys()
-
-
 def _without_classifier(shapes: Shapes) -> Shapes:
     return {key: shape for key, shape in shapes.items() if not _CLASSIFIER.fullmatch(key)}
 
@@ -120,30 +113,22 @@ def _without_classifier(shapes: Shapes) -> Shapes:
 def _hinted(file_name: str) -> str:
     """The longest name of an architecture in a file's name, or else in the nearest folder's."""
     for part in reversed(PurePath(file_name).parts):
-        named = [name for name in architectures() if name in part]
+        named = [name for name in bridge.own_models() if name in part]
         if named:
             return max(named, key=len)
     return ""
 
 
 def _check_name(arch: str, said: str) -> None:
-    names = architectures()
+    names = bridge.own_models()
     if arch not in names:
         hint = did_you_mean(arch, names, _NEAREST) or f" It has {', '.join(names)}."
         raise ValueError(f"{said}torchreid has no model '{arch}'.{hint}")
 
 
-def _checked(arch: str, body: Shapes, said: str) -> str:
-    _check_name(arch, said)
-    problems = misfit(_body(arch), body)
-    if problems:
-        raise ValueError(f"{said}these weights are not those of {arch}: {problems}")
-    return arch
-
-
 def _unknown(body: Shapes) -> str:
     """What was seen instead of a network of torchreid's."""
-    fits = {name: len(_body(name).items() & body.items()) for name in architectures()}
+    fits = {name: len(_body(name).items() & body.items()) for name in bridge.own_models()}
     nearest = sorted(fits, key=lambda name: fits[name] / len(_body(name)), reverse=True)
     first = few((f"{key} {shape}" for key, shape in body.items()), _NEAREST)
     seen = f"{len(body)} tensors ({first}) that are not the weights of a network of torchreid's"

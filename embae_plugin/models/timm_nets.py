@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import timm
-import torch
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import EfficientNet
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import nn
 
+from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.models.input_spec import Triple
 from embae_plugin.suggestions import did_you_mean
-
-_REACH_SECONDS = 10.0
 
 
 def timm_net(name: str, **options: Any) -> nn.Module:
@@ -28,24 +27,26 @@ def timm_net(name: str, **options: Any) -> nn.Module:
     Raises:
         ValueError: timm has no such network, or it has no average pooling at its end.
     """
-    _check_name(name)
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models(), most=3)
+        raise ValueError(
+            f"unknown trunk '{name}'.{hint} A trunk is mobilenetv1, mobilenetv1_tf, "
+            "mobilenetv1_x0_5, mobilenetv1_x0_25, a network of timm, or torchreid:NAME for one of "
+            "torchreid's"
+        )
     try:
-        return _create(name, **options)
+        return timm.create_model(name, num_classes=0, global_pool="avg", **options)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(f"timm's '{name}' cannot serve as a trunk: {error}") from error
 
 
 def imagenet_timm_net(name: str, **options: Any) -> tuple[nn.Module, str]:
-    """As :func:`timm_net`, with the weights timm publishes, fetched on first use.
-
-    Returns:
-        the network, and the name of its weights.
+    """As :func:`timm_net`, with the weights timm publishes, fetched on first use, and their name.
 
     Raises:
         FileNotFoundError: the weights cannot be fetched.
         ValueError: there are none.
     """
-    _check_name(name)
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise ValueError(
@@ -57,7 +58,8 @@ def imagenet_timm_net(name: str, **options: Any) -> tuple[nn.Module, str]:
     try:
         if config.hf_hub_id:
             _reach_hub(config.hf_hub_id, filename)
-        return _create(name, pretrained=True, **options), source
+        net = timm.create_model(name, True, num_classes=0, global_pool="avg", **options)
+        return net, source
     except Exception as error:  # the hub's client, its HTTP library and timm each have their own
         where = f"{filename} of {source} on the Hugging Face hub" if config.hf_hub_id else source
         raise FileNotFoundError(
@@ -80,59 +82,41 @@ def narrow_mobilenetv1(multiplier: float) -> nn.Module:
     )
 
 
-def _create(name: str, **options: Any) -> nn.Module:
-    return timm.create_model(name, num_classes=0, global_pool="avg", **options)
-
-
-def _check_name(name: str) -> None:
-    if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models(), most=3)
-        raise ValueError(
-            f"unknown trunk '{name}'.{hint} A trunk is mobilenetv1, mobilenetv1_tf, "
-            "mobilenetv1_x0_5, mobilenetv1_x0_25, a network of timm, or torchreid:NAME for one of "
-            "torchreid's"
-        )
-
-
 def _reach_hub(repository: str, filename: str) -> None:
     """Asks the hub for a file once, unless it is in the cache.
 
     timm's own attempts take most of a minute to give up on a machine without network.
     """
-    repository, _, revision = repository.partition("@")
-    cached = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
+    repository, _, tag = repository.partition("@")
+    revision = tag or None
+    cached = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
     if isinstance(cached, str):
         return
-    url = huggingface_hub.hf_hub_url(repository, filename, revision=revision or None)
+    url = huggingface_hub.hf_hub_url(repository, filename, revision=revision)
     try:
-        huggingface_hub.get_hf_file_metadata(url, timeout=_REACH_SECONDS)
+        huggingface_hub.get_hf_file_metadata(url, timeout=10.0)
     except EntryNotFoundError:
         return  # reached: older repositories hold pytorch_model.bin, which timm tries next
 
 
-def expected_inputs(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _config(net: nn.Module) -> dict[str, Any]:
+    """What timm says of a network's weights."""
+    return getattr(net, "pretrained_cfg", None) or {}
+
+
+def expected_inputs(net: nn.Module) -> tuple[Triple, Triple]:
     """Mean and standard deviation, for inputs in [0, 1], that timm's weights expect."""
-    config: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
-    half = (0.5, 0.5, 0.5)
-    return tuple(config.get("mean", half)), tuple(config.get("std", half))
+    mean, std = (tuple(_config(net).get(key, (0.5,) * 3)) for key in ("mean", "std"))
+    return cast(Triple, mean), cast(Triple, std)
 
 
 def classifier_names(net: nn.Module) -> tuple[str, ...]:
     """Names of the layers behind the pooling, which a trunk leaves out."""
-    config: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
-    names = config.get("classifier") or "classifier"
+    names = _config(net).get("classifier") or "classifier"
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def pooled_width(net: nn.Module) -> int | None:
     """Width of the features of a 256 x 128 image, None where the network does not take one."""
-    training = net.training
-    try:
-        with torch.no_grad():
-            features = net.eval()(torch.zeros(1, 3, 256, 128))
-    except (AssertionError, RuntimeError, ValueError):  # of fixed input size, as some transformers
-        return None
-    finally:
-        net.train(training)
-    is_vector = isinstance(features, torch.Tensor) and features.ndim == 2
-    return int(features.shape[1]) if is_vector else None
+    found = bridge.feature_of(net, (256, 128))
+    return None if found is None else found[0].shape[1]

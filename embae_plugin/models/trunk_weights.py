@@ -10,11 +10,8 @@ from torch import nn
 
 from embae_plugin.models.weight_files import State, misfit, shapes_of
 
-# --- MobileNet V1 of TF-slim ------------------------------------------------------------------
-
 _SLIM_KEY = re.compile(r"features\.(\d+)\.([0134])\.(\w+)")
-_BLOCKS_OF_STAGE = (1, 2, 2, 6, 2)
-_PLACES = [f"{s}.{b}" for s, blocks in enumerate(_BLOCKS_OF_STAGE) for b in range(blocks)]
+_PLACES = [f"{s}.{b}" for s, blocks in enumerate((1, 2, 2, 6, 2)) for b in range(blocks)]
 _LAYERS = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 
 
@@ -29,31 +26,27 @@ def is_tf_slim(state: State) -> bool:
 
 def from_tf_slim(state: State) -> State:
     """TF-slim's names turned into those of timm's MobileNet V1; others are left alone."""
-    renamed: State = {}
-    for key, value in state.items():
+
+    def renamed(key: str) -> str:
         match = _SLIM_KEY.fullmatch(key)
-        if match is not None and int(match[1]) <= len(_PLACES):
-            number = int(match[1])
-            if number:
-                key = f"blocks.{_PLACES[number - 1]}.{_LAYERS[match[2]]}.{match[3]}"
-            else:
-                key = f"{'conv_stem' if match[2] == '0' else 'bn1'}.{match[3]}"
-        renamed[key] = value
-    return renamed
+        if match is None or (number := int(match[1])) > len(_PLACES):
+            return key
+        if not number:
+            return f"{'conv_stem' if match[2] == '0' else 'bn1'}.{match[3]}"
+        return f"blocks.{_PLACES[number - 1]}.{_LAYERS[match[2]]}.{match[3]}"
 
-
-# --- loading ----------------------------------------------------------------------------------
+    return {renamed(key): value for key, value in state.items()}
 
 
 def load_exactly(
-    net: nn.Module, state: State, ignored: Sequence[str], trunk: str, path: str | Path
+    net: nn.Module, state: State, behind: Sequence[str], trunk: str, path: str | Path
 ) -> None:
     """Loads ``state`` into ``net``, all of it but what is behind the pooling.
 
     Args:
         net: of the trunk.
         state: from :func:`embae_plugin.models.weight_files.read_state`.
-        ignored: first parts of names that may be left over, such as ``classifier``.
+        behind: names of layers behind the pooling, whose weights may be left over.
         trunk: name of the trunk, for the message.
         path: of the file, for the message.
 
@@ -62,7 +55,8 @@ def load_exactly(
             mis-shaped entries.
     """
     own = net.state_dict()
-    kept = {k: v for k, v in state.items() if k in own or not k.startswith(tuple(ignored))}
+    ignored = tuple(f"{layer}." for layer in behind)
+    kept = {k: v for k, v in state.items() if k in own or not k.startswith(ignored)}
     problems = misfit(shapes_of(own), shapes_of(kept))
     if problems:
         raise ValueError(

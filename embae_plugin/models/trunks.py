@@ -6,30 +6,24 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import timm_nets, zoo
-from embae_plugin.models.inference import trunk_fingerprint
+from embae_plugin.models.input_spec import Triple
 from embae_plugin.models.recognition import recognise
 from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
 from embae_plugin.models.weight_files import State, read_state
 
-__all__ = ["Trunk", "build_network", "build_trunk", "trunk_fingerprint"]
-
 logger = logging.getLogger(__name__)
 
-Triple = tuple[float, float, float]
-
-_IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-_IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std
 _TORCHREID = "torchreid:"
 _NETWORK_SECONDS = 20.0
 _NARROW = {"mobilenetv1_x0_5": 0.5, "mobilenetv1_x0_25": 0.25}
-_TF_ARRANGEMENT: dict[str, Any] = {"pad_type": "same", "bn_eps": 1e-3}
 
 
 class Trunk(nn.Module):
@@ -49,15 +43,8 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        net: nn.Module,
-        feature_dim: int,
-        norm_mean: Triple,
-        norm_std: Triple,
-        weights: str = "random",
-        size: tuple[int, int] | None = None,
-        evaluated: bool = False,
+        self, name: str, net: nn.Module, feature_dim: int, norm_mean: Triple, norm_std: Triple,
+        weights: str = "random", size: tuple[int, int] | None = None, evaluated: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.net, self.feature_dim = name, net, feature_dim
@@ -103,17 +90,13 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
         logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
         name = "mobilenetv1_tf"
     with _drawing_from(generator):
-        if name.startswith(_TORCHREID):
-            trunk, ignored = _torchreid_trunk(name, weights == "imagenet")
-        elif name in _NARROW:
-            trunk, ignored = _narrow_trunk(name, weights == "imagenet")
-        else:
-            trunk, ignored = _timm_trunk(name, weights == "imagenet")
+        of_torchreid = name.startswith(_TORCHREID)
+        trunk = (_torchreid_trunk if of_torchreid else _timm_trunk)(name, weights == "imagenet")
     if state is not None:
-        if name == "mobilenetv1_tf":
-            state = from_tf_slim(state)
+        state = from_tf_slim(state) if name == "mobilenetv1_tf" else state
+        behind = ("classifier", "fc") if of_torchreid else timm_nets.classifier_names(trunk.net)
         try:
-            load_exactly(trunk.net, state, ignored, name, weights)
+            load_exactly(trunk.net, state, behind, name, weights)
         except ValueError as error:
             raise ValueError(f"{error}{_recognised(state, weights)}") from None
         trunk.weights = str(weights)
@@ -141,9 +124,9 @@ def build_network(
     if not name.startswith(_TORCHREID):
         return build_trunk(name, generator=generator), None
     with _drawing_from(generator):
-        parts = bridge.torchreid_network(name.removeprefix(_TORCHREID))
-    trunk = Trunk(name, parts.net, parts.width, _IMAGENET_MEAN, _IMAGENET_STD, size=parts.size,
-                  evaluated=parts.evaluated)  # fmt: skip
+        parts = bridge.network_parts(name.removeprefix(_TORCHREID))
+    trunk = Trunk(name, parts.net, parts.width, *IMAGENET, size=parts.size,
+                  evaluated=parts.evaluated)
     return trunk, parts.fc
 
 
@@ -190,57 +173,43 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-Built = tuple[Trunk, tuple[str, ...]]  # and names of the layers that it leaves out
-
-
-def _torchreid_trunk(name: str, pretrained: bool) -> Built:
+def _torchreid_trunk(name: str, pretrained: bool) -> Trunk:
     with _socket_timeout(_NETWORK_SECONDS):
-        net = bridge.build_torchreid_trunk(name.removeprefix(_TORCHREID), pretrained)
-    width = cast(int, net.feature_dim)
-    trunk = Trunk(name, net, width, _IMAGENET_MEAN, _IMAGENET_STD)
-    if pretrained:
-        trunk.weights = "ImageNet, as torchreid publishes them"
-    return trunk, ("classifier.", "fc.")
+        net = bridge.pooled_trunk(name.removeprefix(_TORCHREID), pretrained)
+    weights = "ImageNet, as torchreid publishes them" if pretrained else "random"
+    return Trunk(name, net, cast(int, net.feature_dim), *IMAGENET, weights)
 
 
-def _narrow_trunk(name: str, pretrained: bool) -> Built:
-    if pretrained:
+def _timm_trunk(name: str, pretrained: bool) -> Trunk:
+    weights = "random"
+    if pretrained and name in _NARROW:
         raise ValueError(
             f"nobody publishes ImageNet weights for {name}; set embae.trunk_weights to '' for "
             "random weights, or choose embae.trunk mobilenetv1"
         )
-    return _finished(name, timm_nets.narrow_mobilenetv1(_NARROW[name]))
-
-
-def _timm_trunk(name: str, pretrained: bool) -> Built:
-    if name == "mobilenetv1_tf":
+    if pretrained and name == "mobilenetv1_tf":
+        raise ValueError(
+            "timm's ImageNet weights are not for mobilenetv1_tf, whose padding differs: choose "
+            "embae.trunk mobilenetv1, or give a TF-slim weight file with embae.trunk_weights"
+        )
+    if name in _NARROW:
+        net = timm_nets.narrow_mobilenetv1(_NARROW[name])
+    elif name == "mobilenetv1_tf":
+        net = timm_nets.timm_net("mobilenetv1_100", pad_type="same", bn_eps=1e-3)
+    else:
+        timm_name = "mobilenetv1_100" if name == "mobilenetv1" else name
+        net, options = timm_nets.timm_net(timm_name), {}
+        if timm_nets.pooled_width(net) is None:
+            # Transformers of a fixed input size; the option exists where they can do without.
+            options = {"dynamic_img_size": True}
+            net = timm_nets.timm_net(timm_name, **options)
         if pretrained:
-            raise ValueError(
-                "timm's ImageNet weights are not for mobilenetv1_tf, whose padding differs: choose "
-                "embae.trunk mobilenetv1, or give a TF-slim weight file with embae.trunk_weights"
-            )
-        return _finished(name, timm_nets.timm_net("mobilenetv1_100", **_TF_ARRANGEMENT))
-    timm_name = "mobilenetv1_100" if name == "mobilenetv1" else name
-    net, options = timm_nets.timm_net(timm_name), {}
-    if timm_nets.pooled_width(net) is None:
-        # Transformers of a fixed input size; the option exists where they can do without.
-        options = {"dynamic_img_size": True}
-        net = timm_nets.timm_net(timm_name, **options)
-    if not pretrained:
-        return _finished(name, net)
-    net, source = timm_nets.imagenet_timm_net(timm_name, **options)
-    trunk, ignored = _finished(name, net)
-    trunk.weights = f"ImageNet, {source}"
-    return trunk, ignored
-
-
-def _finished(name: str, net: nn.Module) -> Built:
+            net, source = timm_nets.imagenet_timm_net(timm_name, **options)
+            weights = f"ImageNet, {source}"
     width = timm_nets.pooled_width(net)
     if width is None:
         raise ValueError(
             f"'{name}' does not turn a 256 x 128 image into one pooled feature vector and cannot "
             "serve as a trunk"
         )
-    mean, std = timm_nets.expected_inputs(net)
-    ignored = tuple(f"{layer}." for layer in timm_nets.classifier_names(net))
-    return Trunk(name, net, width, cast(Triple, mean), cast(Triple, std)), ignored
+    return Trunk(name, net, width, *timm_nets.expected_inputs(net), weights)

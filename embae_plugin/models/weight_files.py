@@ -26,11 +26,10 @@ Shapes = dict[str, tuple[int, ...]]
 # Where files keep the weights: torchreid and Lightning, EmbAE and fast-reid, PyTorch's tutorials.
 _HOLDERS = ("state_dict", "model", "model_state_dict")
 # What torch's own wrappers put before each name: DataParallel and its kind, torch.compile.
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = re.compile(r"((module|_orig_mod)\.)*")
 
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-COUNTING = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
-
+_FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_COUNTING = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
 _LOCK = threading.Lock()  # torch keeps the allowed names in one list for all threads
 
 
@@ -101,13 +100,7 @@ def read_state(path: str | Path) -> State:
             the weights of a network, or with NaN or infinite ones.
     """
     state = bare_state(path, read_file(path))
-    odd = [key for key, value in state.items() if not is_weight(value)]
-    if odd:
-        raise ValueError(
-            f"{path} holds something else than weights under {few(odd)}: a weight is a dense "
-            "tensor of real numbers"
-        )
-    check_finite(path, state, state)
+    check_weights(path, state)
     return state
 
 
@@ -134,67 +127,70 @@ def bare_state(path: str | Path, content: Any) -> dict[str, Any]:
         raise ValueError(f"{path} holds no weights but the state of an optimizer")
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no weights, only {few(map(str, state))}")
-    bare = {_bare(str(key)): value for key, value in state.items()}
+    bare = {_WRAPPERS.sub("", str(key), count=1): value for key, value in state.items()}
     if len(bare) < len(state):
         raise ValueError(f"{path} holds weights twice, with and without 'module.' before the name")
     return bare
 
 
 def _held(content: Any) -> Any:
-    while isinstance(content, Mapping):
-        inner = [key for key in _HOLDERS if isinstance(content.get(key), Mapping)]
-        if not inner and not any(isinstance(value, torch.Tensor) for value in content.values()):
-            states = [key for key, value in content.items() if _is_state(value)]
-            inner = states if len(states) == 1 else []
-        if not inner:
-            break
-        content = content[inner[0]]
-    return content
+    """The innermost state dict; what is no such dict where there is none."""
+    if not isinstance(content, Mapping):
+        return content
+    inner = [key for key in _HOLDERS if isinstance(content.get(key), Mapping)]
+    tensors = [isinstance(value, torch.Tensor) for value in content.values()]
+    if not inner and not any(tensors):
+        states = [
+            key for key, value in content.items() if isinstance(value, Mapping)
+            and value and all(isinstance(one, torch.Tensor) for one in value.values())
+        ]
+        inner = states if len(states) == 1 else []
+    return _held(content[inner[0]]) if inner else content
 
 
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(one, torch.Tensor) for one in value.values())
-    )
+def check_weights(
+    path: str | Path, state: Mapping[str, Any], own: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Refuses values that are no dense tensors of the right kind of numbers, NaN or infinite.
 
-
-def _bare(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    return name
-
-
-def is_weight(value: Any, kinds: Iterable[torch.dtype] = FLOATING + COUNTING) -> bool:
-    """Whether ``value`` is a dense tensor of one of these kinds of numbers, on the CPU."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and not value.is_nested
-        and value.device.type == "cpu"
-        and value.dtype in kinds
-    )
-
-
-def check_finite(path: str | Path, state: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Refuses weights that are no numbers.
+    Args:
+        path: where ``state`` comes from.
+        state: what the file holds under each name.
+        own: the model's state dict: a weight is of the kind (whole numbers or not) that it has
+            there, and names that it lacks are passed over; None takes both kinds.
 
     Raises:
-        ValueError: names the first of them.
+        ValueError: names the first such values.
     """
-    broken = [key for key in names if not _is_finite(state[key])]
-    if broken:
+    values = {key: value for key, value in state.items() if own is None or key in own}
+    odd = [key for key, value in values.items() if not _is_weight(value, own[key] if own else None)]
+    if odd:
+        raise ValueError(
+            f"{path} holds something else than weights under {few(odd)}: a weight is a dense "
+            "tensor of real numbers"
+        )
+    if broken := not_finite(values):
         raise ValueError(
             f"{path} holds NaN or infinite weights: {few(broken)}. Training had failed when it "
             "was written; take an earlier one"
         )
 
 
-def _is_finite(value: torch.Tensor) -> bool:
-    if not value.is_floating_point() or not value.numel():
-        return True
-    return all(bool(end.isfinite()) for end in value.aminmax())  # NaN is both ends of what holds it
+def _is_weight(value: Any, like: torch.Tensor | None) -> bool:
+    kinds = _FLOATING | _COUNTING
+    if like is not None:
+        kinds = _FLOATING if like.is_floating_point() else _COUNTING
+    return (
+        isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested
+        and value.device.type == "cpu" and value.dtype in kinds
+    )
+
+
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of weights that are NaN or infinite, or hold such a number."""
+    numbers = {k: v for k, v in state.items() if v.is_floating_point() and v.numel()}
+    # The least and the largest number are both NaN where one is.
+    return [k for k, v in numbers.items() if not all(end.isfinite() for end in v.aminmax())]
 
 
 def shapes_of(state: Mapping[str, torch.Tensor]) -> Shapes:
@@ -202,24 +198,17 @@ def shapes_of(state: Mapping[str, torch.Tensor]) -> Shapes:
 
     Batch norm counts its batches since PyTorch 0.4.1 alone, and nothing here reads the count.
     """
-    return {
-        key: tuple(value.shape)
-        for key, value in state.items()
-        if not key.endswith("num_batches_tracked")
-    }
+    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
 
 
 def misfit(own: Shapes, theirs: Shapes) -> str:
     """How the weights ``theirs`` differ from those of a network, ``own``; "" if they don't."""
-    shaped = [
-        f"{key} {theirs[key]} instead of {own[key]}"
-        for key in own
-        if key in theirs and own[key] != theirs[key]
-    ]
+    both = own.keys() & theirs.keys()
     kinds = {
-        "missing": [key for key in own if key not in theirs],
-        "unexpected": [key for key in theirs if key not in own],
-        "of another shape": shaped,
+        "missing": [key for key in own if key not in both],
+        "unexpected": [key for key in theirs if key not in both],
+        "of another shape": [f"{key} {theirs[key]} instead of {own[key]}" for key in own
+                             if key in both and own[key] != theirs[key]],
     }
     return "; ".join(f"{len(keys)} {kind} ({few(keys)})" for kind, keys in kinds.items() if keys)
 

@@ -1,7 +1,13 @@
-"""Fetches the models of torchreid's zoo, once, into a cache that is checked at every use."""
+"""The models of torchreid's zoo, fetched once into a cache that is checked at every use.
+
+``published_models.csv`` is from the model zoo of KaiyangZhou/deep-person-reid (docs/MODEL_ZOO.md,
+commit f8cd150) and the authors' repository kaiyangzhou/osnet on the Hugging Face hub, which holds
+some of the same files. The authors publish no checksums; those are what independent projects pin.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import inspect
 import logging
@@ -9,20 +15,92 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import gdown
+from huggingface_hub import hf_hub_url
 
 from embae_plugin.atomic_file import replacing
-from embae_plugin.models.published_models import PublishedModel, published_model
 from embae_plugin.models.recognition import recognise
 from embae_plugin.models.weight_files import read_state
+from embae_plugin.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 20.0
+PREFIX = "torchreid:"
+HUB = "kaiyangzhou/osnet"
+HUB_REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
+
+TRAINED_ON = {
+    "market1501": "Market-1501",
+    "dukemtmcreid": "DukeMTMC-reID",
+    "msmt17": "MSMT17",
+    "msmt17_combineall": "MSMT17, all its images",
+    "ms_d_c": "MSMT17, DukeMTMC-reID, CUHK03",
+    "ms_m_c": "MSMT17, Market-1501, CUHK03",
+    "ms_d_m": "MSMT17, DukeMTMC-reID, Market-1501",
+    "d_m_c": "DukeMTMC-reID, Market-1501, CUHK03",
+}
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A file of the model zoo.
+
+    Attributes:
+        arch: torchreid's architecture.
+        data: what it was trained on, a key of :data:`TRAINED_ON`.
+        drive: Google Drive's id of the file.
+        hub: its name in the authors' repository on the Hugging Face hub; "" if it is not there.
+        sha256: of the file; "" if nobody has published it.
+    """
+
+    arch: str
+    data: str
+    drive: str
+    hub: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """As the commands take it."""
+        return f"{PREFIX}{self.arch}/{self.data}"
+
+    @property
+    def file(self) -> str:
+        """Name of the file in the cache."""
+        return f"{self.arch}_{self.data}.pth"
+
+    @property
+    def links(self) -> list[str]:
+        """Where the file can be fetched, by this package or by a browser; the best first."""
+        # gdown's versions differ in which of Drive's links they understand; all take this one.
+        drive = f"https://drive.google.com/uc?id={self.drive}"
+        return [hf_hub_url(HUB, self.hub, revision=HUB_REVISION), drive] if self.hub else [drive]
+
+
+def published_models() -> list[PublishedModel]:
+    """The whole zoo."""
+    table = Path(__file__).with_name("published_models.csv")
+    with table.open(newline="", encoding="utf-8") as file:
+        return [PublishedModel(**row) for row in csv.DictReader(file)]
+
+
+def published_model(name: str) -> PublishedModel:
+    """The model of that name, such as ``torchreid:osnet_x1_0/msmt17``.
+
+    Raises:
+        ValueError: there is none; names those of the architecture, or similar ones.
+    """
+    known = {model.name: model for model in published_models()}
+    if name in known:
+        return known[name]
+    arch = name.removeprefix(PREFIX).partition("/")[0]
+    same = ", ".join(other for other, model in known.items() if model.arch == arch)
+    hint = f" Of {arch} it has {same}." if same else did_you_mean(name, known, most=3)
+    raise ValueError(f"torchreid's zoo has no model '{name}'.{hint} `embae models` lists all")
 
 
 def cache_folder() -> Path:
@@ -58,26 +136,39 @@ def fetch(name: str) -> Path:
     """
     model = published_model(name)
     path = cached_path(model)
+    note, recorded = path.with_name(f"{path.name}.sha256"), ""
     if path.is_file():
-        _verify(model, path)
-        return path
+        recorded = note.read_text(encoding="utf-8").partition(" ")[0] if note.is_file() else ""
+        try:
+            digest = _checked(model, path, recorded)
+        except ValueError as error:
+            raise ValueError(f"{error}. Remove it and {note.name} to fetch it again") from None
+    else:
+        digest = _fetched(model, path)
+    if not recorded:
+        with replacing(note) as draft:
+            draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    return path
+
+
+def _fetched(model: PublishedModel, path: Path) -> str:
+    """The SHA-256 of a file that has just been fetched."""
     reasons = []
     for url in model.links:
         with tempfile.TemporaryDirectory() as work:
             try:
                 _download(url, found := Path(work) / model.file)
-                digest = _digest_of(model, found)
+                digest = _checked(model, found)
             except Exception as error:  # gdown and its HTTP library each have errors of their own
                 reason = _reason(error).replace(f"{work}{os.sep}", "")
                 reasons.append(f"{urlsplit(url).hostname}: {reason}")
                 continue
             with replacing(path) as draft:
                 shutil.copyfile(found, draft)
-        _record(path, digest)
-        return path
+        return digest
     raise FileNotFoundError(
-        f"{name} could not be fetched ({'; '.join(reasons)}). Get {' or '.join(model.links)} "
-        f"on any machine, and put the file at {path}"
+        f"{model.name} could not be fetched ({'; '.join(reasons)}). Get "
+        f"{' or '.join(model.links)} on any machine, and put the file at {path}"
     )
 
 
@@ -85,7 +176,7 @@ def _download(url: str, path: Path) -> None:
     logger.info("fetching %s", url)
     # Old versions of gdown wait for ever, and have no option not to.
     known = inspect.signature(gdown.download).parameters
-    options: dict[str, Any] = {"timeout": _SECONDS} if "timeout" in known else {}
+    options: dict[str, Any] = {"timeout": 20.0} if "timeout" in known else {}
     gdown.download(url, str(path), quiet=not sys.stderr.isatty(), **options)
     if not path.is_file():  # an old gdown tells of a failure by returning None
         raise OSError("nothing came")
@@ -100,50 +191,21 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(shown).split())[:200] or type(shown).__name__
 
 
-# --- checksums --------------------------------------------------------------------------------
-
-
-def _verify(model: PublishedModel, path: Path) -> None:
-    """Compares a cached file with its published checksum or the recorded one; records a new one."""
-    note = _note(path)
-    recorded = note.read_text(encoding="utf-8").split()[:1] if note.is_file() else []
-    try:
-        if model.sha256 or not recorded:
-            digest = _digest_of(model, path)
-        elif (digest := _sha256(path)) != recorded[0]:
-            raise ValueError(
-                f"{path} has changed since its first use: its sha256 is {digest}, not {recorded[0]}"
-            )
-    except ValueError as error:
-        raise ValueError(f"{error}. Remove it and {note.name} to fetch it again") from None
-    if not recorded:
-        _record(path, digest)
-
-
-def _digest_of(model: PublishedModel, path: Path) -> str:
-    """The file's SHA-256, if it is the published one, or the file at least holds such a network."""
-    digest = _sha256(path)
-    if model.sha256 and digest != model.sha256:
-        raise ValueError(
-            f"{path} is not the published file: its sha256 is {digest}, not {model.sha256}"
-        )
-    if not model.sha256:
-        recognise(read_state(path), model.arch, path.name)
-    return digest
-
-
-def _record(path: Path, digest: str) -> None:
-    with replacing(_note(path)) as draft:
-        draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-
-
-def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _sha256(path: Path) -> str:
+def _checked(model: PublishedModel, path: Path, recorded: str = "") -> str:
+    """A file's SHA-256, if it is the published one, or the recorded one, or of such a network."""
     hasher = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             hasher.update(block)
-    return hasher.hexdigest()
+    digest = hasher.hexdigest()
+    if model.sha256 and digest != model.sha256:
+        raise ValueError(
+            f"{path} is not the published file: its sha256 is {digest}, not {model.sha256}"
+        )
+    if recorded and digest != recorded:
+        raise ValueError(
+            f"{path} has changed since its first use: its sha256 is {digest}, not {recorded}"
+        )
+    if not model.sha256 and not recorded:
+        recognise(read_state(path), model.arch, path.name)
+    return digest

@@ -10,11 +10,17 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from embae_plugin.torchreid_bridge.known_datasets import how_to_get
+from embae_plugin.torchreid_bridge.library import datamanagers, module, quiet
+from embae_plugin.torchreid_bridge.manager_items import Item, items_of
+from embae_plugin.torchreid_bridge.registries import dataset_table
+
+if TYPE_CHECKING:
+    from embae_plugin.torchreid_bridge.types import ImageDataManager, ImageDataset
 
 
 def missing_data_error(name: str, root: str | Path, looked_for: str) -> FileNotFoundError:
@@ -22,19 +28,6 @@ def missing_data_error(name: str, root: str | Path, looked_for: str) -> FileNotF
     return FileNotFoundError(
         f"dataset '{name}': looked for {looked_for}, which is not there, and nothing is downloaded "
         f"automatically. {how_to_get(name, root)}"
-    )
-
-
-def unreadable_data_error(
-    name: str, root: str | Path, folder: str, error: Exception
-) -> FileNotFoundError | ValueError:
-    """torchreid's complaint about a dataset's files, as an error that says what to do."""
-    text = str(error)
-    if text.endswith("is not found"):
-        return missing_data_error(name, root, text.split('"')[1])
-    return ValueError(
-        f"dataset '{name}' in {folder} cannot be read ({text or type(error).__name__}): its files "
-        f"are missing or named otherwise than expected. {how_to_get(name, root)}"
     )
 
 
@@ -50,11 +43,8 @@ def check_split_files(name: str, dataset: Any) -> None:
     """
     first = [items[0][0] for items in (dataset.train, dataset.query, dataset.gallery) if items]
     gone = [path for path in first if not Path(path).exists()]
-    split_files = [
-        value
-        for value in vars(dataset).values()
-        if isinstance(value, str) and value.endswith(".json") and Path(value).is_file()
-    ]
+    texts = [value for value in vars(dataset).values() if isinstance(value, str)]
+    split_files = [text for text in texts if text.endswith(".json") and Path(text).is_file()]
     if gone and split_files:
         raise ValueError(
             f"dataset '{name}': the cached splits name images that do not exist (e.g. {gone[0]}); "
@@ -90,20 +80,20 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-def open_dataset(name: str, cls: Any, base: Any, kwargs: dict[str, Any]) -> Any:
-    """``cls(**kwargs)``, from data that is there, under a fixed random state.
+def init_image_dataset(name: str, **kwargs: Any) -> ImageDataset:
+    """torchreid's dataset ``name``, read from below ``root=`` and never downloaded.
 
-    Args:
-        name: of the dataset, for messages.
-        cls: a dataset class of torchreid, or derived from torchreid's base class.
-        base: torchreid's base class, whose ``download_dataset`` is kept from downloading.
-        kwargs: of the class; ``root`` is the folder that holds the dataset's own folder.
+    Random splits that torchreid makes on first use are the same on every machine, and the global
+    random state is left as it was. ``kwargs`` go to the dataset's class.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`missing_data_error`,
-            :func:`unreadable_data_error` and :func:`check_split_files` say.
+        FileNotFoundError: the data is not there; says where it was looked for and how to get it.
+        ValueError: unknown name, unreadable layout, or cached splits of a folder that was moved.
     """
-    root = kwargs.get("root", "")
+    table, root = dataset_table(), kwargs.get("root", "")
+    if name not in table:
+        raise ValueError(f"unknown dataset '{name}'; available: {', '.join(sorted(table))}")
+    cls = table[name]
     stock = cls.__module__.startswith("torchreid.")
     folder = Path(root).expanduser().absolute() / str(getattr(cls, "dataset_dir", ""))
     # University1652 downloads in its constructor, past download_dataset.
@@ -114,12 +104,41 @@ def open_dataset(name: str, cls: Any, base: Any, kwargs: dict[str, Any]) -> Any:
         if not Path(dataset_dir).exists():
             raise missing_data_error(name, root, dataset_dir)
 
-    with replaced(base, "download_dataset", refuse_download), fixed_global_random_state():
+    base = module("data").Dataset
+    with replaced(base, "download_dataset", refuse_download), fixed_global_random_state(), quiet():
         try:
             dataset = cls(**kwargs)
         except (RuntimeError, AssertionError, IndexError, AttributeError) as error:
             if not stock:
                 raise
-            raise unreadable_data_error(name, root, str(folder), error) from error
+            text = str(error)
+            if text.endswith("is not found"):
+                raise missing_data_error(name, root, text.split('"')[1]) from error
+            raise ValueError(
+                f"dataset '{name}' in {folder} cannot be read ({text or type(error).__name__}): "
+                "its files are missing or named otherwise than expected. "
+                f"{how_to_get(name, root)}"
+            ) from error
     check_split_files(name, dataset)
     return dataset
+
+
+def dataset_split(name: str, root: str | Path, mode: str, **kwargs: Any) -> list[Item]:
+    """The items (path, pid, camid, dsetid) of one split, sorted by path.
+
+    Args:
+        name: a registered dataset.
+        root: folder in which the dataset's own folder lies.
+        mode: "train", "query" or "gallery".
+        kwargs: as for :func:`init_image_dataset`, whose errors apply.
+    """
+    if mode not in ("train", "query", "gallery"):
+        raise ValueError(f"mode must be train, query or gallery, not '{mode}'")
+    options = {"verbose": False, **kwargs, "root": str(root), "mode": mode}
+    return items_of(getattr(init_image_dataset(name, **options), mode))
+
+
+def build_datamanager(**kwargs: Any) -> ImageDataManager:
+    """torchreid's ``ImageDataManager``, its datasets read by :func:`init_image_dataset`."""
+    with replaced(datamanagers, "init_image_dataset", init_image_dataset), quiet():
+        return cast("ImageDataManager", datamanagers.ImageDataManager(**kwargs))

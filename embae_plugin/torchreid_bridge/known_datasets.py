@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 
 class Counts(NamedTuple):
@@ -53,120 +55,22 @@ class Source:
     withdrawn: bool = False
 
 
-_MARKET_MARKS = ("bounding_box_train", "query", "bounding_box_test")
-_CUHK_PAGE = "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html"
-# Zhong et al., CVPR 2017; the commit is pinned, so the digests can be, too.
-_SPLITS = (
-    "https://raw.githubusercontent.com/zhunzhong07/person-re-ranking/"
-    "278f2c704e7f033b767f4158dff4febc03a0b78a/evaluation/data/CUHK03/"
-)
-_DETECTED = "cuhk03_new_protocol_config_detected.mat"
-_LABELED = "cuhk03_new_protocol_config_labeled.mat"
+def _read(entry: dict[str, Any]) -> Source:
+    """A source from its entry in ``known_datasets.yaml``."""
+    parts = entry.get("published", {}).items()
+    more: dict[str, Any] = {
+        "marks": tuple(entry.get("marks", ())),
+        "published": {part: Counts(*counts) for part, counts in parts},
+        "archive": Download(**entry["archive"]) if "archive" in entry else None,
+        "extras": tuple(Download(**file) for file in entry.get("extras", ())),
+    }
+    return Source(**{**entry, **more})
 
-SOURCES: dict[str, Source] = {
-    "market1501": Source(
-        title="Market-1501",
-        how="Get Market-1501 (Zheng et al., ICCV 2015; for research) from its authors' page, "
-        "https://zheng-lab-anu.github.io/Project/project_reid.html",
-        layout="market1501/Market-1501-v15.09.15/{bounding_box_train,query,bounding_box_test}",
-        folder="market1501",
-        inner="Market-1501-v15.09.15",
-        marks=_MARKET_MARKS,
-        published={
-            "train": Counts(12936, 751, 6),
-            "query": Counts(3368, 750, 6),
-            "gallery": Counts(15913, 750, 6),
-        },
-        archive=Download(
-            "https://drive.google.com/uc?id=0B8-rUzbwVRk0c054eEozWG9COHM"
-            "&resourcekey=0-8nyl7K9_x37HlQm34MmrYQ",
-            "md5:65005ab7d12ec1c44de4eeafe813e68a",
-            "Market-1501-v15.09.15.zip",
-        ),
-    ),
-    "dukemtmcreid": Source(
-        title="DukeMTMC-reID",
-        how="DukeMTMC was withdrawn by its authors in 2019 over the privacy of the people in it, "
-        "and must not be fetched from elsewhere. Only a copy you may lawfully use can be read",
-        layout="dukemtmc-reid/DukeMTMC-reID/{bounding_box_train,query,bounding_box_test}",
-        folder="dukemtmc-reid",
-        inner="DukeMTMC-reID",
-        marks=_MARKET_MARKS,
-        published={
-            "train": Counts(16522, 702, 8),
-            "query": Counts(2228, 702, 8),
-            "gallery": Counts(17661, 1110, 8),
-        },
-        withdrawn=True,
-    ),
-    "cuhk01": Source(
-        title="CUHK01",
-        how=f"Ask for CUHK01 (Li et al., ACCV 2012; for research) at {_CUHK_PAGE}",
-        layout="cuhk01/campus/*.png",
-        folder="cuhk01",
-        inner="campus",
-        marks=(r"\d{7}\.png",),
-        published={"all": Counts(3884, 971, 2)},
-    ),
-    "cuhk02": Source(
-        how=f"Ask for CUHK02 (Li and Wang, CVPR 2013) at {_CUHK_PAGE}",
-        layout="cuhk02/Dataset/{P1,P2,P3,P4,P5}",
-    ),
-    "cuhk03": Source(
-        title="CUHK03",
-        how=f"Ask for CUHK03 (Li et al., CVPR 2014; for research) at {_CUHK_PAGE}; the two files "
-        "of the 767/700 split (Zhong et al., CVPR 2017) are in evaluation/data/CUHK03 of "
-        "https://github.com/zhunzhong07/person-re-ranking",
-        layout=f"cuhk03/{{cuhk03_release/cuhk-03.mat,{_DETECTED},{_LABELED}}}",
-        folder="cuhk03",
-        inner="cuhk03_release",
-        marks=(r"cuhk-03\.mat",),
-        published={
-            "detected train": Counts(7365, 767, 2),
-            "detected query": Counts(1400, 700, 2),
-            "detected gallery": Counts(5332, 700, 2),
-            "labelled train": Counts(7368, 767, 2),
-            "labelled query": Counts(1400, 700, 2),
-            "labelled gallery": Counts(5328, 700, 2),
-        },
-        extras=(
-            Download(
-                _SPLITS + _DETECTED,
-                "sha256:ef438e7775fce6d08ef6dff84d2235bd4bed63850dbbf7025f3251e45c7fa721",
-                _DETECTED,
-            ),
-            Download(
-                _SPLITS + _LABELED,
-                "sha256:15627d0913d59ac61220cf311dbca8b936499265da86c0c036d3b8162a180b9c",
-                _LABELED,
-            ),
-        ),
-    ),
-    "viper": Source(
-        title="VIPeR",
-        how="Ask for VIPeR (Gray et al., PETS 2007) at the vision lab of the University of "
-        "California, Santa Cruz; the download link that torchreid has is reported dead",
-        layout="viper/VIPeR/{cam_a,cam_b}/*.bmp",
-        folder="viper",
-        inner="VIPeR",
-        marks=("cam_a", "cam_b"),
-        published={"all": Counts(1264, 632, 2)},
-    ),
-    "ward": Source(
-        title="WARD",
-        how="Ask for WARD (Martinel and Micheloni, CVPR Workshops 2012) at the page of its "
-        "authors, AVIRES lab, University of Udine: 4786 images of 70 people and 3 cameras, named "
-        "by person, camera and image, four digits each",
-        layout="ward/PPPPCCCCNNNN.png",
-        folder="ward",
-        marks=(r"\d{12}\.png",),
-        published={"all": Counts(4786, 70, 3)},
-    ),
-    "msmt17": Source(
-        how="Ask for MSMT17 (Wei et al., CVPR 2018) at http://www.pkuvmc.com/dataset.html",
-        layout="msmt17/MSMT17_V1/{train,test,list_train.txt,list_val.txt,list_query.txt,"
-        "list_gallery.txt}",
-    ),
+
+_FILE = Path(__file__).with_name("known_datasets.yaml")
+SOURCES = {
+    name: _read(entry)
+    for name, entry in yaml.safe_load(_FILE.read_text(encoding="utf-8")).items()
 }
 
 

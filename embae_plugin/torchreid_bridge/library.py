@@ -7,13 +7,13 @@ Two torchreids are in use: version 0.2.5 of PyPI, with everything below ``torchr
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
-
-from embae_plugin.torchreid_bridge.quiet_output import printed_to_log
 
 logger = logging.getLogger("embae_plugin.torchreid_bridge")
 
@@ -33,7 +33,7 @@ def _find_torchreid() -> tuple[ModuleType, str]:
     """
     try:
         with warnings.catch_warnings():
-            # Its evaluator is not used here, so neither is its Cython version.
+            # Its evaluator is not used here, nor is its Cython version.
             warnings.filterwarnings("ignore", message="Cython evaluation")
             package = importlib.import_module("torchreid")
     except ModuleNotFoundError as error:
@@ -60,6 +60,7 @@ _BASE = "torchreid.reid" if LAYOUT == "pypi" else "torchreid"
 
 
 def module(name: str) -> ModuleType:
+    """A part of torchreid, wherever it lies in this layout."""
     return importlib.import_module(f"{_BASE}.{name}")
 
 
@@ -69,6 +70,24 @@ datamanagers = module("data.datamanager")
 metrics, optim, utils = module("metrics"), module("optim"), module("utils")
 
 
-def quiet() -> AbstractContextManager[None]:
+class _LogLines(io.TextIOBase):
+    """A text stream that logs each complete line at DEBUG."""
+
+    rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in filter(str.strip, lines):
+            logger.debug("%s", line.rstrip())
+        return len(text)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
     """Send what a block prints to the bridge's logger, line by line, at DEBUG."""
-    return printed_to_log(logger)
+    stream = _LogLines()
+    try:
+        with redirect_stdout(stream):
+            yield
+    finally:
+        stream.write("\n")

@@ -1,9 +1,8 @@
 """Reads the image lists and transforms out of torchreid's ImageDataManager.
 
-An item is torchreid's tuple ``(path, pid, camid, dsetid)``. With several datasets, pids, camids
-and dsetids are offset the way torchreid's own concatenation offsets them. Lists come
-sorted by dataset and path: torchreid lists folders in the file system's order, which differs from
-machine to machine.
+An item is torchreid's tuple ``(path, pid, camid, dsetid)``. With several datasets, the numbers are
+offset the way torchreid's own concatenation offsets them. Lists come sorted by dataset and path:
+torchreid lists folders in the file system's order, which differs from machine to machine.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ Item = tuple[str, int, int, int]
 
 UNLABELLED = -1
 """The pid of every item of an unlabelled target."""
-
 
 _TORCHREID_NAMES = {
     "RandomHorizontalFlip": "random_flip",
@@ -35,7 +33,6 @@ class ImageTransforms(TypedDict):
             that torchreid has no name for appears as its class.
         height, width: of the network's input, in pixels.
         norm_mean, norm_std: for each channel, of inputs in [0, 1].
-        train, test: callables from a PIL image to a normalised (3, height, width) tensor.
     """
 
     transforms: list[str]
@@ -43,8 +40,6 @@ class ImageTransforms(TypedDict):
     width: int
     norm_mean: tuple[float, ...]
     norm_std: tuple[float, ...]
-    train: Any
-    test: Any
 
 
 def items_of(items: Sequence[Item]) -> list[Item]:
@@ -64,13 +59,14 @@ def target_train_items(datamanager: Any) -> list[Item]:
     Works whether or not the manager was built with ``load_train_targets``: every torchreid test
     set carries its dataset's training split along.
     """
-    loader = datamanager.train_loader_t
-    if loader is not None:
-        items: Sequence[Item] = loader.dataset.train
+    if datamanager.train_loader_t is not None:
+        items: list[Item] = datamanager.train_loader_t.dataset.train
     else:
-        names = datamanager.targets
-        testsets = [datamanager.test_loader[name]["query"].dataset for name in names]
-        items = _concatenate([_own_train_items(testset) for testset in testsets])
+        items, cameras = [], 0
+        for number, name in enumerate(datamanager.targets):
+            part = _own_train_items(datamanager.test_loader[name]["query"].dataset)
+            items += [(path, pid, camid + cameras, number) for path, pid, camid, _ in part]
+            cameras += len({camid for _, _, camid, _ in part})
     return [(path, UNLABELLED, camid, dsetid) for path, _, camid, dsetid in items_of(items)]
 
 
@@ -90,8 +86,7 @@ def test_items(datamanager: Any, name: str) -> tuple[list[Item], list[Item]]:
     return items_of(query), items_of(gallery)
 
 
-# The name is the field's term, not a test for pytest to collect.
-test_items.__test__ = False  # type: ignore[attr-defined]
+test_items.__test__ = False  # type: ignore[attr-defined]  # the field's term, no test of pytest's
 
 
 def transforms_of(datamanager: Any) -> ImageTransforms:
@@ -110,8 +105,6 @@ def transforms_of(datamanager: Any) -> ImageTransforms:
         width=int(datamanager.width),
         norm_mean=tuple(float(value) for value in normalise[0].mean),
         norm_std=tuple(float(value) for value in normalise[0].std),
-        train=datamanager.transform_tr,
-        test=datamanager.transform_te,
     )
 
 
@@ -123,15 +116,3 @@ def _own_train_items(testset: Any) -> list[Item]:
     junk = set(testset._junk_pids)
     appended = sum(item[1] not in junk for item in [*testset.query, *testset.gallery])
     return items[: len(items) - appended]
-
-
-def _concatenate(parts: Sequence[Sequence[Item]]) -> list[Item]:
-    """Join item lists, offsetting pid, camid and dsetid by the counts of the lists before."""
-    joined: list[Item] = []
-    pids = cams = sets = 0
-    for part in parts:
-        joined.extend((path, p + pids, c + cams, d + sets) for path, p, c, d in part)
-        pids += len({item[1] for item in part})
-        cams += len({item[2] for item in part})
-        sets += len({item[3] for item in part})
-    return joined

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
+
+from embae_plugin.torchreid_bridge.library import models, quiet
+from embae_plugin.torchreid_bridge.registries import model_table
 
 SIZES = ((256, 128), (160, 64))  # the zoo's inputs: (height, width); the second is HACNN's
 
@@ -31,33 +33,32 @@ class NetworkParts(NamedTuple):
     evaluated: bool
 
 
-def network_parts(name: str, build_model: Callable[..., Any]) -> NetworkParts:
-    """torchreid's model ``name`` with random weights, taken apart.
+def own_models() -> list[str]:
+    """Names of the models that torchreid itself brings."""
+    return sorted(n for n, f in model_table().items() if f.__module__.startswith("torchreid."))
+
+
+def network_parts(name: str) -> NetworkParts:
+    """A model of torchreid's zoo with random weights, taken apart.
 
     A model whose embedding layer cannot be told from the rest stays whole. State-dict keys are
     torchreid's, less ``classifier…``, those of ``fc`` less their ``fc.``.
 
-    Args:
-        name: of the model.
-        build_model: torchreid's.
-
     Raises:
-        ValueError: what it returns is no single feature vector.
+        ValueError: no such model, or what it returns is no single feature vector.
     """
-    model = _build(name, build_model, pretrained=False)
-    fc, own = getattr(model, "fc", None), _feature(model)
+    model = _build(name)
+    fc, own = getattr(model, "fc", None), feature_of(model, *SIZES)
     if own is None:
         raise ValueError(f"torchreid's '{name}' returns no single feature vector")
     feature, size = own
-    width = _strip_to_pooling(model)
-    if width is not None and isinstance(fc, nn.Sequential | None):
-        again = _feature(model)
-        pooled = None if again is None else again[0]
+    pooled = _strip_to_pooling(model)
+    if pooled is not None and isinstance(fc, nn.Sequential | None):
         with torch.no_grad():
-            behind = pooled if fc is None or pooled is None else fc.eval()(pooled)
-        if behind is not None and behind.shape == feature.shape and torch.equal(behind, feature):
-            return NetworkParts(model, fc, width, size, evaluated=False)
-    whole = _build(name, build_model, pretrained=False)
+            behind = pooled if fc is None else fc.eval()(pooled)
+        if behind.shape == feature.shape and torch.equal(behind, feature):
+            return NetworkParts(model, fc, pooled.shape[1], size, evaluated=False)
+    whole = _build(name)
     for part in [part for part, _ in whole.named_children() if part.startswith("classifier")]:
         setattr(whole, part, nn.Identity())
     if hasattr(whole, "use_gpu"):
@@ -77,66 +78,71 @@ def _in_plain_order(_: Any, inputs: Any, output: Any) -> Any:
     return output.contiguous() if isinstance(output, torch.Tensor) else output
 
 
-def _feature(model: Any) -> tuple[torch.Tensor, tuple[int, int]] | None:
-    """What the model makes of an image in eval mode, (1, D), and the image's size."""
-    training = model.training
+def feature_of(
+    net: nn.Module, *sizes: tuple[int, int]
+) -> tuple[torch.Tensor, tuple[int, int]] | None:
+    """What a network makes of an image in eval mode, (1, D), and the image's (height, width).
+
+    That is the first of ``sizes`` of which it makes a vector; None where it makes none of any.
+    """
+    training = net.training
     try:
-        for size in SIZES:
-            image = torch.linspace(-1, 1, 3 * size[0] * size[1]).view(1, 3, *size)
+        for height, width in sizes:
+            image = torch.linspace(-1, 1, 3 * height * width).view(1, 3, height, width)
             try:
                 with torch.no_grad():
-                    feature = model.eval()(image)
-            except (TypeError, AssertionError, RuntimeError, ValueError):
+                    feature = net.eval()(image)
+            except (TypeError, AssertionError, RuntimeError, ValueError):  # of a fixed other size
                 continue
             if isinstance(feature, torch.Tensor) and feature.ndim == 2:
-                return feature, size
+                return feature, (height, width)
         return None
     finally:
-        model.train(training)
+        net.train(training)
 
 
-def pooled_trunk(name: str, build_model: Callable[..., Any], pretrained: bool) -> nn.Module:
-    """torchreid's model ``name``, mapping (B, 3, H, W) to pooled features (B, ``feature_dim``).
+def pooled_trunk(name: str, pretrained: bool) -> nn.Module:
+    """A model of torchreid's zoo whose output is its globally average-pooled features.
 
     The classifier becomes the identity, and a bottleneck behind the pooling (OSNet's ``fc``) is
-    dropped: under torchreid's "softmax" the model then returns the pooled features in training and
-    evaluation alike.
+    dropped: under torchreid's "softmax" the model then maps (B, 3, H, W) to (B, ``feature_dim``)
+    in training and evaluation alike. State-dict keys stay torchreid's.
 
     Args:
         name: of the model.
-        build_model: torchreid's.
         pretrained: load torchreid's ImageNet weights, fetched on first use.
 
     Raises:
-        ValueError: a model without a single pooled feature (PCB, HACNN, MuDeep).
+        ValueError: no such model, or one without a single pooled feature (PCB, HACNN, MuDeep).
         FileNotFoundError: ``pretrained``, and the weights cannot be fetched.
     """
-    model = _build(name, build_model, pretrained)
-    width = _strip_to_pooling(model)
-    if width is None:
+    model = _build(name, pretrained)
+    pooled = _strip_to_pooling(model)
+    if pooled is None:
         raise ValueError(
             f"torchreid's '{name}' has no single pooled feature vector and cannot serve as a "
             "trunk; use e.g. mobilenetv2_x1_0, resnet50 or osnet_x1_0"
         )
-    model.feature_dim = width
-    return model  # type: ignore[no-any-return]
+    model.feature_dim = pooled.shape[1]
+    return cast(nn.Module, model)
 
 
-def _build(name: str, build_model: Callable[..., Any], pretrained: bool) -> Any:
-    model, reason = None, None
-    with warnings.catch_warnings(record=True) as caught:
+def _build(name: str, pretrained: bool = False) -> Any:
+    if name not in (own := own_models()):
+        raise ValueError(f"unknown torchreid model '{name}'; available: {', '.join(own)}")
+    model, reason = None, ""
+    with quiet(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            model = build_model(name, 1, loss="softmax", pretrained=pretrained, use_gpu=False)
+            model = models.build_model(name, 1, pretrained=pretrained, use_gpu=False)
         except Exception as error:  # whatever gdown, urllib or torch.load make of a failed fetch
             if not pretrained:
                 raise
-            reason = str(error)
+            reason = str(error) or type(error).__name__
     # Where its link has moved, torchreid warns and returns random weights.
-    for warning in caught:
-        if "manually" in str(warning.message):
-            reason = reason or str(warning.message)
-    if pretrained and reason is not None:
+    told = (str(warning.message) for warning in caught)
+    reason = reason or next((text for text in told if "manually" in text), "")
+    if pretrained and reason:
         raise FileNotFoundError(
             f"the ImageNet weights of torchreid's '{name}' could not be fetched ({reason}); fetch "
             "the file yourself, by hand or on a machine with network access, and name it in "
@@ -145,17 +151,10 @@ def _build(name: str, build_model: Callable[..., Any], pretrained: bool) -> Any:
     return model
 
 
-def _strip_to_pooling(model: Any) -> int | None:
-    """Drop everything behind the pooling; the width of what is left, None if it is no vector."""
+def _strip_to_pooling(model: Any) -> torch.Tensor | None:
+    """Drops all behind the pooling; returns the feature of an image, None if it is no vector."""
     if not isinstance(getattr(model, "classifier", None), nn.Linear):
         return None
     model.classifier, model.fc = nn.Identity(), None
-    training = model.training
-    try:
-        with torch.no_grad():
-            features = model.eval()(torch.zeros(1, 3, 256, 128))
-    except (TypeError, AssertionError):  # MuDeep's fc flattens; HACNN takes 160 x 64 only
-        return None
-    model.train(training)
-    is_vector = isinstance(features, torch.Tensor) and features.ndim == 2
-    return int(features.shape[1]) if is_vector else None
+    pooled = feature_of(model, SIZES[0])
+    return None if pooled is None else pooled[0]

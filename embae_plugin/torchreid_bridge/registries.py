@@ -7,7 +7,7 @@ and engines live in module-level tables. Registering here is idempotent, also af
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -23,18 +23,17 @@ from embae_plugin.torchreid_bridge.library import (
 from embae_plugin.torchreid_bridge.manager_items import Item
 
 if TYPE_CHECKING:
-    from embae_plugin.torchreid_bridge.types import Engine, ImageDataset
+    from embae_plugin.torchreid_bridge.types import ImageDataset
 
 
 def model_table() -> dict[str, Callable[..., nn.Module]]:
-    # Named through vars(): inside a class body the leading underscores would be mangled.
-    table: dict[str, Callable[..., nn.Module]] = vars(models)["__model_factory"]
-    return table
+    """torchreid's models by name."""
+    return cast(dict[str, Callable[..., nn.Module]], vars(models)["__model_factory"])
 
 
 def dataset_table() -> dict[str, type[ImageDataset]]:
-    table: dict[str, type[ImageDataset]] = vars(datasets)["__image_datasets"]
-    return table
+    """torchreid's image datasets by name."""
+    return cast("dict[str, type[ImageDataset]]", vars(datasets)["__image_datasets"])
 
 
 def sampler_table() -> dict[str, Any]:
@@ -43,102 +42,64 @@ def sampler_table() -> dict[str, Any]:
     torchreid picks a sampler in an if/else, which its data manager imported by name: both names
     are replaced, once.
     """
-    build = samplers.build_train_sampler
-    if hasattr(build, "registered"):
-        table: dict[str, Any] = build.registered
-        return table
-    table = {}
+    build: Any = samplers.build_train_sampler
+    if not hasattr(build, "registered"):
 
-    def build_train_sampler(
-        data_source: list[Item],
-        train_sampler: str,
-        batch_size: int = 32,
-        num_instances: int = 4,
-        num_cams: int = 1,
-        num_datasets: int = 1,
-        **kwargs: Any,
-    ) -> Any:
-        sizes = {
-            "batch_size": batch_size,
-            "num_instances": num_instances,
-            "num_cams": num_cams,
-            "num_datasets": num_datasets,
-        }
-        if train_sampler in table:
-            return table[train_sampler](data_source, **sizes)
-        return build(data_source, train_sampler, **sizes, **kwargs)
+        def build_train_sampler(
+            data_source: list[Item], train_sampler: str, batch_size: int = 32,
+            num_instances: int = 4, num_cams: int = 1, num_datasets: int = 1, **more: Any,
+        ) -> Any:
+            sizes = {"batch_size": batch_size, "num_instances": num_instances,
+                     "num_cams": num_cams, "num_datasets": num_datasets}
+            if train_sampler in wrapped.registered:
+                return wrapped.registered[train_sampler](data_source, **sizes)
+            return build(data_source, train_sampler, **sizes, **more)
 
-    build_train_sampler.registered = table  # type: ignore[attr-defined]
-    samplers.build_train_sampler = build_train_sampler  # type: ignore[attr-defined]
-    datamanagers.build_train_sampler = build_train_sampler  # type: ignore[attr-defined]
-    return table
+        wrapped: Any = build_train_sampler
+        wrapped.registered = {}
+        for owner in (samplers, datamanagers):
+            vars(owner)["build_train_sampler"] = wrapped
+    return cast(dict[str, Any], samplers.build_train_sampler.registered)
 
 
-def _claim(table: dict[str, Any], kind: str, name: str, new: Any) -> None:
-    """Enter ``new`` under ``name``, unless something else is there already."""
-    old = table.get(name, new)
-    identity = [(o.__module__, o.__qualname__) for o in (old, new)]
-    if old is not new and identity[0] != identity[1]:
-        raise ValueError(
-            f"cannot register {kind} '{name}': torchreid {VERSION} already has "
-            f"{'.'.join(identity[0])} under that name; choose another name"
-        )
-    table[name] = new
+_TABLES: dict[str, Callable[[], dict[str, Any]]] = {
+    "model": model_table,
+    "dataset": dataset_table,
+    "sampler": sampler_table,
+    "loss": lambda: vars(losses),
+    "engine": lambda: vars(engines),
+}
 
 
-def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
-    """Let ``build_model(name, num_classes, loss, pretrained, use_gpu)`` call ``factory``.
+def register(kind: str, name: str, new: Any) -> None:
+    """Makes something known to torchreid by name.
 
-    Like every ``register_*``: registering the same thing (the same object, or one of the same
-    qualified name, as after a reload) again is fine.
+    Registering the same thing (the same object, or one of the same qualified name, as after a
+    reload) again is fine.
+
+    Args:
+        kind: ``model``, a factory that ``build_model(name, num_classes, loss, pretrained,
+            use_gpu)`` calls; ``dataset``, a class for ``ImageDataManager``; ``sampler``, a class
+            for its ``train_sampler`` and ``train_sampler_t``, built as ``new(items, batch_size=,
+            num_instances=, num_cams=, num_datasets=)``; ``loss`` and ``engine``, classes in
+            ``torchreid.losses`` and ``torchreid.engine``.
 
     Raises:
         ValueError: the name belongs to something else.
     """
-    _claim(model_table(), "model", name, factory)
-
-
-def register_dataset(name: str, cls: type[ImageDataset]) -> None:
-    """Make image dataset ``cls`` available as ``name`` to ``ImageDataManager``."""
-    _claim(dataset_table(), "dataset", name, cls)
-
-
-def register_sampler(name: str, cls: Any) -> None:
-    """Make ``cls`` available as ``train_sampler`` and ``train_sampler_t``.
-
-    It is built as ``cls(items, batch_size=, num_instances=, num_cams=, num_datasets=)``.
-    """
-    table = sampler_table()
-    if name in samplers.AVAI_SAMPLERS and name not in table:
+    table = _TABLES[kind]()
+    old = table.get(name, vars(samplers).get(name, new) if kind == "sampler" else new)
+    theirs, ours = ((one.__module__, one.__qualname__) for one in (old, new))
+    if theirs != ours:
         raise ValueError(
-            f"cannot register sampler '{name}': torchreid {VERSION} already has a sampler of that "
-            "name; choose another name"
+            f"cannot register {kind} '{name}': torchreid {VERSION} already has "
+            f"{'.'.join(theirs)} under that name; choose another name"
         )
-    _claim(table, "sampler", name, cls)
-    if name not in samplers.AVAI_SAMPLERS:
+    table[name] = new
+    if kind == "sampler" and name not in samplers.AVAI_SAMPLERS:
         samplers.AVAI_SAMPLERS.append(name)
-
-
-def register_loss(name: str, cls: type[nn.Module]) -> None:
-    """Make ``cls`` available as ``torchreid.losses.<name>``."""
-    _claim(vars(losses), "loss", name, cls)
-
-
-def register_engine(name: str, cls: type[Engine]) -> None:
-    """Make ``cls`` available as ``torchreid.engine.<name>``."""
-    _claim(vars(engines), "engine", name, cls)
 
 
 def available_models() -> list[str]:
     """Names that ``build_model`` knows."""
     return sorted(model_table())
-
-
-def available_datasets() -> list[str]:
-    """Names of image datasets that ``ImageDataManager`` knows."""
-    return sorted(dataset_table())
-
-
-def available_samplers() -> list[str]:
-    """Names of training samplers that ``ImageDataManager`` knows."""
-    return sorted(samplers.AVAI_SAMPLERS)

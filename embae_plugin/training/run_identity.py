@@ -16,11 +16,10 @@ from torch import nn
 from embae_plugin.models.checkpoint_file import (
     FORMAT,
     VERSION,
-    check_kinds,
     load_checkpoint,
     save_checkpoint,
 )
-from embae_plugin.models.weight_files import bare_state, check_finite, read_file
+from embae_plugin.models.weight_files import bare_state, check_weights, read_file
 
 __all__ = [
     "FORMAT",
@@ -110,7 +109,7 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
     wrong = [f"no {part} in this model" for part in parts if part not in held]
     wrong += [f"missing {key}" for key in own if key not in state]
     wrong += [f"unexpected {key}" for key in state if key not in own]
-    check_kinds(path, state, own)
+    check_weights(path, state, own)
     wrong += [
         f"{key} is {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
         for key in own
@@ -122,6 +121,5 @@ def load_weights(model: nn.Module, path: str | Path, parts: Sequence[str] = ()) 
             f"{path} belongs to another model: {'; '.join(wrong[:5])}{more}. Give the model.name, "
             "embae.trunk and embae dimensions it was trained with"
         )
-    check_finite(path, state, own)
     model.load_state_dict(state, strict=not parts)
     logger.info("weights loaded from %s", path)

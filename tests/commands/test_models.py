@@ -8,7 +8,7 @@ import torch
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.commands.main import main
-from embae_plugin.models.published_models import published_models
+from embae_plugin.models.zoo import published_models
 
 
 @pytest.fixture(autouse=True)

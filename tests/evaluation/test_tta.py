@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embae_plugin.evaluation.tta import embed_views
-from embae_plugin.models.heads import DenseHead
+from embae_plugin.models.dense import DenseHead
 from tests.methods.tiny import tiny_store, two_layer_model, write_crops
 
 

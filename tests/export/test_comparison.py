@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embae_plugin.export.equality import largest_difference, some_images
-from embae_plugin.export.graph import ImagesToEmbeddings
+from embae_plugin.export.formats import ImagesToEmbeddings
 
 
 def runner(graph, change=lambda z: z, sizes=None):

@@ -145,6 +145,18 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["adapted.pth"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["trunk.net.bn1.running_var", "f_emb.fc1.weight"])
+def test_weights_that_are_no_numbers_are_not_written(tmp_path, name, value):
+    path = write_checkpoint(tmp_path / "adapted.pth")
+    before, model = path.read_bytes(), tiny_embae()
+    model.state_dict()[name].view(-1)[3] = value
+    for place in (path, tmp_path / "new" / "adapted.pth"):
+        with pytest.raises(ValueError, match=rf"adapted\.pth was not written: .* {name} are NaN"):
+            save_bundle(place, Bundle(model, INPUT))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["adapted.pth"]
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from embae_plugin.models.camera_batches import SplitNorm, join_norms, split_norms
+from embae_plugin.models.camera_batches import (
+    SplitNorm,
+    batch_of_cameras,
+    join_norms,
+    split_norms,
+)
 
 
 def net() -> nn.Sequential:
@@ -28,7 +33,8 @@ def batch(*sizes: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_each_camera_goes_through_the_network_as_if_alone():
     x, cameras = batch(6, 4, 5)
     split = net()
-    with split_norms(split).sorted_by(cameras):
+    split_norms(split)
+    with batch_of_cameras(cameras):
         got = split(x)
     alone = torch.cat([net()(part) for part in x.split([6, 4, 5])])
     torch.testing.assert_close(got, alone)
@@ -38,7 +44,8 @@ def test_each_camera_goes_through_the_network_as_if_alone():
 def test_gradients_are_those_of_cameras_apart():
     x, cameras = batch(6, 4)
     split, plain = net(), net()
-    with split_norms(split).sorted_by(cameras):
+    split_norms(split)
+    with batch_of_cameras(cameras):
         split(x).square().sum().backward()
     sum(plain(part).square().sum() for part in x.split([6, 4])).backward()
     grads = {name: p.grad for name, p in plain.named_parameters()}
@@ -49,7 +56,8 @@ def test_gradients_are_those_of_cameras_apart():
 def test_running_statistics_are_those_of_all_cameras_and_move_as_far_as_one_batch_moves_them():
     x, cameras = batch(50, 50)
     module = nn.Sequential(nn.BatchNorm2d(3, momentum=0.2))
-    with split_norms(module).sorted_by(cameras):
+    split_norms(module)
+    with batch_of_cameras(cameras):
         module(x)
     mean = module[0].running_mean
     first, second = (part.mean((0, 2, 3)) for part in x.split(50))
@@ -64,18 +72,16 @@ def test_running_statistics_are_those_of_all_cameras_and_move_as_far_as_one_batc
 )
 def test_a_camera_of_few_rows_joins_its_neighbour(sizes, parts):
     _, cameras = batch(*sizes)
-    norms = split_norms(net())
-    with norms.sorted_by(cameras):
-        assert norms.sizes == parts
-    assert norms.sizes == []
+    with batch_of_cameras(cameras) as sizes:
+        assert sizes == parts
 
 
 def test_without_cameras_and_in_eval_mode_it_is_the_network_it_was():
     x, cameras = batch(6, 4)
     split, plain = net(), net()
-    norms = split_norms(split)
+    split_norms(split)
     torch.testing.assert_close(split(x), plain(x))  # and both move their statistics
-    with norms.sorted_by(cameras):
+    with batch_of_cameras(cameras):
         torch.testing.assert_close(split.eval()(x), plain.eval()(x))
 
 
@@ -101,8 +107,8 @@ def test_a_copy_made_meanwhile_works():
 
 def test_unsorted_batches_are_refused():
     with (
-        pytest.raises(ValueError, match=r"sorted by camera; this one has \[0, 1, 0\]"),
-        split_norms(net()).sorted_by(torch.tensor([0, 0, 1, 1, 0])),
+        pytest.raises(ValueError, match=r"sorted by camera; it has cameras \[0, 1, 0\]"),
+        batch_of_cameras(torch.tensor([0, 0, 1, 1, 0])),
     ):
         pass
 
@@ -115,7 +121,8 @@ def test_layers_without_statistics_are_refused():
 def test_inputs_of_two_dimensions():
     x = torch.randn(9, 4, generator=torch.Generator().manual_seed(2))
     module = nn.Sequential(nn.BatchNorm1d(4))
-    with split_norms(module).sorted_by(torch.tensor([0] * 5 + [1] * 4)):
+    split_norms(module)
+    with batch_of_cameras(torch.tensor([0] * 5 + [1] * 4)):
         got = module(x)
     torch.testing.assert_close(
         got, torch.cat([F.batch_norm(p, None, None, training=True) for p in x.split([5, 4])])

@@ -301,7 +301,6 @@ def test_it_starts_with_the_statistics_that_there_were():
     assert layer.weight is source.weight and layer.bias is source.bias
     with at_cameras(layer, torch.tensor([0, 1, 2, -1])):
         torch.testing.assert_close(layer(x), expected)
-    assert repr(layer).startswith(f"CameraNorm(\n  {WIDTH}, cameras={CAMERAS}")
 
 
 def test_a_batch_norm_without_statistics_or_weights_is_refused():
@@ -404,7 +403,7 @@ def embae(parts: str = "", output: str = "z_id") -> EmbAE:
     trunk = build_trunk("mobilenetv1_x0_25", "", generator())
     model = EmbAE(trunk, z_id_dim=6, z_nui_dim=5, hidden_dim=12, generator=generator())
     if parts:
-        model.learn_cameras(parts, CAMERAS)
+        model.learn_cameras(parts, [str(n) for n in range(CAMERAS)])
         spread(model.trunk if parts == "trunk" else model.f_emb)
     model.output = output
     return model.eval()
@@ -466,9 +465,9 @@ def test_a_model_learns_cameras_once():
     model = embae("heads")
     for parts in ("heads", "trunk"):
         with pytest.raises(ValueError, match=r"have none yet \(it has: heads\)"):
-            model.learn_cameras(parts, 2)
+            model.learn_cameras(parts, ["a", "b"])
     with pytest.raises(ValueError, match=r"one of heads, trunk, .*\(it has: none\)"):
-        embae().learn_cameras("f_nui", 2)
+        embae().learn_cameras("f_nui", ["a", "b"])
 
 
 def test_cameras_have_names():
@@ -478,15 +477,12 @@ def test_cameras_have_names():
     assert model.camera_numbers(["0", "gate", "street", "yard"]).tolist() == [2, 1, -1, 0]
     assert model.camera_numbers([]).tolist() == []
     assert EmbAE.from_spec(model.spec()).camera_names == model.camera_names
-    numbered = embae()
-    numbered.learn_cameras("heads", 3)
-    assert numbered.camera_names == ("0", "1", "2")
 
 
 def test_a_camera_named_twice_is_refused_and_nothing_is_changed():
     model = embae()
     before = copy.deepcopy(model)
-    with pytest.raises(ValueError, match=r"^duplicate camera names: gate, gate, yard$"):
+    with pytest.raises(ValueError, match="camera_names are .*gate.*, which must be different"):
         model.learn_cameras("trunk", ["gate", "yard", "gate"])
     assert model.spec() == before.spec() and same_weights(model, before)
 

@@ -13,9 +13,9 @@ from embae_plugin import FeatureExtractor, ReID
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import zoo
 from embae_plugin.models.bundle import Bundle, save_bundle
-from embae_plugin.models.door import holds_embae, open_model
-from embae_plugin.models.published_models import published_model
+from embae_plugin.models.door import open_model, open_network
 from embae_plugin.models.trunks import build_trunk
+from embae_plugin.models.zoo import published_model
 from tests.crops_world import INPUT, tiny_embae, write_crops
 from tests.networks import random_network, real_zoo_file, write_zoo_file
 
@@ -134,7 +134,10 @@ def test_an_architecture_that_does_not_fit_or_is_not_needed(tmp_path):
     save_bundle(own, Bundle(tiny_embae(), INPUT))
     with pytest.raises(ValueError, match="is an EmbAE checkpoint, which knows its network"):
         open_model(own, arch="osnet_x0_25")
-    assert holds_embae(own) and not holds_embae(path)
+    assert open_network(own, arch="osnet_x0_25") is None
+    torch.save(tiny_embae().state_dict(), tmp_path / "bare.pth")
+    assert open_network(tmp_path / "bare.pth") is None
+    assert open_network(path).model.architecture == "osnet_x0_25"
     with pytest.raises(ValueError, match="leave the architecture"):
         open_model("timm:resnet10t", arch="resnet50")
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torchreid
 from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
@@ -264,8 +265,8 @@ def test_pretrained_asks_for_imagenet_weights(narrow):
 
 def test_torchreid_counts_its_operations():
     model = small(num_classes=3).train()
-    parameters, operations = bridge.compute_model_complexity(model, (1, 3, 256, 128))
-    trunk_only = bridge.compute_model_complexity(model.trunk, (1, 3, 256, 128))[1]
+    parameters, operations = torchreid.utils.compute_model_complexity(model, (1, 3, 256, 128))
+    trunk_only = torchreid.utils.compute_model_complexity(model.trunk, (1, 3, 256, 128))[1]
     # f_emb: 256 x 12 and 12 x 6 multiplications, as torchreid counts linear layers.
     assert parameters > 0 and operations - trunk_only >= 256 * 12 + 12 * 6
     assert model.training
@@ -283,7 +284,7 @@ def test_torchreid_can_train_the_new_layers_faster():
 
 def test_torchreid_can_open_only_some_layers():
     model = small(num_classes=3).train()
-    bridge.open_specified_layers(model, ["f_emb", "classifier"])
+    torchreid.utils.open_specified_layers(model, ["f_emb", "classifier"])
     assert not model.trunk.training and model.f_emb.training
     assert not any(p.requires_grad for p in model.trunk.parameters())
     model(images())

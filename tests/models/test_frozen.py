@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from embae_plugin.models import frozen as module
+from embae_plugin.models import inference as module
 from embae_plugin.models.camera_norm import at_cameras, camera_layers, use_cameras
-from embae_plugin.models.frozen import FEW, WORTH_IT, FrozenTrunks
+from embae_plugin.models.inference import FEW, WORTH_IT, FrozenTrunks
 from embae_plugin.models.trunks import Trunk, build_trunk
 from tests.models.engines import engine
 from tests.threads import one_thread

@@ -134,9 +134,9 @@ def test_a_copy_of_each_camera(engine):
 
 def test_cameras_and_rounds_of_one_architecture_are_traced_once(monkeypatch):
     pytest.importorskip("onnxruntime")
-    calls, trace = [], onnx_engine._traced
+    calls, trace = [], onnx_engine.traced
     monkeypatch.setattr(onnx_engine, "_graphs", {})
-    monkeypatch.setattr(onnx_engine, "_traced", lambda *a: calls.append(1) or trace(*a))
+    monkeypatch.setattr(onnx_engine, "traced", lambda *a, **k: calls.append(1) or trace(*a, **k))
     trunk = camera_trunk()
     for camera in (0, 1, -1):
         freeze(trunk, SIZE, camera=camera)
@@ -245,9 +245,9 @@ def test_what_onnxruntime_cannot_compute_is_left_to_torch(kind, caplog, capfd):
 
 def test_a_network_without_a_graph_is_traced_once(monkeypatch):
     pytest.importorskip("onnxruntime")
-    calls, trace = [], onnx_engine._traced
+    calls, trace = [], onnx_engine.traced
     monkeypatch.setattr(onnx_engine, "_graphs", {})
-    monkeypatch.setattr(onnx_engine, "_traced", lambda *a: calls.append(1) or trace(*a))
+    monkeypatch.setattr(onnx_engine, "traced", lambda *a, **k: calls.append(1) or trace(*a, **k))
     trunk = Trunk("odd", Odd("no ONNX graph"), 4, (0, 0, 0), (1, 1, 1))
     for _ in range(3):
         assert by_torch(freeze(trunk, SIZE))

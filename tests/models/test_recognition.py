@@ -12,7 +12,7 @@ from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import recognition
-from embae_plugin.models.recognition import architectures, parameter_count, recognise
+from embae_plugin.models.recognition import parameter_count, recognise
 from embae_plugin.models.weight_files import read_state
 
 PEOPLE = 7
@@ -45,12 +45,12 @@ WRAPPED = [
 def test_there_are_all_of_torchreids_models_and_no_others():
     assert {"osnet_x1_0", "osnet_ain_x0_25", "resnet152", "resnet50_ibn_b", "se_resnext101_32x4d",
             "densenet121_fc512", "nasnsetmobile", "mudeep", "hacnn", "pcb_p6", "mlfn",
-            "shufflenet_v2_x2_0", "squeezenet1_0_fc512"} < set(architectures())  # fmt: skip
-    assert len(architectures()) >= 46
-    assert not any(name.startswith("embae") for name in architectures())
+            "shufflenet_v2_x2_0", "squeezenet1_0_fc512"} < set(bridge.own_models())  # fmt: skip
+    assert len(bridge.own_models()) >= 46
+    assert not any(name.startswith("embae") for name in bridge.own_models())
 
 
-@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("arch", bridge.own_models())
 def test_every_model_of_torchreids_is_recognised_from_its_file(arch, tmp_path):
     state = state_of(arch)
     wrap = WRAPPED[len(arch) % 2]
@@ -72,7 +72,7 @@ def test_what_is_read_loads_into_what_is_recognised(arch, wrap, tmp_path):
     assert all(torch.equal(target.state_dict()[key], value) for key, value in state.items())
 
 
-@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("arch", bridge.own_models())
 def test_what_the_number_of_people_changes_is_the_classifier(arch):
     more = recognition._shapes(arch)
     changed = {k for k, v in state_of(arch).items() if k in more and v.shape != more[k]}

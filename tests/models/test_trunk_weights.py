@@ -39,7 +39,7 @@ def test_weights_that_fit_are_loaded_without_classifier_and_counters():
     source, target = net(), net()
     state = {k: v for k, v in source.state_dict().items() if "tracked" not in k}
     state["classifier.weight"] = torch.zeros(3)
-    load_exactly(target, state, ("classifier.",), "t", "w.pth")
+    load_exactly(target, state, ("classifier",), "t", "w.pth")
     assert all(torch.equal(target.state_dict()[k], v) for k, v in source.state_dict().items())
 
 
@@ -49,7 +49,7 @@ def test_weights_of_another_network_are_described_and_change_nothing():
     state = {**net().state_dict(), "9.weight": torch.zeros(1), "0.weight": torch.zeros(4, 5, 1, 1)}
     del state["2.bias"], state["1.running_mean"]
     with pytest.raises(ValueError) as caught:
-        load_exactly(target, state, ("classifier.",), "mobilenetv1", "some/w.pth")
+        load_exactly(target, state, ("classifier",), "mobilenetv1", "some/w.pth")
     assert str(caught.value) == (
         "the weights in some/w.pth do not fit the trunk 'mobilenetv1': 2 missing "
         "(1.running_mean, 2.bias); 1 unexpected (9.weight); 1 of another shape (0.weight "

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,10 +20,8 @@ import pytest
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.models import published_models as published
 from embae_plugin.models import zoo
-from embae_plugin.models.published_models import published_model
-from embae_plugin.models.recognition import architectures
+from embae_plugin.models.zoo import published_model
 
 NAME = "torchreid:osnet_x0_25/market1501"  # no checksum of it is known
 ON_HUB = "torchreid:osnet_x0_25/msmt17_combineall"
@@ -86,20 +85,15 @@ def drive(monkeypatch):
 
 
 def test_the_list_holds_what_the_authors_publish():
-    models = published.published_models()
+    models = zoo.published_models()
     assert len(models) == len({model.drive for model in models}) == 53
     assert len({model.name for model in models}) == len({model.file for model in models}) == 53
     for model in models:
-        assert model.arch in architectures() and model.data in published.TRAINED_ON
+        assert model.arch in bridge.own_models() and model.data in zoo.TRAINED_ON
         assert re.fullmatch(r"1[-\w]{32}", model.drive)
         assert model.sha256 == "" or re.fullmatch(r"[0-9a-f]{64}", model.sha256)
         assert model.hub == "" or model.hub.startswith(f"{model.arch}_msmt17_")
     assert sum(bool(model.hub) for model in models) == 6
-
-
-def test_no_file_is_entered_under_a_key_that_is_not_in_the_list():
-    keys = {f"{model.arch}/{model.data}" for model in published.published_models()}
-    assert set(published._ON_HUB) | set(published._SHA256) < keys
 
 
 def test_the_checksum_of_a_published_file_is_right(imagenet_weights):
@@ -120,8 +114,8 @@ def test_unknown_names_lead_to_known_ones():
 def test_links_are_those_of_the_hub_and_of_drive():
     model = published_model(ON_HUB)
     hub, drive = model.links
-    assert hub == huggingface_hub.hf_hub_url(published.HUB, model.hub,
-                                             revision=published.HUB_REVISION)  # fmt: skip
+    assert hub == huggingface_hub.hf_hub_url(zoo.HUB, model.hub,
+                                             revision=zoo.HUB_REVISION)  # fmt: skip
     assert hub.startswith("https://huggingface.co/kaiyangzhou/osnet/resolve/a5c5cc037c24235cda3b")
     assert drive == "https://drive.google.com/uc?id=1Kkx2zW89jq_NETu4u42CFZTMVD5Hwm6e"
     assert published_model(NAME).links == [
@@ -256,7 +250,9 @@ def test_an_answer_that_is_no_file_of_weights_is_not_kept(cache, drive, answer):
 
 
 def test_the_hub_comes_first_and_drive_serves_where_it_fails(cache, source, drive, monkeypatch):
-    monkeypatch.setitem(published._SHA256, "osnet_x0_25/msmt17_combineall", sha256(source))
+    monkeypatch.setattr(
+        zoo, "published_model", lambda name: replace(published_model(name), sha256=sha256(source))
+    )
     stub = drive(huggingface_co=UNREACHABLE, drive_google_com=source.read_bytes())
     assert zoo.fetch(ON_HUB).read_bytes() == source.read_bytes()
     assert [urlsplit(url).hostname for url in stub.asked] == ["huggingface.co", "drive.google.com"]
@@ -269,7 +265,9 @@ def test_the_hub_comes_first_and_drive_serves_where_it_fails(cache, source, driv
 def test_a_wrong_file_of_the_hub_does_not_keep_the_right_one_of_drive_out(
     cache, source, drive, monkeypatch
 ):
-    monkeypatch.setitem(published._SHA256, "osnet_x0_25/msmt17_combineall", sha256(source))
+    monkeypatch.setattr(
+        zoo, "published_model", lambda name: replace(published_model(name), sha256=sha256(source))
+    )
     drive(huggingface_co=b"moved", drive_google_com=source.read_bytes())
     assert zoo.fetch(ON_HUB).read_bytes() == source.read_bytes()
     zoo.fetch(ON_HUB).unlink()
@@ -295,12 +293,12 @@ def server(source):
 
 def test_gdown_fetches_an_ordinary_address(cache, source, server, monkeypatch):
     links = property(lambda self: [f"{server}/gone.pth", f"{server}/theirs.pth"])
-    monkeypatch.setattr(published.PublishedModel, "links", links)
+    monkeypatch.setattr(zoo.PublishedModel, "links", links)
     assert zoo.fetch(NAME).read_bytes() == source.read_bytes()
 
 
 def test_an_address_without_the_file_leaves_nothing(cache, server, monkeypatch):
-    monkeypatch.setattr(published.PublishedModel, "links", [f"{server}/gone.pth"])
+    monkeypatch.setattr(zoo.PublishedModel, "links", [f"{server}/gone.pth"])
     with pytest.raises(FileNotFoundError, match=r"\(127\.0\.0\.1: .*\)\. Get http://127.0.0.1"):
         zoo.fetch(NAME)
     assert not cache.exists()

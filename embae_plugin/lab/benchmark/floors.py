@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from embae_plugin.models.dense import DenseHead
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.models.heads import DenseHead, HeadBank
+from embae_plugin.models.heads import HeadBank
 
 
 @torch.no_grad()
