@@ -55,7 +55,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             continue
         module = _verb_module(name)
         one = verbs.add_parser(name, help=text, description=module.__doc__,
-                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                               formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(one)
         one.set_defaults(run=module.run)
     return parser

@@ -12,7 +12,7 @@ from functools import partial
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, guarded, reason
 
@@ -72,10 +72,12 @@ def check_package(need: Requirement, extra: str = "") -> Finding:
         detail = f"cannot be imported: {reason(error)}"
         return finding(BROKEN, detail, f"{install} --force-reinstall")
     try:
-        version = getattr(module, "__version__", "") or importlib.metadata.version(name)
+        version = str(getattr(module, "__version__", "") or importlib.metadata.version(name))
+        if need.specifier.contains(Version(version).base_version):  # 2.6.0a0+nv25.01 is a 2.6
+            return finding(OK, version)
     except importlib.metadata.PackageNotFoundError:
         return finding(OK, "version unknown")
-    if need.specifier.contains(version, prereleases=True):
+    except InvalidVersion:  # of somebody's own build
         return finding(OK, version)
     fix = f"pip install --upgrade '{name}{need.specifier}'" + " torchvision" * (name == "torch")
     return finding(BROKEN, f"{version}; {need.specifier} is needed", fix)

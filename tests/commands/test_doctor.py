@@ -25,7 +25,7 @@ def command(broken: dict[str, str], folder: Path, *words: str) -> subprocess.Com
         [sys.executable, "-m", "embae_plugin.commands.main", *words],
         capture_output=True, text=True, cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def test_a_sound_installation(capsys, market_root, tmp_path, monkeypatch):
@@ -87,5 +87,5 @@ def test_an_import_elsewhere_still_fails(tmp_path):
     (tmp_path / "torchreid" / "__init__.py").write_text("import a_part_of_torchreid")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run([sys.executable, "-c", "import embae_plugin"], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+                          text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 1 and "pip install a_part_of_torchreid" in done.stderr

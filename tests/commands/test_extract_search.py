@@ -165,7 +165,7 @@ def test_hits_are_the_nearest_by_hand(world, capsys, monkeypatch, with_faiss, ot
 
 def test_query_images_and_folders(world, capsys):
     by_image = ask(capsys, "--query", "crops/cam_a/0001_0.png", "--checkpoint", "a.pth",
-                   "--query-camera", "cam_a", "--other-cameras-only")  # fmt: skip
+                   "--query-camera", "cam_a", "--other-cameras-only")
     assert len(by_image) == 1 and {hit["camid"] for hit in by_image[0]["hits"]} == {"cam_b"}
     by_folder = ask(capsys, "--query", "crops", "--checkpoint", "a.pth", "--other-cameras-only")
     assert [answer["camid"] for answer in by_folder] == ["cam_a"] * 6 + ["cam_b"] * 6
@@ -176,7 +176,7 @@ def test_query_images_and_folders(world, capsys):
 def test_the_page_and_the_table(world, capsys, caplog):
     os.remove("crops/cam_b/0002_1.png")
     flags = ["--query", "e.npz", "--gallery", "e.npz", "--html", "s.html", "--json", "s.json",
-             "--images", ".", "--top", "11"]  # fmt: skip
+             "--images", ".", "--top", "11"]
     assert main(["search", *flags]) == 0
     page = Path("s.html").read_text(encoding="utf-8")
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
@@ -217,7 +217,7 @@ def test_names_cannot_break_the_page(world):
         (["--query", "crops", "--checkpoint", "b.pth"], "different models"),
         (["--query", "wide.npz"], "the queries have 9 dimensions and the gallery 8"),
     ],
-)  # fmt: skip
+)
 def test_searches_that_cannot_be(world, capsys, flags, message):
     write_checkpoint(world / "b.pth", seed=2)
     table = read_embeddings("e.npz")
@@ -295,7 +295,7 @@ def test_files_without_identities(world, capsys):
 def test_scores_on_a_data_set(root, finished, world, capsys):
     """What `embae train` wrote in its results, from the checkpoint of the stage."""
     flags = ["--checkpoint", str(finished / "transfer-cam"), "--root", str(root),
-             "--config-file", str(finished / "config.yaml"), "--json", "s.json"]  # fmt: skip
+             "--config-file", str(finished / "config.yaml"), "--json", "s.json"]
     assert main(["evaluate", *flags]) == 0
     row = json.loads(Path("s.json").read_text())
     rows = json.loads((finished / "results.json").read_text())["rows"]

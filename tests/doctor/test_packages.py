@@ -56,6 +56,9 @@ def test_what_is_there(module_folder):
     found = check("a-part>=3.2")
     assert (found.state, found.detail) == (BROKEN, "3.1; >=3.2 is needed")
     assert found.fix == "pip install --upgrade 'a-part>=3.2'"
+    for number, version in enumerate(("3.2.0a0+nv25.01", "4.x-dev")):
+        (module_folder / f"c{number}.py").write_text(f"__version__ = '{version}'\n")
+        assert check(f"c{number}>=3.2") == Finding(f"c{number}", OK, version)
     (module_folder / "b_part.py").write_text("")
     assert check("b-part").detail == "version unknown"
 
@@ -115,7 +118,7 @@ def test_torchreid_and_what_is_registered_in_it():
         ("torchreid 9 at x is not supported", None, BROKEN,
          "pip install torchreid==0.2.5 --force-reinstall"),
     ],
-)  # fmt: skip
+)
 def test_torchreid_that_is_not_usable(monkeypatch, error, cause, state, fix):
     def refuse(name):
         raise ImportError(error) from cause
@@ -137,7 +140,7 @@ def test_whatever_a_check_raises_is_a_finding():
 
     found = guarded("vision", check, "pip install x")
     assert found == Finding("vision", BROKEN, "RuntimeError: operator torchvision::nms does not "
-                            "exist", "pip install x")  # fmt: skip
+                            "exist", "pip install x")
 
 
 def test_the_report_names_the_command_and_the_verdict():
