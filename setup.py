@@ -62,6 +62,7 @@ setup(
         "matplotlib>=3.7",
         "tqdm>=4.64",
         "psutil>=5.9",
+        "packaging>=22",
         "Jinja2>=3",
         "safetensors>=0.4",
         "huggingface_hub>=0.25",

@@ -8,26 +8,20 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def tune_allocator(keep: bool = True) -> bool:
+def tune_allocator() -> None:
     """Lets glibc keep freed activations instead of giving them back to the system each time.
 
     By default glibc maps every block above some megabytes afresh, so each layer's output costs
     page faults; with this, a MobileNet forward pass on 256 x 128 crops takes about half the time
     on a CPU (``embae benchmark`` shows it). It concerns the whole process, so only commands do
-    it, never an import.
-
-    Args:
-        keep: True to keep freed memory, False for glibc's initial thresholds.
-
-    Returns:
-        whether the C library took it (it is glibc).
+    it, never an import. Without glibc it does nothing.
     """
     if not sys.platform.startswith("linux"):
-        return False
+        return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
-        return False
+        return
     # glibc caps the mmap threshold at 32 MB on its own, but takes larger values when told.
-    mapped, trimmed = (1 << 30, (1 << 31) - 1) if keep else (128 * 1024, 128 * 1024)
-    return bool(mallopt(_M_MMAP_THRESHOLD, mapped) and mallopt(_M_TRIM_THRESHOLD, trimmed))
+    if mallopt(_M_MMAP_THRESHOLD, 1 << 30):
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed into it."""
+"""Files that are whole or absent: written next to their place, then renamed into it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """An empty file beside ``path``; it becomes ``path`` if the block ends well, and goes if not.
+    """An empty file next to ``path``; it becomes ``path`` if the block ends well, and goes if not.
 
     Unlike a file of ``tempfile``, which only its owner may read, it gets the permissions that
     any new file gets. Missing folders are made.
@@ -27,8 +27,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "not written: it is a folder, name a file",
-                                os.fspath(path))  # fmt: skip
+        said = "not written: it is a folder, name a file"
+        raise IsADirectoryError(errno.EISDIR, said, os.fspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))

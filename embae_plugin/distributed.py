@@ -40,29 +40,11 @@ def size() -> int:
     return _size
 
 
-def started_with() -> tuple[int, int]:
-    """(rank, number of processes) as ``torchrun`` set them for this process; (0, 1) without.
-
-    Raises:
-        ValueError: RANK or WORLD_SIZE is not a number, or the rank is none of the world's.
-    """
-    try:
-        number, count = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-    except ValueError:
-        raise ValueError("RANK and WORLD_SIZE must be numbers, as torchrun sets them") from None
-    if not 0 <= number < count:
-        raise ValueError(f"RANK {number} with WORLD_SIZE {count}: must be within 0 to {count - 1}")
-    return number, count
-
-
 class _NoTerminal:
     """A stream that denies being a terminal, so that only rank 0 draws progress bars."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def isatty(self) -> bool:
-        return False
+        self._stream, self.isatty = stream, lambda: False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -76,11 +58,17 @@ def processes(use_gpu: bool = True) -> Iterator[None]:
     lies in host memory, and everything without GPUs, travels by gloo.
 
     Raises:
-        ValueError: there are fewer GPUs than ranks on this machine.
+        ValueError: there are fewer GPUs than ranks on this machine, or RANK and WORLD_SIZE are
+            no numbers, or do not fit together.
         PeerLost: the others cannot be reached.
     """
     global _rank, _size
-    number, count = started_with()
+    try:
+        number, count = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    except ValueError:
+        raise ValueError("RANK and WORLD_SIZE must be numbers, as torchrun sets them") from None
+    if not 0 <= number < count:
+        raise ValueError(f"RANK {number} with WORLD_SIZE {count}: must be within 0 to {count - 1}")
     if count == 1:
         yield
         return
@@ -96,10 +84,8 @@ def processes(use_gpu: bool = True) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     with _noticing_loss():
         dist.init_process_group(backend, timeout=PATIENCE)
-    _rank, _size = number, count
-    terminal = sys.stderr
-    if _rank:
-        sys.stderr = _NoTerminal(terminal)
+    _rank, _size, terminal = number, count, sys.stderr
+    sys.stderr = _NoTerminal(terminal) if _rank else terminal
     try:
         yield
     finally:
@@ -134,11 +120,6 @@ def any_rank(flag: bool) -> bool:
     return bool(value.item())
 
 
-def all_ranks(flag: bool) -> bool:
-    """Whether every rank's flag is set; the same answer everywhere."""
-    return not any_rank(not flag)
-
-
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
     """Rank 0 runs the block, then all others: for work whose result is left on the disk."""
@@ -168,17 +149,6 @@ def check_same(what: str, value: object) -> None:
         )
 
 
-def _running_statistics(model: nn.Module) -> list[torch.Tensor]:
-    """The floating-point buffers of the modules that the last backward pass went through."""
-    return [
-        buffer
-        for module in model.modules()
-        if any(p.grad is not None for p in module.parameters(recurse=False))
-        for buffer in module.buffers(recurse=False)
-        if buffer.is_floating_point()
-    ]
-
-
 @torch.no_grad()
 def average(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
     """Averages gradients, batch norm's running statistics and the loss over the ranks.
@@ -196,7 +166,13 @@ def average(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
     if _size == 1:
         return loss
     shared = [p.grad for p in model.parameters() if p.grad is not None]
-    shared += _running_statistics(model)
+    shared += [  # the running statistics of the modules that the backward pass went through
+        buffer
+        for module in model.modules()
+        if any(p.grad is not None for p in module.parameters(recurse=False))
+        for buffer in module.buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
     flat = torch.cat([loss.reshape(1), *(tensor.reshape(-1) for tensor in shared)])
     with _noticing_loss():
         dist.all_reduce(flat)
@@ -239,10 +215,8 @@ def gather_rows(mine: torch.Tensor, parts: list[tuple[int, int]]) -> torch.Tenso
 
 def copy_from_rank_zero(model: nn.Module) -> None:
     """Gives every rank the weights of rank 0."""
-    if _size == 1:
-        return
     with torch.no_grad(), _noticing_loss():
-        for value in model.state_dict().values():
+        for value in model.state_dict().values() if _size > 1 else ():
             sent = value.contiguous()
             dist.broadcast(sent, 0)
             value.copy_(sent)

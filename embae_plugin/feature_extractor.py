@@ -50,28 +50,29 @@ class FeatureExtractor:
     """
 
     def __init__(
-        self,
-        model_name: str = "",
-        model_path: str | Path = "",
+        self, model_name: str = "", model_path: str | Path = "",
         image_size: tuple[int, int] | int | None = None,
-        pixel_mean: Sequence[float] | None = None,
-        pixel_std: Sequence[float] | None = None,
-        pixel_norm: bool = True,
-        device: str | torch.device = "cuda",
-        verbose: bool = True,
-        *,
-        camera: str | int | None = None,
-        bgr: bool = False,
-        normalize: bool = False,
+        pixel_mean: Sequence[float] | None = None, pixel_std: Sequence[float] | None = None,
+        pixel_norm: bool = True, device: str | torch.device = "cuda", verbose: bool = True, *,
+        camera: str | int | None = None, bgr: bool = False, normalize: bool = False,
         tta: str = "none",
     ) -> None:
         self.device = pick_device(device)
         self.camera, self.bgr, self.normalize, self.tta = camera, bgr, normalize, tta
         self._stock: Any = None
         if not model_path:
+            if not model_name:
+                raise ValueError("model_path must name a checkpoint, the folder of one, or a model")
+            if camera is not None:
+                raise ValueError(f"camera {camera!r}: {model_name} as it comes knows no cameras")
+            if model_name not in bridge.available_models():
+                raise ValueError(f"model_name {model_name!r} is not in torchreid's zoo, and no "
+                                 "model_path names a checkpoint")
             given = {"image_size": image_size, "pixel_mean": pixel_mean, "pixel_std": pixel_std}
-            chosen = {name: value for name, value in given.items() if value is not None}
-            self._stock = self._torchreids_own(model_name, pixel_norm, verbose, chosen)
+            self._stock = bridge.FeatureExtractor(
+                model_name, "", pixel_norm=pixel_norm, device=str(self.device), verbose=verbose,
+                **{name: value for name, value in given.items() if value is not None},
+            )
             self.model = self._stock.model
             return
         arch = "" if str(model_name).startswith("embae_") else model_name
@@ -87,24 +88,10 @@ class FeatureExtractor:
         self.reid = ReID(bundle, self.device)
         self.model = self.reid.model
         if camera is not None:
-            self.reid.embedder.camera_numbers(camera, 1)
+            self.reid.camera_numbers(camera, 1)
         if verbose:
-            logger.info("%s: %s, %d features", model_path, self.model.trunk.name,
-                        self.reid.feature_dim)  # fmt: skip
-
-    def _torchreids_own(
-        self, name: str, pixel_norm: bool, verbose: bool, chosen: dict[str, Any]
-    ) -> Any:
-        if not name:
-            raise ValueError("model_path must name a checkpoint, the folder of one, or a model")
-        if self.camera is not None:
-            raise ValueError(f"camera {self.camera!r}: {name} as it comes knows no cameras")
-        if name not in bridge.available_models():
-            raise ValueError(f"model_name {name!r} is not in torchreid's zoo, and no model_path "
-                             "names a checkpoint")  # fmt: skip
-        return bridge.FeatureExtractor(
-            name, "", pixel_norm=pixel_norm, device=str(self.device), verbose=verbose, **chosen
-        )
+            trunk, dim = self.model.trunk.name, self.reid.feature_dim
+            logger.info("%s: %s, %d features", model_path, trunk, dim)
 
     @torch.inference_mode()
     def __call__(self, input: Any, camera: Any = None) -> torch.Tensor:
@@ -125,17 +112,18 @@ class FeatureExtractor:
                 raise ValueError(f"camera {camera!r}: this model knows no cameras")
             return cast(torch.Tensor, self._stock(input))
         camera = self.camera if camera is None else camera
-        embedder = self.reid.embedder
         if not isinstance(input, torch.Tensor):
-            return embedder.images(input, camera, self.normalize, self.tta, bgr=self.bgr)
+            return self.reid.embed_tensor(input, camera, self.normalize, self.tta, bgr=self.bgr)
         for image in input if input.ndim == 4 else (input,):
             check_image_tensor(image)
         if not input.is_floating_point():
-            raise ValueError(f"a tensor of {input.dtype}: tensors are normalised already; give "
-                             "pixels as numpy arrays")  # fmt: skip
+            raise ValueError(
+                f"a tensor of {input.dtype}: tensors are normalised already; give pixels as numpy "
+                "arrays"
+            )
         batch = (input[None] if input.ndim == 3 else input).to(self.device).float()
-        numbers = embedder.camera_numbers(camera, len(batch))
-        return embedder.batch(batch, numbers, self.normalize, self.tta)
+        numbers = self.reid.camera_numbers(camera, len(batch))
+        return self.reid.embed_batch(batch, numbers, self.normalize, self.tta)
 
 
 def _height_and_width(size: Any) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -26,9 +26,7 @@ class _Held:
     """The process's switches while at least one thread needs them exact."""
 
     def __init__(self) -> None:
-        self.lock, self.users = threading.Lock(), 0
-        self.overall = "highest"
-        self.before: list[tuple[Any, str, Any]] = []
+        self.lock, self.users, self.restored = threading.Lock(), 0, ExitStack()
 
     def take(self) -> None:
         """Sets them at the first user."""
@@ -37,25 +35,22 @@ class _Held:
             if self.users > 1:
                 return
             switches = _switches()
-            self.before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
-            try:
-                self.overall = torch.get_float32_matmul_precision()
-            except RuntimeError:  # set through the newer names only; those are restored below
-                self.overall = "highest"
+            for owner, name, _ in reversed(switches):
+                self.restored.callback(setattr, owner, name, getattr(owner, name))
+            with suppress(RuntimeError):  # set through the newer names only, which are restored
+                overall = torch.get_float32_matmul_precision()
+                self.restored.callback(torch.set_float32_matmul_precision, overall)
             torch.set_float32_matmul_precision("highest")
             for owner, name, exact in switches:
                 if exact != "":
                     setattr(owner, name, exact)
 
     def give_back(self) -> None:
-        """Restores them after the last user."""
+        """Restores them after the last user, the newer names last."""
         with self.lock:
             self.users -= 1
-            if self.users:
-                return
-            torch.set_float32_matmul_precision(self.overall)
-            for owner, name, value in self.before:
-                setattr(owner, name, value)
+            if not self.users:
+                self.restored.close()
 
 
 _held = _Held()

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping, Set
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from embae_plugin.embedder import Embedder
+from embae_plugin.data.augment import normalise
+from embae_plugin.data.single_images import as_items, decoded, tensor_batch
+from embae_plugin.embedder import SHOWN, UNKNOWN
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.door import open_model
+from embae_plugin.models.inference import FrozenTrunks, inference_format
+from embae_plugin.models.weight_files import few
+from embae_plugin.precision import full_precision
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
+TTA = ("none", "flip")
+_LONG = 2000  # images that take some seconds on a CPU
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -43,7 +54,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 class ReID:
-    """A person re-identification model ready for use.
+    """A person re-identification model ready for use, safe to call from several threads.
 
     >>> reid = ReID.load("adapted/")                      # doctest: +SKIP
     >>> reid.embed("crop.jpg").shape                      # one image: still two dimensions
@@ -59,24 +70,20 @@ class ReID:
     Attributes:
         model: the network, in eval mode, on ``device``.
         input: the :class:`InputSpec` that images are brought to.
-        embedder: the :class:`Embedder` behind :meth:`embed`.
         camera_names: cameras that the model knows apart; empty for a model of no camera.
         device: where it computes.
     """
 
     def __init__(self, bundle: Bundle, device: str | torch.device = "auto") -> None:
-        self.device = pick_device(device)
-        self.embedder = Embedder(bundle.model, bundle.input, self.device)
-        self.model, self.input = self.embedder.model, bundle.input
+        self.device, self.input = pick_device(device), bundle.input
+        order = inference_format(self.device)
+        self.model = bundle.model.to(self.device).to(memory_format=order).eval()
         self.camera_names, self.about = tuple(bundle.camera_names), dict(bundle.about)
+        self._trunks, self._warned = FrozenTrunks(), False
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        device: str | torch.device = "auto",
-        height: int = 0,
-        width: int = 0,
+        cls, path: str | Path, device: str | torch.device = "auto", height: int = 0, width: int = 0
     ) -> ReID:
         """From a checkpoint file or the folder of `embae adapt`.
 
@@ -91,15 +98,10 @@ class ReID:
         return self.model.feature_dim
 
     def embed(
-        self,
-        images: Any,
-        cameras: Any = None,
-        normalize: bool = True,
-        tta: str = "flip",
-        batch_size: int = 0,
-        bgr: bool = False,
+        self, images: Any, cameras: Any = None, normalize: bool = True, tta: str = "flip",
+        batch_size: int = 0, bgr: bool = False,
     ) -> Floats:
-        """Embeddings of crops, in the order given. Safe to call from several threads.
+        """Embeddings of crops, in the order given.
 
         Args:
             images: one image or a sequence of N: file names, PIL images, numpy arrays uint8
@@ -125,14 +127,109 @@ class ReID:
         found = self.embed_tensor(images, cameras, normalize, tta, batch_size, bgr)
         return found.cpu().numpy()
 
+    @torch.inference_mode()
     def embed_tensor(
-        self,
-        images: Any,
-        cameras: Any = None,
-        normalize: bool = True,
-        tta: str = "flip",
-        batch_size: int = 0,
-        bgr: bool = False,
+        self, images: Any, cameras: Any = None, normalize: bool = True, tta: str = "flip",
+        batch_size: int = 0, bgr: bool = False,
     ) -> torch.Tensor:
         """:meth:`embed` as a tensor (N, d) on the model's device."""
-        return self.embedder.images(images, cameras, normalize, tta, batch_size, bgr)
+        if tta not in TTA:
+            raise ValueError(f"tta {tta!r}: must be one of {', '.join(TTA)}")
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 0:
+            raise ValueError(f"batch_size {batch_size!r}: a whole number, 0 for the device's own")
+        items, spec = as_items(images), self.input
+        camids = self.camera_numbers(cameras, len(items))
+        step = int(batch_size) or (256 if self.device.type == "cuda" else 64)
+        parts = [torch.zeros(0, self.feature_dim, device=self.device)]
+        silent = True if len(items) < _LONG else None  # a bar only where one waits
+        for start in tqdm(range(0, len(items), step), "embed", unit="batch", disable=silent):
+            block = items[start : start + step]
+            if all(isinstance(item, torch.Tensor) for item in block):
+                batch = tensor_batch(block, spec, self.device, start)
+            else:
+                pixels = torch.from_numpy(decoded(block, spec, bgr, start)).to(self.device)
+                batch = normalise(pixels, spec.norm_mean, spec.norm_std)
+            of = None if camids is None else camids[start : start + step]
+            parts.append(self.embed_batch(batch, of, normalize, tta))
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def embed_batch(
+        self, batch: torch.Tensor, camids: torch.Tensor | None, normalize: bool, tta: str
+    ) -> torch.Tensor:
+        """Embeddings (B, d) of images (B, 3, H, W) that are resized and normalised already.
+
+        Args:
+            camids: (B,) numbers of :meth:`camera_numbers`; None for cameras never seen.
+            normalize, tta: see :meth:`embed`.
+        """
+        if not len(batch):  # as of a frame without people, which not every network takes
+            return torch.zeros(0, self.feature_dim, device=self.device)
+        camids = None if camids is None else camids.to(self.device)
+        z = self._forward(batch, camids)
+        if tta == "flip":
+            z = (z + self._forward(batch.flip(3), camids)) / 2
+        return F.normalize(z, dim=1) if normalize else z
+
+    def _forward(self, batch: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
+        with full_precision(self.device):
+            h = self._trunks.features(self.model.trunk, batch, camids)
+            return self.model.embed_features(h, camids).float()
+
+    def camera_numbers(self, cameras: Any, count: int) -> torch.Tensor | None:
+        """The model's numbers of cameras, (count,), or None for a model that knows no cameras.
+
+        Args:
+            cameras: a name, or a camera number of the model, for all images or in a sequence of
+                ``count``; ``"unknown"`` (or None or −1 in a sequence) for a camera that the model
+                has never seen. None alone means the same, with a warning: the first time only.
+
+        Raises:
+            ValueError: a name or number that the model does not know, or another count.
+        """
+        names = self.model.camera_names
+        if cameras is None:
+            if names and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "this model was adapted to the cameras %s and is not told which of them took "
+                    "these images, so much of what it gained is lost: name the camera (cameras= "
+                    "or camera= in Python), or say %r for another one", few(names, SHOWN), UNKNOWN,
+                )
+            return None
+        single = isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0
+        ordered = isinstance(cameras, Iterable) and not isinstance(cameras, (Set, Mapping))
+        if not single and not ordered:
+            raise ValueError(
+                f"cameras are a {type(cameras).__name__}: give one name or number for all images, "
+                "or a list of them in the images' order"
+            )
+        cameras = [cameras] * count if single else list(cameras)
+        if len(cameras) != count:
+            raise ValueError(f"{len(cameras)} cameras for {count} images")
+        table: dict[Any, int] = {None: -1, -1: -1, UNKNOWN: -1}
+        for number, name in enumerate(names):
+            table[number] = table[name] = number
+        numbers = [table.get(_camera_key(camera)) for camera in cameras]
+        if None in numbers:
+            unknown = (c for c, number in zip(cameras, numbers, strict=True) if number is None)
+            said = few(sorted({" ".join(repr(camera).split())[:60] for camera in unknown}), SHOWN)
+            raise ValueError(
+                f"the model does not know camera {said} (known: {few(names, SHOWN)}); give "
+                f"{UNKNOWN!r} for a camera that it has not been adapted to"
+                if names
+                else f"camera {said}: this model knows no cameras, and embeds all alike; leave "
+                "the camera out"
+            )
+        return torch.tensor(numbers, dtype=torch.long) if names else None
+
+
+def _camera_key(camera: Any) -> Any:
+    """A camera as a name, a whole number or None; what is none of them as something unknown."""
+    if camera is None or isinstance(camera, str):
+        return camera
+    try:
+        number = int(camera)
+        return number if bool(number == camera) else (repr(camera),)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return (repr(camera),)

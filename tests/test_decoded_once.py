@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from embae_plugin.commands.crop_adaptation import CropAdaptation
-from embae_plugin.commands.extraction import Extraction
+from embae_plugin.commands.extract import extract
 from embae_plugin.data import image_bank, single_images
 from embae_plugin.data.camera_rules import list_crops
 from embae_plugin.data.embedding_files import read_embeddings
@@ -92,7 +92,7 @@ def test_by_an_adaptation(crops, tmp_path, decoded, method):
 def test_by_an_extraction(crops, tmp_path, decoded, block):
     bundle = open_model(write_checkpoint(tmp_path / "a.pth", cameras=CAMERAS))
     out = tmp_path / "e.npz"
-    assert Extraction(bundle, list_crops(crops), out, block=block).run() == 36
+    assert extract(bundle, list_crops(crops), out, block=block) == 36
     assert once(decoded, 36)
     table = read_embeddings(out)
     assert table.cameras.tolist() == [name for name in CAMERAS for _ in range(12)]

@@ -10,7 +10,7 @@ import torch
 
 from embae_plugin import FeatureExtractor, ReID
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.embedder import Embedder, embed_records, embed_stored, tell_unknown
+from embae_plugin.embedder import embed_records, embed_stored, tell_unknown
 from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.embae import EmbAE
@@ -139,7 +139,7 @@ def test_the_stand_in_embeds_by_the_camera_of_the_constructor_or_of_the_call(tmp
     extractor = FeatureExtractor(model_path=path, device="cpu", verbose=False, camera="yard")
     options = {"normalize": False, "tta": "none"}
     by = {name: reid.embed(IMAGES, cameras=name, **options)
-          for name in ("gate", "yard", "unknown")}  # fmt: skip
+          for name in ("gate", "yard", "unknown")}
     assert not np.allclose(by["gate"], by["yard"], rtol=0.1)
     same = {"rtol": 1e-4, "atol": 1e-6}
     np.testing.assert_allclose(extractor(IMAGES), by["yard"], **same)
@@ -205,7 +205,7 @@ def test_listed_crops_are_embedded_by_the_name_of_their_camera(records, parts, t
         expected = embed_records(plain, tiny_store(), crops, "crops", tta, normalize=False)
         torch.testing.assert_close(found[rows], expected, rtol=1e-4, atol=1e-6)
         other = embed_records(model.of_camera((camera + 2) % 3 - 1), tiny_store(), crops, "crops",
-                              tta, normalize=False)  # fmt: skip
+                              tta, normalize=False)
         assert not torch.allclose(found[rows], other, rtol=1e-2)
 
 
@@ -234,6 +234,7 @@ def test_no_images_have_no_embeddings_whatever_the_network():
     model = EmbAE.of_network("torchreid:osnet_x0_25").eval()
     with pytest.raises(RuntimeError):
         model(torch.zeros(0, 3, HEIGHT, WIDTH))
-    embedder = Embedder(model, INPUT, torch.device("cpu"))
-    assert embedder.images([]).shape == (0, 512)
-    assert embedder.batch(torch.zeros(0, 3, HEIGHT, WIDTH)).shape == (0, 512)
+    reid = ReID(Bundle(model, INPUT), "cpu")
+    assert reid.embed([]).shape == (0, 512)
+    empty = torch.zeros(0, 3, HEIGHT, WIDTH)
+    assert reid.embed_batch(empty, None, True, "flip").shape == (0, 512)

@@ -118,7 +118,7 @@ def test_every_answer_is_that_of_its_own_camera(kind, kept, calls):
     """One camera for a call, or one for each crop; ``kept``: copies, fewer than cameras, too."""
     model = model_of(kind)
     expected, reid = expected_of(model, "flip", True), ReID(Bundle(model, INPUT), "cpu")
-    reid.embedder._trunks = FrozenTrunks(kept)
+    reid._trunks = FrozenTrunks(kept)
     wrong, done = [], []
 
     def work(number: int, draw: random.Random) -> None:

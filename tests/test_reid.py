@@ -67,7 +67,7 @@ def test_every_kind_of_image(world):
         torch.stack(tensors).float() / 255, [tensor / 255 for tensor in tensors],
         [paths[0], images[1], arrays[2], tensors[3], tensors[4] / 255, *paths[5:]],
         (path for path in paths),
-    ):  # fmt: skip
+    ):
         np.testing.assert_allclose(reid.embed(many), expected, atol=1e-5)
     for one in (paths[0], images[0], arrays[0], tensors[0], tensors[0] / 255):
         np.testing.assert_allclose(reid.embed(one), expected[:1], atol=1e-5)
@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read_are_all_named(world, tmp_path):
 
 def test_cameras_are_names_numbers_or_unknown(world):
     reid, paths, _ = world
-    numbers = reid.embedder.camera_numbers
+    numbers = reid.camera_numbers
     assert numbers(["gate", 1, None, -1, "unknown"], 5).tolist() == [0, 1, -1, -1, -1]
     assert numbers("yard", 2).tolist() == [1, 1]
     assert numbers("unknown", 2).tolist() == [-1, -1]
@@ -148,7 +148,7 @@ def test_each_image_is_embedded_by_its_camera_s_statistics(world, parts, output)
     assert changed == (parts == "trunk" or output != "h")
     of_yard = ReID(Bundle(model.of_camera(1), INPUT), "cpu")
     np.testing.assert_allclose(got[[0, 4, 5]], of_yard.embed([paths[n] for n in (0, 4, 5)]),
-                               atol=1e-5)  # fmt: skip
+                               atol=1e-5)
     many = ours.embed(paths * 40, cameras=cameras * 40)  # enough of them to freeze the trunk
     np.testing.assert_allclose(many, np.tile(got, (40, 1)), atol=1e-5)
 
@@ -206,7 +206,7 @@ def test_the_stand_in_s_settings(world):
     other = FeatureExtractor(
         model_path=root / "adapted.pth", image_size=(24, 12), pixel_norm=False, device="cpu",
         normalize=True, tta="flip",
-    )  # fmt: skip
+    )
     assert other.reid.input == InputSpec(24, 12, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert torch.allclose(other(paths).norm(dim=1), torch.ones(8))
     square = FeatureExtractor(model_path=root, image_size=24, device="cpu")

@@ -12,37 +12,34 @@ from embae_plugin.models.door import open_model
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The model."""
-    parser.add_argument("--checkpoint", required=required, default="",
-                        help="the model: a file of torchreid's zoo or training, the folder of "
-                             "embae adapt or of a stage of embae train, a timm or safetensors "
-                             "file, or a name such as torchreid:osnet_x1_0/msmt17 (embae models "
-                             "lists them) or timm:NAME")  # fmt: skip
-    parser.add_argument("--arch", default="", metavar="NAME",
-                        help="the network of a weight file, if its weights do not tell: one of "
-                             "torchreid's, or timm:NAME")  # fmt: skip
-    parser.add_argument("--device", default="auto",
-                        help="auto (default: a GPU if there is one), cpu, cuda or "
-                             "cuda:1")  # fmt: skip
-    parser.add_argument("--height", type=int, default=0,
-                        help="of the input in pixels (default: the checkpoint's)")  # fmt: skip
-    parser.add_argument("--width", type=int, default=0, help="of the input, likewise")
+    add = parser.add_argument
+    add("--checkpoint", required=required, default="",
+        help="the model: a file of torchreid's zoo or training, the folder of embae adapt or of a "
+        "stage of embae train, a timm or safetensors file, or a name such as "
+        "torchreid:osnet_x1_0/msmt17 (embae models lists them) or timm:NAME")
+    add("--arch", default="", metavar="NAME",
+        help="the network of a weight file, if its weights do not tell: one of torchreid's, or "
+        "timm:NAME")
+    add("--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1")
+    add("--height", type=int, default=0, help="of the input in pixels (default: the checkpoint's)")
+    add("--width", type=int, default=0, help="of the input, likewise")
 
 
 def add_crop_arguments(parser: argparse.ArgumentParser) -> None:
-    """The crops and how their cameras are told."""
-    parser.add_argument("--images", default="", metavar="DIR",
-                        help="folder of crops, one folder in it for each camera")  # fmt: skip
-    parser.add_argument("--camera-regex", default="", metavar="REGEX",
-                        help="tells the camera from a crop's path below DIR instead, by its group "
-                             "'camera', e.g. '_c(?P<camera>\\d+)'")  # fmt: skip
-    parser.add_argument("--csv", default="", metavar="FILE",
-                        help="a table path,camid[,pid] of crops instead; paths relative to it, or "
-                             "to --images")  # fmt: skip
-    parser.add_argument("--max-bad", type=float, default=0.1, metavar="SHARE",
-                        help="stop if more than this share of the images cannot be used "
-                             "(default: 0.1); fewer are left out and listed")  # fmt: skip
-    parser.add_argument("--min-side", type=int, default=8, metavar="PIXELS",
-                        help="a smaller image cannot be used (default: 8)")  # fmt: skip
+    """The crops and how their cameras are identified."""
+    add = parser.add_argument
+    add("--images", default="", metavar="DIR",
+        help="folder of crops, one folder in it for each camera")
+    add("--camera-regex", default="", metavar="REGEX",
+        help="identifies the camera by a crop's path below DIR instead, by its group 'camera', "
+        "e.g. '_c(?P<camera>\\d+)'")
+    add("--csv", default="", metavar="FILE",
+        help="a table path,camid[,pid] of crops instead; paths relative to it, or to --images")
+    add("--max-bad", type=float, default=0.1, metavar="SHARE",
+        help="stop if more than this share of the images cannot be used (default: 0.1); fewer are "
+        "left out and listed")
+    add("--min-side", type=int, default=8, metavar="PIXELS",
+        help="a smaller image cannot be used (default: 8)")
 
 
 def model_of(arguments: argparse.Namespace) -> Bundle:

@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two actions and their flags."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="check|get")
     check = actions.add_parser(
-        "check",
-        help="what is complete, and what is missing",
+        "check", help="what is complete, and what is missing",
         description="Counts images, identities and cameras; writes nothing. "
         "Exit code: 0 if every data set asked for is complete (a built-in one that is yet to be "
         "drawn counts as complete), 1 if not, 2 for a mistake in the command.",
@@ -40,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--root", required=True, help="folder with the data sets")
     check.add_argument("--json", action="store_true", help="print JSON instead of a table")
     get = actions.add_parser(
-        "get",
-        help="fetch one data set",
+        "get", help="fetch one data set",
         description="Fetches an archive, checks it and puts it in its place below the root.",
     )
     names = [name for name in CHECKED if name not in SPECS]
@@ -50,17 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     get.add_argument("--url", default="", help="your copy: a file, an address, or a Drive id")
     digest = get.add_mutually_exclusive_group()
     for kind, digits in _HEX.items():
-        digest.add_argument(f"--{kind}", default="", metavar="HEX",
-                            help=f"what the archive must have, {digits} hex digits")  # fmt: skip
+        text = f"what the archive must have, {digits} hex digits"
+        digest.add_argument(f"--{kind}", default="", metavar="HEX", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks or fetches; see ``--help`` for the exit code."""
     with log_to():
         if arguments.action == "get":
-            return _report([get_dataset(arguments.name, arguments.root, arguments.url,
-                                        _digest(arguments))], arguments)  # fmt: skip
-        return _report(check_all(arguments.root, arguments.names), arguments)
+            digest = _digest(arguments)
+            checks = [get_dataset(arguments.name, arguments.root, arguments.url, digest)]
+        else:
+            checks = check_all(arguments.root, arguments.names)
+        as_json = arguments.action == "check" and arguments.json
+        text = json.dumps(list(map(_plain, checks)), indent=1) if as_json else ""
+        sys.stdout.write(f"{text or table(checks, arguments.root)}\n")
+    return 0 if all(check.usable for check in checks) else 1
 
 
 def _digest(arguments: argparse.Namespace) -> str:
@@ -74,16 +77,9 @@ def _digest(arguments: argparse.Namespace) -> str:
     return ""
 
 
-def _report(checks: list[Check], arguments: argparse.Namespace) -> int:
-    if getattr(arguments, "json", False):
-        sys.stdout.write(json.dumps([_as_json(check) for check in checks], indent=1) + "\n")
-    else:
-        sys.stdout.write(table(checks, arguments.root) + "\n")
-    return 0 if all(check.usable for check in checks) else 1
-
-
-def _as_json(check: Check) -> dict[str, object]:
-    facts = asdict(check)
-    for key in ("found", "published"):
-        facts[key] = {part: counts._asdict() for part, counts in getattr(check, key).items()}
-    return {**facts, "usable": check.usable}
+def _plain(check: Check) -> dict[str, object]:
+    counts = {
+        key: {part: counted._asdict() for part, counted in getattr(check, key).items()}
+        for key in ("found", "published")
+    }
+    return {**asdict(check), **counts, "usable": check.usable}

@@ -3,7 +3,7 @@
   embae demo --out demo
 
 Draws two labelled camera networks and an unlabelled one, trains the embedding on the first two,
-adapts it to the third by every variant of the paper and prints the scores side by side. Leaves
+adapts it to the third by every variant of the paper and prints their scores. Leaves
 in --out: the crops, a sheet of what the cameras see, the plot of scores, all that a run of
 `embae train` leaves, and report.html, the target before and after adaptation, together with the
 embeddings it was made of.
@@ -61,14 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
         save_camera_sheet(out / "cameras.png", data)
         run_config(cfg)
         write_report(out, data)
-        logger.info("what the cameras see: %s; scores: %s; %.0f seconds in all",
-                    out / "cameras.png", out / "run" / "scores.png",
-                    time.monotonic() - started)  # fmt: skip
+        seen, scores, seconds = out / "cameras.png", out / "run/scores.png", time.monotonic()
+        logger.info("what the cameras see: %s; scores: %s; %.0f seconds in all", seen, scores,
+                    seconds - started)
     return 0
 
 
 def write_report(out: Path, data: ReIDData) -> None:
-    """Writes report.html of the target by the models in ``out``/run, and its embeddings beside it.
+    """Writes report.html of the target by the models in ``out``/run, and its embeddings with it.
 
     `embae report` repeats it from before.npz, after.npz, query.txt and gallery.txt. Without an
     adapted model (other stages or variants were asked for) there is nothing to show.
@@ -80,26 +80,23 @@ def write_report(out: Path, data: ReIDData) -> None:
     parts = {"query": data.query, "gallery": data.gallery}
     files = [path for records in parts.values() for path in records.paths]
     root = os.path.commonpath([os.path.dirname(path) for path in files])
-    names = texts([os.path.relpath(path, root) for path in files])
     cameras = np.concatenate([records.camids for records in parts.values()])
     pids = np.concatenate([np.asarray(records.pids) for records in parts.values()])
     for when, stage in stages.items():
         bundle = open_model(stage)
-        model = bundle.model
         # The run has left the features there.
         store = FeatureStore.of(bundle.input, cache_dir=out / "run" / "features")
-        z = torch.cat([embed_records(model, store, crops, name) for name, crops in parts.items()])
-        about = {"model": state_fingerprint(model), "root": os.path.abspath(root)}
+        z = [embed_records(bundle.model, store, crops, name) for name, crops in parts.items()]
         table = EmbeddingTable(
-            names, texts([f"camera {camid + 1}" for camid in cameras]), z.numpy(),
-            pids.astype(np.str_), about,
-        )  # fmt: skip
+            texts([os.path.relpath(path, root) for path in files]),
+            texts([f"camera {camid + 1}" for camid in cameras]), torch.cat(z).numpy(),
+            pids.astype(np.str_),
+            {"model": state_fingerprint(bundle.model), "root": os.path.abspath(root)},
+        )
         write_embeddings(out / f"{when}.npz", table)
-    first = 0
     for name, records in parts.items():
-        last = first + len(records)
-        write_text(out / f"{name}.txt", "\n".join(names[first:last].tolist()) + "\n")
-        first = last
+        lines = [f"{os.path.relpath(path, root)}\n" for path in records.paths]
+        write_text(out / f"{name}.txt", "".join(lines))
     pair = read_pair(*(out / f"{name}.npz" for name in stages), *(out / f"{p}.txt" for p in parts))
     settings = Settings(title="The built-in cameras before and after", map_method="pca")
     write_page(out / "report.html", gather(pair, settings))

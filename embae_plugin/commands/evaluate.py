@@ -19,7 +19,6 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,41 +42,38 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("--query", default="", help="a file of embae extract with identities")
-    parser.add_argument("--gallery", default="", help="likewise; without it, the query file's own")
+    add = parser.add_argument
+    add("--query", default="", help="a file of embae extract with identities")
+    add("--gallery", default="", help="likewise; without it, the query file's own")
     add_checkpoint_arguments(parser, required=False)
-    parser.add_argument("--config-file", default="", help="instead: whose target is scored")
-    parser.add_argument("--root", default="", help="folder with the data sets")
-    parser.add_argument("-t", "--targets", nargs="+", default=[], metavar="NAME",
-                        help="the data set, if it is not the configuration's")  # fmt: skip
-    parser.add_argument("--camera-regex", default="", metavar="REGEX",
-                        help="names a data set's cameras by the group 'camera' in a crop's file "
-                             "name, e.g. '_c(?P<camera>\\d)'")  # fmt: skip
-    parser.add_argument("--unnamed-cameras", action="store_true",
-                        help="name no camera to the model, as where nobody can")  # fmt: skip
-    parser.add_argument("--json", default="", metavar="FILE", help="write the scores as JSON")
-    parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
+    add("--config-file", default="", help="instead: whose target is scored")
+    add("--root", default="", help="folder with the data sets")
+    add("-t", "--targets", nargs="+", default=[], metavar="NAME",
+        help="the data set, if it is not the configuration's")
+    add("--camera-regex", default="", metavar="REGEX",
+        help="names a data set's cameras by the group 'camera' in a crop's file name, e.g. "
+        "'_c(?P<camera>\\d)'")
+    add("--unnamed-cameras", action="store_true",
+        help="name no camera to the model, as where nobody can")
+    add("--json", default="", metavar="FILE", help="write the scores as JSON")
+    add("--verbose", action="store_true", help="log everything to the terminal")
+    add("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     given = arguments.config_file or arguments.root or arguments.targets
     if bool(arguments.query) == bool(given):
-        raise ValueError("give either --query (and --gallery), or --config-file, --root and "
-                         "--checkpoint")  # fmt: skip
+        raise ValueError(
+            "give either --query (and --gallery), or --config-file, --root and --checkpoint"
+        )
     with log_to(None, arguments.verbose):
-        if arguments.query:
-            scores, name = _score_files(arguments), arguments.query
-        else:
-            scores, name = _score_data(arguments), arguments.checkpoint
-        row = score_row(name, scores)
+        scores = _score_files(arguments) if arguments.query else _score_data(arguments)
+        row = score_row(arguments.query or arguments.checkpoint, scores)
         if arguments.json:
             write_text(arguments.json, json.dumps(row, indent=1, allow_nan=False) + "\n")
-        sys.stdout.write(f"{score_table([row])}\n")
         note = dropped_note([row])
-        if note:
-            sys.stdout.write(f"\n{note}\n")
+        sys.stdout.write(f"{score_table([row])}\n" + (note and f"\n{note}\n"))
     return 0
 
 
@@ -111,63 +107,58 @@ def _score_files(arguments: argparse.Namespace) -> dict[str, Scores]:
     if arguments.gallery:
         gallery = _labelled(arguments.gallery)[1]
     if query.about.get("model") != gallery.about.get("model"):
-        raise ValueError(f"{arguments.query} and {arguments.gallery} come from different models: "
-                         "embed both with one")  # fmt: skip
+        raise ValueError(
+            f"{arguments.query} and {arguments.gallery} come from different models: embed both "
+            "with one"
+        )
     names = [table.pids for table in (query, gallery) if table.pids is not None]
     pids = np.unique(np.concatenate(names), return_inverse=True)[1]
     numbers = pids.reshape(-1).astype(np.int64)
     return evaluate_embeddings(
         query.embeddings, gallery.embeddings, numbers[: len(query)], numbers[len(query) :],
         query.cameras, gallery.cameras,
-    )  # fmt: skip
+    )
 
 
 def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
     if not arguments.checkpoint:
         raise ValueError("--checkpoint is needed: which model to score")
+    if arguments.unnamed_cameras and arguments.camera_regex:
+        raise ValueError("--unnamed-cameras and --camera-regex exclude each other")
     base = get_default_config()
     base.test.normalize_feature = True  # torchreid's default, False, is none of Re-ID's
     cfg = load_config(arguments.config_file, arguments.opts, base)
-    if arguments.root:
-        cfg.data.root = arguments.root
-    if arguments.targets:
-        cfg.data.targets = list(arguments.targets)
+    cfg.data.root = arguments.root or cfg.data.root
+    cfg.data.targets = list(arguments.targets) or cfg.data.targets
     check_config(cfg)
     cfg.data.sources = []  # which scoring does not read
     bundle = model_of(arguments)
     data = load_data(cfg)
     if data.query is None or data.gallery is None:
         raise ValueError("the configuration names no target (data.targets) to score on")
-    rename = _cameras_of(arguments)
-    query, gallery = rename(data.query), rename(data.gallery)
-    device = pick_device(arguments.device)
+    query, gallery = (_with_cameras(records, arguments) for records in (data.query, data.gallery))
+    device, options = pick_device(arguments.device), cfg.embae
     store = FeatureStore.of(
-        bundle.input, device, cache_dir=cfg.embae.cache_dir, image_cache_dir=cfg.embae.cache_dir,
-        memory_share=cfg.embae.image_memory_share,
-    )  # fmt: skip
+        bundle.input, device, cache_dir=options.cache_dir, image_cache_dir=options.cache_dir,
+        memory_share=options.image_memory_share,
+    )
     normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
-    return score_model(bundle.model.to(device), store, query, gallery,
-                       cfg.embae.test.tta, normalize)  # fmt: skip
+    model = bundle.model.to(device)
+    return score_model(model, store, query, gallery, options.test.tta, normalize)
 
 
-def _cameras_of(arguments: argparse.Namespace) -> Callable[[ImageRecords], ImageRecords]:
-    """How the cameras of a data set's crops are named to the model."""
-    if arguments.unnamed_cameras and arguments.camera_regex:
-        raise ValueError("--unnamed-cameras and --camera-regex exclude each other")
+def _with_cameras(records: ImageRecords, arguments: argparse.Namespace) -> ImageRecords:
+    """A data set's crops with their cameras named as the flags say."""
     if arguments.unnamed_cameras:
-        return lambda records: replace(records, cameras=(UNKNOWN,) * len(records))
+        return replace(records, cameras=(UNKNOWN,) * len(records))
     if not arguments.camera_regex:
-        return lambda records: records
+        return records
     rule = camera_rule(arguments.camera_regex)
-
-    def named(records: ImageRecords) -> ImageRecords:
-        found = [rule.search(Path(path).name) for path in records.paths]
-        missed = [path for path, match in zip(records.paths, found, strict=True) if not match]
-        if missed:
-            raise ValueError(
-                f"--camera-regex {arguments.camera_regex!r} does not fit {len(missed)} of "
-                f"{len(found)} file names, such as {missed[0]}"
-            )
-        return replace(records, cameras=tuple(match["camera"] for match in found if match))
-
-    return named
+    found = [rule.search(Path(path).name) for path in records.paths]
+    missed = [path for path, match in zip(records.paths, found, strict=True) if not match]
+    if missed:
+        raise ValueError(
+            f"--camera-regex {arguments.camera_regex!r} does not fit {len(missed)} of "
+            f"{len(found)} file names, such as {missed[0]}"
+        )
+    return replace(records, cameras=tuple(match["camera"] for match in found if match))

@@ -21,12 +21,7 @@ import numpy as np
 
 from embae_plugin.commands.crop_arguments import add_checkpoint_arguments, model_of
 from embae_plugin.embedder import UNKNOWN
-from embae_plugin.export.equality import (
-    TOLERANCE,
-    largest_difference,
-    some_images,
-    unit_images,
-)
+from embae_plugin.export.equality import TOLERANCE, largest_difference, some_images, unit_images
 from embae_plugin.export.formats import FORMATS, ImagesToEmbeddings, Runner, export_model
 from embae_plugin.export.torchreid_files import write_torchreid_files
 from embae_plugin.models.bundle import Bundle
@@ -42,21 +37,19 @@ class Differs(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the export."""
     add_checkpoint_arguments(parser)
-    parser.add_argument("--format", required=True, choices=[*sorted(FORMATS), TORCHREID])
-    parser.add_argument("--out", required=True, metavar="FILE",
-                        help="what to write; with torchreid, a folder")  # fmt: skip
-    parser.add_argument("--camera", default="", metavar="NAME",
-                        help="fold this camera's statistics in (unknown: one never "
-                             "seen)")  # fmt: skip
-    parser.add_argument("--check", nargs="+", default=[], metavar="DIR_OR_FILE",
-                        help="compare with the model on these crops (or on noise)")  # fmt: skip
-    parser.add_argument("--check-limit", type=int, default=64, metavar="N",
-                        help="of that many crops at most, evenly spread (default: 64)")  # fmt: skip
-    parser.add_argument("--no-normalize", action="store_true",
-                        help="leave embeddings at the length the model gives them")  # fmt: skip
-    parser.add_argument("--tta", default="none", choices=("none", "flip"),
-                        help="flip: average with the mirror image, better and half as fast "
-                             "(default: none)")  # fmt: skip
+    add = parser.add_argument
+    add("--format", required=True, choices=[*sorted(FORMATS), TORCHREID])
+    add("--out", required=True, metavar="FILE", help="what to write; with torchreid, a folder")
+    add("--camera", default="", metavar="NAME",
+        help="fold this camera's statistics in (unknown: one never seen)")
+    add("--check", nargs="+", default=[], metavar="DIR_OR_FILE",
+        help="compare with the model on these crops (or on noise)")
+    add("--check-limit", type=int, default=64, metavar="N",
+        help="of that many crops at most, evenly spread (default: 64)")
+    add("--no-normalize", action="store_true",
+        help="leave embeddings at the length the model gives them")
+    add("--tta", default="none", choices=("none", "flip"),
+        help="flip: average with the mirror image, better and half as fast (default: none)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,14 +62,19 @@ def run(arguments: argparse.Namespace) -> int:
             for path in write_torchreid_files(bundle, Path(arguments.out)):
                 sys.stdout.write(f"{path}\n")
             return 0
-        images = _images(arguments, bundle)
+        if arguments.check:
+            crops = some_images(arguments.check, arguments.check_limit)
+            images, kind = unit_images(crops, bundle.input), "crops"
+        else:
+            shape = (3, 3, bundle.input.height, bundle.input.width)
+            images = np.random.default_rng(0).random(shape, dtype=np.float32)
+            kind = "images of noise"
         normalize, flip = not arguments.no_normalize, arguments.tta == "flip"
         graph = ImagesToEmbeddings(bundle, normalize, flip)
 
         def check(run: Runner) -> None:
             worst = largest_difference(graph, run, images, len(bundle.camera_names))
-            on = f"{len(images)} crops" if arguments.check else f"{len(images)} images of noise"
-            sys.stdout.write(f"largest difference on {on}: {worst:.1e}\n")
+            sys.stdout.write(f"largest difference on {len(images)} {kind}: {worst:.1e}\n")
             if not worst <= TOLERANCE:
                 raise Differs(
                     f"the exported file differs from the model by {worst:.1e}, more than "
@@ -97,18 +95,10 @@ def _of_camera(bundle: Bundle, camera: str) -> Bundle:
         return bundle
     if not bundle.camera_names:
         raise ValueError(f"--camera {camera}: this model knows no cameras; leave it out")
-    if camera != UNKNOWN and camera not in bundle.camera_names:
+    if camera not in (UNKNOWN, *bundle.camera_names):
         known = ", ".join(bundle.camera_names)
         raise ValueError(
             f"--camera {camera}: the model knows {known}, and {UNKNOWN} stands for any other"
         )
     number = int(bundle.model.camera_numbers([camera])[0])
     return Bundle(bundle.model.of_camera(number), bundle.input, {**bundle.about, "camera": camera})
-
-
-def _images(arguments: argparse.Namespace, bundle: Bundle) -> np.ndarray:
-    """What to compare on, (N, 3, H, W) float32 in [0, 1]."""
-    if arguments.check:
-        return unit_images(some_images(arguments.check, arguments.check_limit), bundle.input)
-    shape = (3, 3, bundle.input.height, bundle.input.width)
-    return np.random.default_rng(0).random(shape, dtype=np.float32)

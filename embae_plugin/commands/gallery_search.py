@@ -1,146 +1,63 @@
-"""Finds the crops most similar to queries: `embae search`."""
+"""The crops most similar to queries, and a page that shows them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment
+from tqdm import tqdm
 
-from embae_plugin.data.camera_rules import crops_by_folder, find_images
-from embae_plugin.data.embedding_files import (
-    SUFFIXES,
-    EmbeddingTable,
-    read_embeddings,
-    texts,
-)
-from embae_plugin.embedder import UNKNOWN, tell_unknown
+from embae_plugin.data.embedding_files import EmbeddingTable
 from embae_plugin.evaluation.nearest import nearest, unit_length
-from embae_plugin.reid import ReID
-from embae_plugin.training.run_identity import state_fingerprint
+from embae_plugin.evaluation.thumbnails import jpeg_address
 
 logger = logging.getLogger(__name__)
 
+Answer = dict[str, Any]  # a query with its hits, as it is written to JSON
 
-@dataclass(frozen=True)
-class Hit:
-    """One found crop: gallery row, its file, its name and camera there, cosine similarity."""
-
-    row: int
-    file: Path
-    path: str
-    camera: str
-    pid: str
-    similarity: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A query crop with its hits, best first; ``camera`` is "" where it is not known."""
-
-    file: Path
-    path: str
-    camera: str
-    hits: tuple[Hit, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        hits = [
-            {"rank": n, "path": hit.path, "file": str(hit.file), "camid": hit.camera,
-             **({"pid": hit.pid} if hit.pid else {}), "similarity": round(hit.similarity, 6)}
-            for n, hit in enumerate(self.hits, 1)
-        ]  # fmt: skip
-        return {"query": self.path, "camid": self.camera, "hits": hits}
-
-
-def read_moved(path: str | Path, root: str = "") -> EmbeddingTable:
-    """Embeddings whose images lie in ``root`` by now, if that is given."""
-    table = read_embeddings(path)
-    if root:
-        table.about["root"] = root
-    return table
-
-
-def load_queries(
-    query: str | Path,
-    open_reid: Callable[[], ReID] | None,
-    camera: str,
-    gallery: EmbeddingTable,
-    root: str = "",
-) -> EmbeddingTable:
-    """The queries' embeddings: read from a file of `embae extract`, or computed.
-
-    Args:
-        query: an image, a folder of images, or an embedding file.
-        open_reid: opens the model, for images; None where none was named.
-        camera: the camera of query images, "" if not known; in a folder that holds a folder for
-            each camera, those are taken.
-        gallery: what will be searched; it must come from the same model.
-        root: where the images of an embedding file lie, if they have moved.
-
-    Raises:
-        ValueError, FileNotFoundError: no such query, no checkpoint, another model's gallery, or a
-            ``camera`` that the model does not know.
-    """
-    query = Path(query)
-    if query.suffix.lower() in SUFFIXES:
-        table = read_moved(query, root)
-        _check_model(table.about.get("model"), gallery, query)
-        return table
-    if not query.exists():
-        raise FileNotFoundError(f"the query {query} does not exist")
-    if open_reid is None:
-        raise ValueError("--checkpoint is needed to embed query images: the gallery's model")
-    reid = open_reid()
-    _check_model(state_fingerprint(reid.model), gallery, "the checkpoint")
-    folder, names = query.parent, [query.name]
-    if query.is_dir():
-        folder, names = query, find_images(query)
-    cameras = [camera] * len(names)
-    if not camera and query.is_dir() and all(Path(name).parent != Path() for name in names):
-        cameras = list(crops_by_folder(query).cameras)
-    z = reid.embed([folder / name for name in names], cameras=_named(reid, camera, cameras))
-    about = {"root": str(folder.resolve())}
-    return EmbeddingTable(texts(names), texts(cameras), z, None, about)
-
-
-def _named(reid: ReID, camera: str, cameras: list[str]) -> Any:
-    """Cameras of the queries as the model takes them; None where nothing says them."""
-    if not reid.camera_names:
-        return None  # it treats all alike; the names serve --other-cameras-only
-    if camera:
-        return camera
-    if not any(cameras):
-        logger.warning("--query-camera names the camera of the query, if the model knows it")
-        return None
-    tell_unknown(reid.model, cameras)
-    return [name if name in reid.camera_names else UNKNOWN for name in cameras]
-
-
-def _check_model(name: Any, gallery: EmbeddingTable, source: str | Path) -> None:
-    theirs = gallery.about.get("model")
-    if name and theirs and name != theirs:
-        raise ValueError(
-            f"{source} and the gallery come from different models, whose embeddings cannot be "
-            "compared: embed both with one (embae extract)"
-        )
+_SIZE = (2 * 96, 160)  # of a thumbnail at most, in pixels
+_MOST = 500  # queries on a page; a browser opens no more with pleasure
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>embae search</title><style>
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1b1b1b; background: #fff; }
+h1 { font-size: 1.2rem; } section { border-top: 1px solid #ddd; padding: .8rem 0; }
+.row { display: flex; gap: .6rem; overflow-x: auto; align-items: flex-start; }
+figure { margin: 0; flex: 0 0 auto; width: 96px; font-size: 11px; overflow-wrap: anywhere; }
+figure.query { padding-right: .6rem; border-right: 3px solid #1b6ac9; }
+img, .none { width: 96px; height: 160px; object-fit: contain; background: #f2f2f2; }
+.none { display: flex; align-items: center; justify-content: center; color: #666; }
+b { display: block; } @media (prefers-color-scheme: dark) {
+body { color: #e8e8e8; background: #181818; } img, .none { background: #2a2a2a; } }
+</style></head><body><h1>Most similar crops</h1>
+<p>{% for name, value in about.items() %}{{ " · " if not loop.first }}{{ name }}: {{ value }}{%
+endfor %}. Numbers are cosine similarities (1 = the same embedding).</p>
+{% for row in rows %}<section><div class="row">{% for file, picture, title, lines in row %}
+<figure class="{{ "query" if loop.first else "hit" }}">{% if picture
+%}<img src="{{ picture }}" alt="{{ file.name }}" title="{{ file }}">{% else
+%}<div class="none">no image</div>{% endif %}<figcaption><b>{{ title }}</b>{% for line in lines
+if line %}{{ line }}<br>{% endfor %}</figcaption></figure>{% endfor %}</div></section>
+{% endfor %}</body></html>
+"""
 
 
 def search(
-    query: EmbeddingTable,
-    gallery: EmbeddingTable,
-    top: int = 10,
-    other_cameras_only: bool = False,
-    index: str = "flat",
+    query: EmbeddingTable, gallery: EmbeddingTable, top: int = 10,
+    other_cameras_only: bool = False, index: str = "flat",
 ) -> list[Answer]:
     """The most similar gallery crops of each query, the query's own file excepted.
 
     Args:
         other_cameras_only: leave out crops of the query's own camera.
         index: see :func:`nearest`.
+
+    Returns:
+        for each query its ``query`` (path), ``camid`` ("" where it is not known) and ``hits``,
+        best first: ``rank``, ``path``, ``file``, ``camid``, ``pid`` if known, ``similarity``.
 
     Raises:
         ValueError: embeddings of different width, NaN or infinite, no gallery, or a query of
@@ -176,24 +93,46 @@ def search(
         hidden = None if camera is None else gallery.cameras == camera
         found, values = nearest(z[mine], g, top + 1, hidden, index)
         rows[mine, : found.shape[1]], similarity[mine, : found.shape[1]] = found, values
-    return [_answer(query, n, gallery, rows[n], similarity[n], top) for n in range(len(z))]
+    answers: list[Answer] = []
+    for number, camera in enumerate(query.cameras.tolist()):
+        itself = query.file(number).absolute()
+        hits: list[dict[str, Any]] = []
+        for row, value in zip(rows[number].tolist(), similarity[number].tolist(), strict=True):
+            file = gallery.file(row)
+            if row < 0 or file.absolute() == itself or len(hits) == top:
+                continue
+            pid = "" if gallery.pids is None else str(gallery.pids[row])
+            hits.append({
+                "rank": len(hits) + 1, "path": str(gallery.paths[row]), "file": str(file),
+                "camid": str(gallery.cameras[row]), **({"pid": pid} if pid else {}),
+                "similarity": round(value, 6),
+            })
+        answers.append({"query": str(query.paths[number]), "camid": camera, "hits": hits})
+    return answers
 
 
-def _answer(
-    query: EmbeddingTable,
-    number: int,
-    gallery: EmbeddingTable,
-    rows: Any,
-    similarity: Any,
-    top: int,
-) -> Answer:
-    itself = query.file(number).absolute()
-    hits = []
-    for row, value in zip(rows.tolist(), similarity.tolist(), strict=True):
-        if row < 0 or gallery.file(row).absolute() == itself:
-            continue
-        pid = "" if gallery.pids is None else str(gallery.pids[row])
-        hits.append(Hit(row, gallery.file(row), str(gallery.paths[row]),
-                        str(gallery.cameras[row]), pid, value))  # fmt: skip
-    camera = str(query.cameras[number])
-    return Answer(query.file(number), str(query.paths[number]), camera, tuple(hits[:top]))
+def search_page(answers: Sequence[Answer], query: EmbeddingTable, about: Mapping[str, Any]) -> str:
+    """Answers of :func:`search` as one HTML file with thumbnails that needs nothing else.
+
+    Args:
+        about: what was searched, one value each.
+    """
+    if len(answers) > _MOST:
+        logger.warning("the page shows the first %d of %d queries", _MOST, len(answers))
+        about = {**about, "shown": f"the first {_MOST} queries"}
+    rows = []
+    shown = tqdm(answers[:_MOST], "thumbnails", unit="query", disable=None)
+    for number, answer in enumerate(shown):
+        file = query.file(number)
+        row = [(file, jpeg_address(file, *_SIZE), "query", [answer["camid"], answer["query"]])]
+        for hit in answer["hits"]:
+            file, pid = Path(hit["file"]), f"pid {hit['pid']}" if "pid" in hit else ""
+            title = f"{hit['rank']}: {hit['similarity']:.3f}"
+            lines = [hit["camid"], pid, hit["path"]]
+            row.append((file, jpeg_address(file, *_SIZE), title, lines))
+        rows.append(row)
+    missing = sum(not picture for row in rows for _, picture, *_ in row)
+    if missing:
+        logger.warning("%d image(s) could not be read for their thumbnails; if they have moved, "
+                       "name their folder with --images", missing)
+    return Environment(autoescape=True).from_string(_PAGE).render(rows=rows, about=about)

@@ -1,6 +1,6 @@
 """A folder that a long command fills: never overwritten unasked, and resumed by the same command.
 
-While the command is at work, the hidden folder :data:`WORK` lies in it, holding what to go on
+While the command is at work, the hidden folder :data:`WORK` lies in it, holding what to resume
 from and the settings it was started with. It goes when all is done, so its absence means that the
 results are whole.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ class JobFolder:
         out: the folder; it need not exist.
         results: files and folders that the command writes there, the one that comes last at the
             end.
-        settings: plain values; an unfinished run goes on only with the same.
+        settings: plain values; an unfinished run is resumed only with the same.
     """
 
     def __init__(
@@ -64,8 +63,8 @@ class JobFolder:
                 "what is in it with --force"
             )
         try:
-            noted: dict[str, Any] = json.loads(job.read_text(encoding="utf-8"))
-            then = noted["settings"]
+            noted = json.loads(job.read_text(encoding="utf-8"))
+            then, notes = dict(noted["settings"]), dict(noted["notes"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{job} is damaged: start anew with --force") from None
         changed = changed_settings(then, json.loads(json.dumps(self.settings)))
@@ -74,22 +73,20 @@ class JobFolder:
                 f"{self.out} holds an unfinished run with other settings:\n{changed}\n"
                 "finish it with its own, start anew with --force, or name another --out"
             )
-        logger.info("%s: going on with a run that was not finished", self.out)
-        return dict(noted.get("notes", {}))
+        logger.info("%s: resuming a run that was not finished", self.out)
+        return notes
 
     def begin(self, notes: Mapping[str, Any], anew: bool) -> None:
         """Marks the folder as being filled; ``anew`` first removes what an earlier run left."""
-        if anew and self.out.is_dir():
-            for name in reversed(self.results):  # the one that says that all is whole goes first
-                left = self.out / name
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-            if self.work.is_dir():
-                shutil.rmtree(self.work)
+        # The one that says that all is whole goes first.
+        for name in (*reversed(self.results), WORK) if anew else ():
+            left = self.out / name
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         text = json.dumps({"settings": self.settings, "notes": dict(notes)}, indent=1)
         write_text(self.work / _JOB, text + "\n")
 
     def finish(self) -> None:
-        """Removes the mark and everything kept for going on."""
+        """Removes the mark and everything kept for resuming."""
         (self.work / _JOB).unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
@@ -104,6 +101,6 @@ def explained_disk_errors(out: str | Path) -> Iterator[None]:
         if not full or isinstance(error, FileNotFoundError):
             raise
         raise OSError(
-            f"the disk with {os.fspath(out)} is full ({error}): free some space and give the same "
-            "command again, it goes on where it stopped"
+            f"the disk with {out} is full ({error}): free some space; re-running the same command "
+            "resumes"
         ) from error

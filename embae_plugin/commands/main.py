@@ -26,18 +26,16 @@ VERBS = {
     "search": "find the crops most similar to one or more queries",
     "evaluate": "score embeddings, or a model on a data set, by both protocols",
     "demo": "run the whole method on the built-in synthetic cameras",
-    "reproduce": "repeat the paper's tables, published numbers beside ours",
+    "reproduce": "repeat the paper's tables, published numbers compared with ours",
     "curves": "average runs that differ in the seed: scores, spreads, curves of adaptation",
     "ablate": "score a run's models with and without TTA and normalisation, by both AP rules",
-    "benchmark": "measure speed and memory beside stock torchreid",
+    "benchmark": "measure speed and memory, compared with stock torchreid",
     "data": "check which data sets are complete, and fetch them",
     "models": "list the published models that can be used by name, and fetch them",
     "export": "write a model as one ONNX or TorchScript file, checked against the model",
     "report": "one HTML page: a target before and after adaptation",
-    "doctor": "check the installation, data and weights, and say how to mend what is broken",
+    "doctor": "check the installation, data and weights, and say how to fix what is broken",
 }
-
-
 LAB_VERBS = ("reproduce", "curves", "ablate", "benchmark")
 
 
@@ -58,22 +56,10 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             continue
         module = _verb_module(name)
         one = verbs.add_parser(name, help=text, description=module.__doc__,
-                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                               formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(one)
         one.set_defaults(run=module.run)
     return parser
-
-
-def process_name() -> str:
-    """``embae``, and which process this is where ``torchrun`` has started several."""
-    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    return "embae" if count == "1" else f"embae (rank {rank} of {count})"
-
-
-def refuse_several_processes(verb: str) -> None:
-    """Every verb but ``train`` is one process; copies of it would write to the same files."""
-    if os.environ.get("WORLD_SIZE", "1") != "1" and verb != "train":
-        raise ValueError(f"{verb} runs in one process: start it without torchrun")
 
 
 def _verb_module(name: str) -> ModuleType:
@@ -95,18 +81,14 @@ def _load_plugins(words: Sequence[str]) -> None:
             load_plugin(value)
 
 
-def _refused(message: str) -> int:
-    sys.stderr.write(f"{process_name()}: {message}\n")
-    return 2
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the process's exit code.
 
-    0 done; 1 a check of the verb's own failed; 2 the user can mend it (the message says how);
+    0 done; 1 a check of the verb's own failed; 2 the user can fix it (the message says how);
     130 stopped by Ctrl-C or SIGTERM.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
@@ -114,19 +96,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = next((word for word in words if not word.startswith("-")), "")
         _load_plugins(words)
         arguments = build_parser(verb).parse_args(words)
-        refuse_several_processes(arguments.verb)
+        if count != "1" and arguments.verb != "train":  # copies would write to the same files
+            raise ValueError(f"{arguments.verb} runs in one process: start it without torchrun")
         tune_allocator()
         return int(arguments.run(arguments))
     except KeyboardInterrupt as error:
-        if os.environ.get("RANK", "0") == "0":  # the others are stopped together with it
+        if rank == "0":  # the others are stopped together with it
             sys.stderr.write(f"embae: {error or 'stopped'}\n")
         return 130
     except ImportError as error:
-        return _refused(f"{error} (`embae doctor` checks the installation)")
+        said = f"{error} (`embae doctor` checks the installation)"
     except MemoryError as error:
-        return _refused(f"there is not enough memory: {error}")
+        said = f"there is not enough memory: {error}"
     except (ValueError, OSError, FloatingPointError) as error:
-        return _refused(str(error))
+        said = str(error)
+    which = "" if count == "1" else f" (rank {rank} of {count})"
+    sys.stderr.write(f"embae{which}: {said}\n")
+    return 2
 
 
 if __name__ == "__main__":

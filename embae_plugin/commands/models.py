@@ -29,7 +29,7 @@ _OTHERS = (
              "(.pth, .pt, .pth.tar, .safetensors): the architecture is recognised"),
     ("DIR", "a folder of `embae adapt`, or of one stage of `embae train`"),
     ("timm:NAME", "a network of timm with ImageNet weights, such as timm:resnet50"),
-)  # fmt: skip
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,22 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    if not arguments.names:
-        sys.stdout.write(listing() + "\n")
-        return 0
     with log_to():
         for name in arguments.names:
             sys.stdout.write(f"{fetch(name)}\n")
+    if not arguments.names:
+        sys.stdout.write(f"{_listing()}\n")
     return 0
 
 
-def listing() -> str:
+def _listing() -> str:
     """The table of published models and a line on each other kind."""
     rows = [
         (model.name, TRAINED_ON[model.data], f"{parameter_count(model.arch) / 1e6:.1f} M",
          "yes" if cached_path(model).is_file() else "no")
         for model in published_models()
-    ]  # fmt: skip
+    ]
     table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])
     others = tabulate(_OTHERS, tablefmt="plain")
     return f"{table}\n\nFetched into {cache_folder()}\n\n--checkpoint also takes\n{others}"

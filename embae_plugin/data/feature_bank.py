@@ -282,7 +282,7 @@ class FeatureStore:
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
             features = None if path is None else load_features(path, len(records), len(views))
-            found = distributed.all_ranks(features is not None)
+            found = not distributed.any_rank(features is None)
             if features is None or not found:
                 features = self._extract(trunk, records, label, views, crops, cameras)
                 # What inference mode made refuses to take part in training; a copy does not.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 OK, MISSING, BROKEN = "OK", "missing", "broken"
 
@@ -16,14 +16,14 @@ class Finding:
         name: what was checked.
         state: ``OK``, ``missing`` or ``broken``.
         detail: version and place, or what is wrong.
-        mend: the one command that mends it; empty where there is nothing to mend.
+        fix: the one command that fixes it; empty where there is nothing to fix.
         required: whether the package, or what the user named, does not work without it.
     """
 
     name: str
     state: str
     detail: str = ""
-    mend: str = ""
+    fix: str = ""
     required: bool = True
 
     @property
@@ -31,42 +31,35 @@ class Finding:
         """Whether this makes ``embae doctor`` fail."""
         return self.required and self.state != OK
 
-    def as_json(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)
 
-
-def reason(error: BaseException, limit: int = 240) -> str:
+def reason(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= 240 else f"{text[:239]}…"
 
 
-def guarded(name: str, check: Callable[[], Finding], mend: str = "") -> Finding:
+def guarded(name: str, check: Callable[[], Finding], fix: str = "") -> Finding:
     """What ``check`` finds; whatever it raises is a finding, too."""
     try:
         return check()
+    except FileNotFoundError as error:
+        return Finding(name, MISSING, reason(error))
     except Exception as error:  # a broken library may raise anything
-        return Finding(name, BROKEN, f"{type(error).__name__}: {reason(error)}", mend)
+        return Finding(name, BROKEN, f"{type(error).__name__}: {reason(error)}", fix)
 
 
 def shown(findings: Sequence[Finding]) -> str:
-    """One line for each finding, a second one with the command where there is one to give."""
-    width = max((len(finding.name) for finding in findings), default=0)
+    """A line for each finding, one more with the command that fixes it, and the verdict."""
+    width = max(len(finding.name) for finding in findings)
     lines = []
-    for finding in findings:
-        optional = "" if finding.required or finding.state == OK else " (optional)"
-        head = f"{finding.state:<8}{finding.name:<{width}}"
-        lines.append(f"{head}  {finding.detail}{optional}".rstrip())
-        if finding.mend and finding.state != OK:
-            lines.append(f"{'':<8}{'':<{width}}  mend: {finding.mend}")
-    return "\n".join(lines)
-
-
-def verdict(findings: Sequence[Finding]) -> str:
-    """One sentence on the whole."""
-    fatal = [finding.name for finding in findings if finding.fatal]
-    if fatal:
-        return f"needs mending: {', '.join(fatal)}"
-    absent = [finding.name for finding in findings if finding.state != OK]
-    return "all that is required works" + (f"; optional: {', '.join(absent)}" if absent else "")
+    for one in findings:
+        optional = "" if one.required or one.state == OK else " (optional)"
+        lines.append(f"{one.state:<8}{one.name:<{width}}  {one.detail}{optional}".rstrip())
+        if one.fix and one.state != OK:
+            lines.append(f"{'':<{8 + width}}  fix: {one.fix}")
+    absent = ", ".join(one.name for one in findings if one.state != OK)
+    if any(one.fatal for one in findings):
+        verdict = f"needs fixing: {', '.join(one.name for one in findings if one.fatal)}"
+    else:
+        verdict = "all that is required works" + (f"; optional: {absent}" if absent else "")
+    return "\n".join([*lines, "", verdict])

@@ -7,180 +7,161 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from dataclasses import replace
+from functools import partial
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, guarded, reason
 
-OLDEST_PYTHON = (3, 10)
-OLDEST_TORCH = (2, 6)
+MODULES = {  # what to import, where it is not called as on PyPI
+    "pyyaml": "yaml", "scikit-learn": "sklearn", "opencv-python-headless": "cv2", "pillow": "PIL",
+    "faiss-cpu": "faiss", "umap-learn": "umap",
+}
+OLDEST = (3, 10)
+TORCHREID = "pip install torchreid==0.2.5"
+TORCH = "pip install --force-reinstall torch torchvision"
 
-REQUIRED = {  # name on PyPI -> what to import
-    "numpy": "numpy",
-    "timm": "timm",
-    "yacs": "yacs",
-    "PyYAML": "yaml",
-    "gdown": "gdown",
-    "tabulate": "tabulate",
-    "matplotlib": "matplotlib",
-    "tqdm": "tqdm",
-    "psutil": "psutil",
-    "Jinja2": "jinja2",
-    "safetensors": "safetensors",
-    "huggingface_hub": "huggingface_hub",
-    "scikit-learn": "sklearn",
-    "onnx": "onnx",
-    "onnxruntime": "onnxruntime",
-    "six": "six",
-    "h5py": "h5py",
-    "scipy": "scipy",
-    "opencv-python-headless": "cv2",
-    "tensorboard": "tensorboard",
-    "imageio": "imageio",
-    "Pillow": "PIL",
-}
-OPTIONAL = {  # name on PyPI -> what to import, what it is for
-    "faiss-cpu": ("faiss", "search in large galleries"),
-    "pyarrow": ("pyarrow", "Parquet files"),
-    "umap-learn": ("umap", "UMAP maps in a report"),
-}
+
+def declared() -> list[tuple[Requirement, str]]:
+    """What setup.py declares: each package, and the extra that it is for ("" if it is required).
+
+    Raises:
+        PackageNotFoundError: this package was not installed.
+    """
+    about = importlib.metadata.metadata("embae_plugin")
+    needs = [Requirement(line) for line in about.get_all("Requires-Dist") or ()]
+    found: dict[str, tuple[Requirement, str]] = {}
+    for extra in ("", *(about.get_all("Provides-Extra") or ())):
+        for need in needs if extra not in ("all", "dev") else ():
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                found.setdefault(need.name, (need, extra))
+    return list(found.values())
 
 
 def check_python() -> Finding:
     """The interpreter's version."""
     found = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info[:2] < OLDEST_PYTHON:
-        wanted = ".".join(map(str, OLDEST_PYTHON))
+    if sys.version_info[:2] < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
         detail = f"{found}; {wanted} or later is needed"
         return Finding("Python", BROKEN, detail, f"python{wanted} -m venv .venv")
     return Finding("Python", OK, found)
 
 
-def version_of(distribution: str, module: ModuleType) -> str:
-    """The installed version, from the package's metadata or from the module itself."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return str(getattr(module, "__version__", "version unknown"))
+def check_package(need: Requirement, extra: str = "") -> Finding:
+    """Whether a package can be imported, in a release that will do.
 
-
-def check_package(
-    distribution: str, module_name: str, purpose: str = "", required: bool = True
-) -> Finding:
-    """Whether a package can be imported."""
-    install = f"pip install {distribution}"
+    Args:
+        need: the package and its versions.
+        extra: what it is for; "" if nothing works without it.
+    """
+    name, install = need.name, f"pip install {need.name}"
+    finding = partial(Finding, name, required=not extra)
+    module_name = MODULES.get(name.lower(), name.lower().replace("-", "_"))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name == module_name:
-            detail = f"not installed; for {purpose}" if purpose else "not installed"
-            return Finding(distribution, MISSING, detail, install, required)
+            return finding(MISSING, "not installed" + (extra and f"; for {extra}"), install)
         detail = f"it needs the module '{error.name}', which is not installed"
-        return Finding(distribution, BROKEN, detail, f"pip install {error.name}", required)
+        return finding(BROKEN, detail, f"pip install {error.name}")
     except Exception as error:
         detail = f"cannot be imported: {reason(error)}"
-        return Finding(distribution, BROKEN, detail, f"{install} --force-reinstall", required)
-    return Finding(distribution, OK, version_of(distribution, module), required=required)
+        return finding(BROKEN, detail, f"{install} --force-reinstall")
+    try:
+        version = str(getattr(module, "__version__", "") or importlib.metadata.version(name))
+        if need.specifier.contains(Version(version).base_version):  # 2.6.0a0+nv25.01 is a 2.6
+            return finding(OK, version)
+    except importlib.metadata.PackageNotFoundError:
+        return finding(OK, "version unknown")
+    except InvalidVersion:  # of somebody's own build
+        return finding(OK, version)
+    fix = f"pip install --upgrade '{name}{need.specifier}'" + " torchvision" * (name == "torch")
+    return finding(BROKEN, f"{version}; {need.specifier} is needed", fix)
 
 
-def check_torch() -> Finding:
+def check_torch(need: Requirement, extra: str = "") -> Finding:
     """Whether torch loads, is new enough and computes."""
-    found = check_package("torch", "torch")
+    found = check_package(need, extra)
     if found.state != OK:
         return found
-    torch = importlib.import_module("torch")
-    version = numbers(torch.__version__)
-    if version < OLDEST_TORCH:
-        detail = f"{torch.__version__}; {'.'.join(map(str, OLDEST_TORCH))} or later is needed"
-        return Finding("torch", BROKEN, detail, "pip install --upgrade torch torchvision")
+    import torch
+
     total = float((torch.ones(3, 3) @ torch.ones(3, 3)).sum())
     if total != 27:
-        detail = f"{torch.__version__} computes wrongly: 27 came out as {total}"
-        return Finding("torch", BROKEN, detail, "pip install --force-reinstall torch torchvision")
-    threads = torch.get_num_threads()
-    return Finding("torch", OK, f"{torch.__version__}, {threads} threads, CUDA "
-                                f"{torch.version.cuda or 'not built in'}")  # fmt: skip
+        detail = f"{found.detail} computes wrongly: 27 came out as {total}"
+        return Finding("torch", BROKEN, detail, TORCH)
+    cuda = f"CUDA {torch.version.cuda or 'not built in'}"
+    return replace(found, detail=f"{found.detail}, {torch.get_num_threads()} threads, {cuda}")
 
 
-def check_torchvision() -> Finding:
+def check_torchvision(need: Requirement, extra: str = "") -> Finding:
     """Whether torchvision loads and is the release made for this torch.
 
     Release 0.(n + 15) of torchvision is made for release 2.n of torch.
     """
-    torch = importlib.import_module("torch")
-    major, minor = numbers(torch.__version__)
-    partner = f"0.{minor + 15}" if major == 2 else ""
-    release = ".".join(torch.__version__.split("+")[0].split(".")[:3])
-    mend = f"pip install torch=={release} torchvision" + (f"=={partner}.*" if partner else "")
-    found = check_package("torchvision", "torchvision")
+    import torch
+
+    release = Version(torch.__version__)
+    partner = f"0.{release.minor + 15}.*" if release.major == 2 else ""
+    fix = f"pip install torch=={release.base_version} torchvision" + (partner and f"=={partner}")
+    found = check_package(need, extra)
     if found.state != OK:
-        return Finding("torchvision", found.state, found.detail, mend)
-    torchvision = importlib.import_module("torchvision")
-    version = str(torchvision.__version__)
-    if partner and numbers(version) != numbers(partner):
-        detail = f"{version} is not made for torch {torch.__version__}, {partner} is"
-        return Finding("torchvision", BROKEN, detail, mend)
+        return replace(found, fix=fix)
+    if partner and not SpecifierSet(f"=={partner}").contains(found.detail, prereleases=True):
+        detail = f"{found.detail} is not made for torch {torch.__version__}, {partner} is"
+        return Finding("torchvision", BROKEN, detail, fix)
+    import torchvision
+
     torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
-    return Finding("torchvision", OK, version)
+    return found
 
 
-def numbers(version: str) -> tuple[int, int]:
-    """Major and minor of a version; (0, 0) where it has none."""
-    parts = version.split("+")[0].split(".")
-    digits = [int("".join(c for c in part if c.isdigit()) or 0) for part in parts[:2]]
-    return (digits[0], digits[1]) if len(digits) == 2 else (0, 0)
-
-
-def check_torchreid() -> Finding:
-    """Which torchreid is there, by way of the one module that knows both layouts."""
-    mend = "pip install torchreid==0.2.5"
+def check_torchreid(need: Requirement, extra: str = "") -> Finding:
+    """Which torchreid is there, and whether it knows this package's models."""
     try:
         bridge = importlib.import_module("embae_plugin.torchreid_bridge")
     except ImportError as error:
-        cause = error.__cause__
-        absent = str(error).startswith("torchreid is not installed")
-        if not absent and isinstance(cause, ModuleNotFoundError) and cause.name:
-            mend = f"pip install {cause.name}"
-        elif not absent:
-            mend += " --force-reinstall"
-        return Finding("torchreid", MISSING if absent else BROKEN, reason(error), mend)
-    layout = {"pypi": "PyPI's layout", "github": "GitHub's layout"}[bridge.LAYOUT]
-    return Finding("torchreid", OK, f"{bridge.VERSION}, {layout}, at {bridge.LOCATION}")
+        if str(error).startswith("torchreid is not installed"):
+            return Finding("torchreid", MISSING, reason(error), TORCHREID)
+        fix = f"{TORCHREID} --force-reinstall"
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            fix = f"pip install {error.__cause__.name}"
+        return Finding("torchreid", BROKEN, reason(error), fix)
+    from embae_plugin import registration
 
-
-def check_registration() -> Finding:
-    """Whether this package's own parts are in torchreid's tables."""
-    registration = importlib.import_module("embae_plugin.registration")
     registration.register()
-    bridge = importlib.import_module("embae_plugin.torchreid_bridge")
-    absent = sorted(set(registration.MODELS) - set(bridge.available_models()))
-    if absent:
-        return Finding("registration", BROKEN, f"torchreid does not know {', '.join(absent)}",
-                       "pip install --force-reinstall embae_plugin")  # fmt: skip
-    count = len(registration.MODELS)
-    return Finding("registration", OK, f"{count} models and their engines are known to torchreid")
+    if absent := sorted(set(registration.MODELS) - set(bridge.available_models())):
+        return Finding("torchreid", BROKEN, f"it does not know {', '.join(absent)}",
+                       "pip install --force-reinstall embae_plugin")
+    layout = {"pypi": "PyPI's layout", "github": "GitHub's layout"}[bridge.LAYOUT]
+    known = f"with {len(registration.MODELS)} models of this package"
+    return Finding("torchreid", OK, f"{bridge.VERSION}, {layout}, at {bridge.LOCATION}, {known}")
 
 
 def check_packages() -> Iterator[Finding]:
-    """Every check of this module, in the order in which they depend on each other."""
+    """Every check of this module, torch before what needs it, torchreid after what it needs."""
     yield check_python()
-    torch = guarded("torch", check_torch, "pip install --force-reinstall torch torchvision")
-    yield torch
-    if torch.state == OK:
-        mend = "pip install --force-reinstall torch torchvision"
-        yield guarded("torchvision", check_torchvision, mend)
-    else:
-        yield Finding("torchvision", BROKEN, "not checked, as torch does not load", torch.mend)
-    for distribution, module_name in REQUIRED.items():
-        if distribution == "timm" and torch.state != OK:
-            yield Finding("timm", BROKEN, "not checked, as torch does not load", torch.mend)
-        else:
-            yield check_package(distribution, module_name)
-    if torch.state == OK:
-        torchreid = guarded("torchreid", check_torchreid, "pip install torchreid==0.2.5")
-        yield torchreid
-        if torchreid.state == OK:
-            yield guarded("registration", check_registration)
-    else:
-        yield Finding("torchreid", BROKEN, "not checked, as torch does not load", torch.mend)
-    for distribution, (module_name, purpose) in OPTIONAL.items():
-        yield check_package(distribution, module_name, purpose, required=False)
+    try:
+        needs = declared()
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("embae_plugin", MISSING, "not installed: what else it needs is not known",
+                      "pip install -e . (in its folder)", required=False)
+        needs = [(Requirement(name), "") for name in ("torch", "torchvision", "torchreid")]
+    checks = {"torch": check_torch, "torchvision": check_torchvision, "torchreid": check_torchreid}
+    order = {"torch": 0, "torchvision": 1, "torchreid": 3}
+    needs.sort(key=lambda pair: (pair[1], order.get(pair[0].name, 2)))
+    torch_fix = ""
+    for need, extra in needs:
+        name = need.name
+        if torch_fix and name in ("torchvision", "timm", "torchreid"):
+            yield Finding(name, BROKEN, "not checked, as torch does not load", torch_fix)
+            continue
+        check = partial(checks.get(name, check_package), need, extra)
+        found = guarded(name, check, TORCHREID if name == "torchreid" else TORCH)
+        yield found
+        if name == "torch" and found.state != OK:
+            torch_fix = found.fix

@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any, cast
 
@@ -110,18 +111,20 @@ def _agrees(engine: Features, net: nn.Module, size: tuple[int, int]) -> bool:
 class FrozenTrunks:
     """Features by copies of a trunk, one for each camera that is asked for often.
 
-    Safe to use from several threads. The trunk's weights may change between calls: the copies are
-    then made anew. On a GPU, where a copy gains little, it is the trunk itself.
+    Safe to use from several threads. Copies are made by a thread of its own, while the trunk goes
+    on answering. The trunk's weights may change between calls: the copies are then made anew. On
+    a GPU, where a copy gains little, and after a copy could not be made, it is the trunk itself.
 
     Args:
         most: copies to keep, those used last.
     """
 
     def __init__(self, most: int = MOST) -> None:
-        self._copies: dict[tuple[int, int, int], Features] = {}
+        self._copies: dict[tuple[int, int, int], Future[Features | None]] = {}
         self._seen: dict[tuple[int, int, int], int] = {}
         self._state: Any = None
         self._most, self._lock = most, threading.Lock()
+        self._maker, self._failed = ThreadPoolExecutor(1, "frozen copies"), False
 
     def features(
         self, trunk: Trunk, x: torch.Tensor, camids: torch.Tensor | None = None
@@ -156,24 +159,39 @@ class FrozenTrunks:
                  for tensor in chain(trunk.parameters(), trunk.buffers())]
         with self._lock:
             if state != self._state:
-                self._state, self._copies, self._seen = state, {}, {}
+                self._state = state
+                for copy in self._copies.values():
+                    copy.cancel()
+                self._copies.clear()
+                self._seen.clear()
 
     def _frozen(self, trunk: Trunk, camera: int, x: torch.Tensor) -> Features | None:
-        """The copy for a camera, or None while it would not pay to make one."""
+        """The copy for a camera, or None before it is ready and while it would not pay."""
         key = (camera, x.shape[2], x.shape[3])
-        with self._lock:  # one thread makes a copy, the others wait for it
+        with self._lock:
             copy = self._copies.pop(key, None)
             if copy is None:
                 self._seen[key] = self._seen.get(key, 0) + len(x)
-                if self._seen[key] < WORTH_IT:
+                if self._failed or self._seen[key] < WORTH_IT:
                     return None
-                copy = freeze(trunk, (x.shape[2], x.shape[3]), camera=camera)
+                copy = self._maker.submit(self._make, trunk, *key)
             self._copies[key] = copy  # the last is the one used last
             while len(self._copies) > self._most:
                 dropped = next(iter(self._copies))
-                self._copies.pop(dropped)
+                self._copies.pop(dropped).cancel()
                 self._seen[dropped] = 0
-            return copy
+            return copy.result() if copy.done() else None
+
+    def _make(self, trunk: Trunk, camera: int, height: int, width: int) -> Features | None:
+        try:
+            with torch.inference_mode():
+                return freeze(trunk, (height, width), camera=camera)
+        except Exception:  # of whatever library; the answers are the same without a copy
+            if not self._failed:
+                logger.warning("%s cannot be frozen, which costs speed alone", trunk.name,
+                               exc_info=True)
+            self._failed = True
+            return None
 
 
 def _by_torch(trunk: Trunk, x: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:

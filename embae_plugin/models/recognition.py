@@ -6,7 +6,6 @@ table of networks is kept here.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models.weight_files import Shapes, few, misfit, shapes_of
+from embae_plugin.suggestions import did_you_mean
 
 # torchreid's classifiers; those of torchvision's ImageNet files and of Cadene's, which fit, too.
 _CLASSIFIER = re.compile(r"classifier.*|(fc|last_linear)\.(weight|bias)")
@@ -122,8 +122,8 @@ def _hinted(file_name: str) -> str:
 def _check_name(arch: str, said: str) -> None:
     names = bridge.own_models()
     if arch not in names:
-        near = difflib.get_close_matches(arch, names, n=_NEAREST) or names
-        raise ValueError(f"{said}torchreid has no model '{arch}'; it has {', '.join(near)}")
+        hint = did_you_mean(arch, names, _NEAREST) or f" It has {', '.join(names)}."
+        raise ValueError(f"{said}torchreid has no model '{arch}'.{hint}")
 
 
 def _unknown(body: Shapes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models.input_spec import Triple
+from embae_plugin.suggestions import did_you_mean
 
 
 def timm_net(name: str, **options: Any) -> nn.Module:
@@ -28,10 +28,9 @@ def timm_net(name: str, **options: Any) -> nn.Module:
         ValueError: timm has no such network, or it has no average pooling at its end.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; timm has {', '.join(near)}" if near else ""
+        hint = did_you_mean(name, timm.list_models(), most=3)
         raise ValueError(
-            f"unknown trunk '{name}'{hint}. A trunk is mobilenetv1, mobilenetv1_tf, "
+            f"unknown trunk '{name}'.{hint} A trunk is mobilenetv1, mobilenetv1_tf, "
             "mobilenetv1_x0_5, mobilenetv1_x0_25, a network of timm, or torchreid:NAME for one of "
             "torchreid's"
         )

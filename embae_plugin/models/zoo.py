@@ -8,7 +8,6 @@ some of the same files. The authors publish no checksums; those are what indepen
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import inspect
 import logging
@@ -27,6 +26,7 @@ from huggingface_hub import hf_hub_url
 from embae_plugin.atomic_file import replacing
 from embae_plugin.models.recognition import recognise
 from embae_plugin.models.weight_files import read_state
+from embae_plugin.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,9 @@ def published_model(name: str) -> PublishedModel:
     if name in known:
         return known[name]
     arch = name.removeprefix(PREFIX).partition("/")[0]
-    near = [other for other, model in known.items() if model.arch == arch]
-    near = near or difflib.get_close_matches(name, known, n=3) or [next(iter(known))]
-    raise ValueError(
-        f"torchreid's zoo has no model '{name}'; it has {', '.join(near)} (`embae models` lists "
-        "all of them)"
-    )
+    same = ", ".join(other for other, model in known.items() if model.arch == arch)
+    hint = f" Of {arch} it has {same}." if same else did_you_mean(name, known, most=3)
+    raise ValueError(f"torchreid's zoo has no model '{name}'.{hint} `embae models` lists all")
 
 
 def cache_folder() -> Path:

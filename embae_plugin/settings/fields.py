@@ -142,7 +142,7 @@ class Settings:
     @classmethod
     def keys(cls) -> dict[str, str]:
         """Names of the fields that the configuration has, and their keys."""
-        plain = [(one, about) for one, about in cls.fields() if not isinstance(one.default, Settings)]
+        plain = [pair for pair in cls.fields() if not isinstance(pair[0].default, Settings)]
         keys = {one.name: cls.key_of(one, about) for one, about in plain}
         return {name: key for name, key in keys.items() if key}
 

@@ -200,7 +200,7 @@ def test_an_adapted_model_is_adapted_again(world):
 
 
 def test_one_camera(world, caplog):
-    assert adapt(images="crops/cam_a", out="none") == 2, "no folder tells the camera"
+    assert adapt(images="crops/cam_a", out="none") == 2, "no folder identifies the camera"
     shutil.rmtree("crops/cam_b")
     assert adapt() == 0
     assert "all images are of one camera" in caplog.text
@@ -277,7 +277,7 @@ def test_a_full_disk(world, monkeypatch, capsys, name):
     with monkeypatch.context() as patch:
         patch.setattr(crop_adaptation, name, full)
         assert adapt() == 2
-    assert "is full" in (said := capsys.readouterr().err) and "it goes on where it stopped" in said
+    assert "is full" in (said := capsys.readouterr().err) and "the same command resumes" in said
     assert not (world / "out" / "adapted.pth").exists()
     assert adapt() == 0 and set(os.listdir("out")) == RESULTS
 

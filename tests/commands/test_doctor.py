@@ -25,11 +25,12 @@ def command(broken: dict[str, str], folder: Path, *words: str) -> subprocess.Com
         [sys.executable, "-m", "embae_plugin.commands.main", *words],
         capture_output=True, text=True, cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def test_a_sound_installation(capsys, market_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(packages, "OPTIONAL", {})
+    required = [pair for pair in packages.declared() if not pair[1]]
+    monkeypatch.setattr(packages, "declared", lambda: required)
     cache = str(tmp_path / "cache")
     assert main(["doctor", "--root", str(market_root), "--cache-dir", cache]) == 0
     said = capsys.readouterr().out
@@ -38,7 +39,8 @@ def test_a_sound_installation(capsys, market_root, tmp_path, monkeypatch):
 
 
 def test_what_was_named_must_work(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(packages, "OPTIONAL", {})
+    required = [pair for pair in packages.declared() if not pair[1]]
+    monkeypatch.setattr(packages, "declared", lambda: required)
     (tmp_path / "bad.pth").write_text("no checkpoint")
     arguments = ["--checkpoint", str(tmp_path / "bad.pth"), "--weights", str(tmp_path / "none")]
     assert main(["doctor", "--json", *arguments]) == 1
@@ -55,8 +57,8 @@ def test_torch_that_does_not_load(tmp_path):
     lines = done.stdout.splitlines()
     torch = next(n for n, line in enumerate(lines) if line.startswith("broken  torch "))
     assert "libtorch.so: cut" in lines[torch]
-    assert lines[torch + 1].strip() == "mend: pip install torch --force-reinstall"
-    assert "needs mending: torch," in lines[-1] and "Traceback" not in done.stderr
+    assert lines[torch + 1].strip() == "fix: pip install torch --force-reinstall"
+    assert "needs fixing: torch," in lines[-1] and "Traceback" not in done.stderr
 
 
 def test_other_verbs_say_what_is_wrong_in_one_line(tmp_path):
@@ -76,7 +78,7 @@ def test_help_lists_every_verb_without_torch(tmp_path):
 def test_torchreid_that_does_not_load(tmp_path):
     done = command({"torchreid": "import a_part_of_torchreid", **QUICK}, tmp_path, "doctor")
     assert done.returncode == 1, done.stderr
-    assert "mend: pip install a_part_of_torchreid" in done.stdout
+    assert "fix: pip install a_part_of_torchreid" in done.stdout
     assert "OK      torch " in done.stdout
 
 
@@ -85,5 +87,5 @@ def test_an_import_elsewhere_still_fails(tmp_path):
     (tmp_path / "torchreid" / "__init__.py").write_text("import a_part_of_torchreid")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run([sys.executable, "-c", "import embae_plugin"], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+                          text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 1 and "pip install a_part_of_torchreid" in done.stderr

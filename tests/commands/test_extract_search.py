@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from embae_plugin import ReID
-from embae_plugin.commands import extraction
+from embae_plugin.commands import extract as extraction
 from embae_plugin.commands.main import main
 from embae_plugin.data.embedding_files import read_embeddings, texts, write_embeddings
 from embae_plugin.evaluation import evaluate_embeddings
@@ -101,9 +101,10 @@ def test_parts_of_other_settings_are_not_used(world, monkeypatch):
         patch.setattr(extraction, "write_embeddings", None)
         with pytest.raises(TypeError):
             extract("o.npz")
-    job = Path(".o.npz.parts/job.json")
-    job.write_text(job.read_text().replace("flip", "none"))
     np.savez(".o.npz.parts/000000.npz", x=np.zeros(1))
+    assert extract("o.npz") == 2  # the same settings: the part is read, and is none
+    [job] = Path(".o.npz.parts").glob("*.job")
+    job.rename(job.with_name("another.job"))
     assert extract("o.npz") == 0 and len(read_embeddings("o.npz")) == 12
 
 
@@ -164,7 +165,7 @@ def test_hits_are_the_nearest_by_hand(world, capsys, monkeypatch, with_faiss, ot
 
 def test_query_images_and_folders(world, capsys):
     by_image = ask(capsys, "--query", "crops/cam_a/0001_0.png", "--checkpoint", "a.pth",
-                   "--query-camera", "cam_a", "--other-cameras-only")  # fmt: skip
+                   "--query-camera", "cam_a", "--other-cameras-only")
     assert len(by_image) == 1 and {hit["camid"] for hit in by_image[0]["hits"]} == {"cam_b"}
     by_folder = ask(capsys, "--query", "crops", "--checkpoint", "a.pth", "--other-cameras-only")
     assert [answer["camid"] for answer in by_folder] == ["cam_a"] * 6 + ["cam_b"] * 6
@@ -175,7 +176,7 @@ def test_query_images_and_folders(world, capsys):
 def test_the_page_and_the_table(world, capsys, caplog):
     os.remove("crops/cam_b/0002_1.png")
     flags = ["--query", "e.npz", "--gallery", "e.npz", "--html", "s.html", "--json", "s.json",
-             "--images", ".", "--top", "11"]  # fmt: skip
+             "--images", ".", "--top", "11"]
     assert main(["search", *flags]) == 0
     page = Path("s.html").read_text(encoding="utf-8")
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
@@ -190,7 +191,7 @@ def test_the_page_and_the_table(world, capsys, caplog):
 
 
 def test_a_page_of_many_queries_is_cut(world, monkeypatch, caplog):
-    monkeypatch.setattr("embae_plugin.commands.search_page._MOST", 5)
+    monkeypatch.setattr("embae_plugin.commands.gallery_search._MOST", 5)
     assert main(["search", "--query", "e.npz", "--gallery", "e.npz", "--html", "s.html"]) == 0
     page = Path("s.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 5 and "the first 5 queries" in page
@@ -216,7 +217,7 @@ def test_names_cannot_break_the_page(world):
         (["--query", "crops", "--checkpoint", "b.pth"], "different models"),
         (["--query", "wide.npz"], "the queries have 9 dimensions and the gallery 8"),
     ],
-)  # fmt: skip
+)
 def test_searches_that_cannot_be(world, capsys, flags, message):
     write_checkpoint(world / "b.pth", seed=2)
     table = read_embeddings("e.npz")
@@ -298,7 +299,7 @@ def test_files_without_identities(world, capsys):
 def test_scores_on_a_data_set(root, finished, world, capsys):
     """What `embae train` wrote in its results, from the checkpoint of the stage."""
     flags = ["--checkpoint", str(finished / "transfer-cam"), "--root", str(root),
-             "--config-file", str(finished / "config.yaml"), "--json", "s.json"]  # fmt: skip
+             "--config-file", str(finished / "config.yaml"), "--json", "s.json"]
     assert main(["evaluate", *flags]) == 0
     row = json.loads(Path("s.json").read_text())
     rows = json.loads((finished / "results.json").read_text())["rows"]

@@ -49,7 +49,7 @@ def test_models_are_fetched_by_name(cache, capsys, monkeypatch):
 
 def test_mistakes_end_with_one_line(cache, capsys, monkeypatch):
     assert main(["models", "torchreid:osnet_x1_0"]) == 2
-    assert "it has torchreid:osnet_x1_0/market1501, " in capsys.readouterr().err
+    assert "Of osnet_x1_0 it has torchreid:osnet_x1_0/market1501, " in capsys.readouterr().err
 
     def unreachable(*args, **kwargs):
         raise OSError(-2, "Name or service not known")

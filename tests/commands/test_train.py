@@ -190,4 +190,5 @@ def test_stage_1_by_camera_and_a_code_held_back(root, tmp_path):
     assert first["identity"]["camera_norm"] and "cameras" not in first["spec"]
     for stage in ("autoencoder-camera", "transfer-cam", "norm-transfer-cam"):
         identity = load_checkpoint(tmp_path / stage / "last.pth")["identity"]
-        assert (identity["bottleneck.noise"], identity["bottleneck.decorrelation"]) == (1.0, 1.0), stage
+        held = identity["bottleneck.noise"], identity["bottleneck.decorrelation"]
+        assert held == (1.0, 1.0), stage

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
-import types
-from pathlib import Path
+from email.message import Message
 
 import pytest
 import torch
 import torchvision
+from packaging.requirements import Requirement
 
 from embae_plugin.doctor import packages
-from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, guarded, shown, verdict
+from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, guarded, shown
 
 
 @pytest.fixture
@@ -20,60 +21,96 @@ def module_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_declared_dependency_is_checked():
-    text = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
-    assert [name for name in packages.REQUIRED if f'"{name}' not in text] == []
-    assert [name for name in packages.OPTIONAL if f'"{name}' not in text] == []
+def test_what_is_declared_is_checked(monkeypatch):
+    about = Message()
+    for line in ("torch>=2.6", "Pillow>=9.1", "pyarrow; extra == 'parquet'",
+                 "torch>=2.6; extra == 'x'", "ruff; extra == 'dev'"):
+        about["Requires-Dist"] = line
+    for extra in ("parquet", "x", "dev"):
+        about["Provides-Extra"] = extra
+    monkeypatch.setattr(packages.importlib.metadata, "metadata", lambda name: about)
+    found = [(str(need.name), str(need.specifier), extra) for need, extra in packages.declared()]
+    assert found == [("torch", ">=2.6", ""), ("Pillow", ">=9.1", ""), ("pyarrow", "", "parquet")]
+    checked = [found.name for found in packages.check_packages()]
+    assert checked == ["Python", "torch", "Pillow", "pyarrow"]
+
+
+def test_without_metadata_torch_and_torchreid_are_checked(monkeypatch):
+    def refuse(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(packages.importlib.metadata, "metadata", refuse)
+    found = list(packages.check_packages())
+    assert [one.name for one in found if one.state == MISSING] == ["embae_plugin"]
+    assert {"torch", "torchvision", "torchreid"} <= {one.name for one in found}
+
+
+def check(name: str, extra: str = "") -> Finding:
+    return packages.check_package(Requirement(name), extra)
 
 
 def test_what_is_there(module_folder):
     (module_folder / "a_part.py").write_text("__version__ = '3.1'\n")
-    assert packages.check_package("a-part", "a_part") == Finding("a-part", OK, "3.1")
+    assert check("a-part>=3") == Finding("a-part", OK, "3.1")
+    assert check("a-part>=3", "drawing") == Finding("a-part", OK, "3.1", required=False)
+    found = check("a-part>=3.2")
+    assert (found.state, found.detail) == (BROKEN, "3.1; >=3.2 is needed")
+    assert found.fix == "pip install --upgrade 'a-part>=3.2'"
+    for number, version in enumerate(("3.2.0a0+nv25.01", "4.x-dev")):
+        (module_folder / f"c{number}.py").write_text(f"__version__ = '{version}'\n")
+        assert check(f"c{number}>=3.2") == Finding(f"c{number}", OK, version)
+    (module_folder / "b_part.py").write_text("")
+    assert check("b-part").detail == "version unknown"
 
 
 def test_what_is_absent():
-    found = packages.check_package("a-part", "not_there_at_all", "drawing", required=False)
+    found = check("not-there-at-all", "drawing")
     assert found.state == MISSING and "for drawing" in found.detail
-    assert found.mend == "pip install a-part" and not found.fatal
+    assert found.fix == "pip install not-there-at-all" and not found.fatal
 
 
 def test_what_lacks_a_part_of_its_own(module_folder):
     (module_folder / "half_part.py").write_text("import not_there_either\n")
-    found = packages.check_package("half-part", "half_part")
-    assert (found.state, found.mend) == (BROKEN, "pip install not_there_either")
+    found = check("half-part")
+    assert (found.state, found.fix) == (BROKEN, "pip install not_there_either")
     assert found.fatal
 
 
 def test_what_cannot_be_loaded(module_folder):
     (module_folder / "bad_part.py").write_text("raise OSError('libbad.so: undefined symbol')\n")
-    found = packages.check_package("bad-part", "bad_part")
+    found = check("bad-part")
     assert found.state == BROKEN and "libbad.so: undefined symbol" in found.detail
-    assert found.mend == "pip install bad-part --force-reinstall"
+    assert found.fix == "pip install bad-part --force-reinstall"
 
 
 def test_torch_of_another_age(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "1.13.1+cu117")
-    found = packages.check_torch()
-    assert found.state == BROKEN and "2.6 or later" in found.detail
+    found = packages.check_torch(Requirement("torch>=2.6"))
+    assert found.state == BROKEN and ">=2.6 is needed" in found.detail
+    assert found.fix == "pip install --upgrade 'torch>=2.6' torchvision"
 
 
 def test_torchvision_belongs_to_torch(monkeypatch):
-    assert packages.check_torchvision().state == OK
+    need = Requirement("torchvision>=0.18")
+    assert packages.check_torchvision(need).state == OK
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     monkeypatch.setattr(torchvision, "__version__", "0.19.0")
-    found = packages.check_torchvision()
-    assert (found.state, found.mend) == (BROKEN, "pip install torch==2.9.1 torchvision==0.24.*")
+    found = packages.check_torchvision(need)
+    assert (found.state, found.fix) == (BROKEN, "pip install torch==2.9.1 torchvision==0.24.*")
+
+
+TORCHREID = Requirement("torchreid")
 
 
 def test_torchreid_and_what_is_registered_in_it():
-    found = packages.check_torchreid()
+    found = packages.check_torchreid(TORCHREID)
     assert found.state == OK and found.detail.split(",")[0] in ("0.2.5", "1.4.0")
     assert "layout, at " in found.detail
-    assert packages.check_registration().state == OK
+    assert found.detail.endswith(", with 4 models of this package")
 
 
 @pytest.mark.parametrize(
-    ("error", "cause", "state", "mend"),
+    ("error", "cause", "state", "fix"),
     [
         ("torchreid is not installed: install …", None, MISSING, "pip install torchreid==0.2.5"),
         ("torchreid is installed, but …", ModuleNotFoundError(name="h5py"), BROKEN,
@@ -81,14 +118,14 @@ def test_torchreid_and_what_is_registered_in_it():
         ("torchreid 9 at x is not supported", None, BROKEN,
          "pip install torchreid==0.2.5 --force-reinstall"),
     ],
-)  # fmt: skip
-def test_torchreid_that_is_not_usable(monkeypatch, error, cause, state, mend):
+)
+def test_torchreid_that_is_not_usable(monkeypatch, error, cause, state, fix):
     def refuse(name):
         raise ImportError(error) from cause
 
     monkeypatch.setattr(packages.importlib, "import_module", refuse)
-    found = packages.check_torchreid()
-    assert (found.state, found.mend) == (state, mend)
+    found = packages.check_torchreid(TORCHREID)
+    assert (found.state, found.fix) == (state, fix)
 
 
 def test_python_that_is_too_old(monkeypatch):
@@ -103,25 +140,20 @@ def test_whatever_a_check_raises_is_a_finding():
 
     found = guarded("vision", check, "pip install x")
     assert found == Finding("vision", BROKEN, "RuntimeError: operator torchvision::nms does not "
-                            "exist", "pip install x")  # fmt: skip
-
-
-def test_version_of_a_module_without_metadata():
-    assert packages.version_of("no such package", types.ModuleType("m")) == "version unknown"
-    assert packages.numbers("2.14.1+cu130") == (2, 14)
-    assert packages.numbers("unknown") == (0, 0)
+                            "exist", "pip install x")
 
 
 def test_the_report_names_the_command_and_the_verdict():
-    good = Finding("a", OK, "1.0", mend="never shown")
+    good = Finding("a", OK, "1.0", fix="never shown")
     bad = Finding("bc", BROKEN, "cut", "pip install bc")
     spare = Finding("d", MISSING, "not installed", "pip install d", required=False)
     assert shown([good, bad, spare]).splitlines() == [
         "OK      a   1.0",
         "broken  bc  cut",
-        "            mend: pip install bc",
+        "            fix: pip install bc",
         "missing d   not installed (optional)",
-        "            mend: pip install d",
+        "            fix: pip install d",
+        "",
+        "needs fixing: bc",
     ]
-    assert verdict([good, bad, spare]) == "needs mending: bc"
-    assert verdict([good, spare]) == "all that is required works; optional: d"
+    assert shown([good, spare]).endswith("\n\nall that is required works; optional: d")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from embae_plugin.doctor import surroundings
-from embae_plugin.doctor.findings import BROKEN, MISSING, OK
+from embae_plugin.doctor.findings import BROKEN, MISSING, OK, guarded
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
@@ -37,7 +37,7 @@ def test_data_sets(market_root):
     market = found["data market1501"]
     assert market.state == OK and market.detail.startswith("differs: train ")
     assert found["data viper"].state == MISSING and not found["data viper"].fatal
-    assert found["data viper"].mend == f"embae data get viper --root {market_root}"
+    assert found["data viper"].fix == f"embae data get viper --root {market_root}"
 
 
 def test_a_damaged_data_set_is_a_fault(market_root):
@@ -45,12 +45,12 @@ def test_a_damaged_data_set_is_a_fault(market_root):
     shutil.rmtree(query)
     found = {one.name: one for one in surroundings.check_data(market_root)}
     assert found["data market1501"].fatal
-    assert found["data market1501"].mend.startswith("embae data get market1501")
+    assert found["data market1501"].fix.startswith("embae data get market1501")
 
 
 def test_no_root(tmp_path):
     [found] = surroundings.check_data(tmp_path / "absent")
-    assert found.fatal and found.mend == f"mkdir -p {tmp_path / 'absent'}"
+    assert found.fatal and found.fix == f"mkdir -p {tmp_path / 'absent'}"
 
 
 def test_checkpoint(tmp_path):
@@ -60,7 +60,8 @@ def test_checkpoint(tmp_path):
     save_bundle(path, Bundle(model, InputSpec.make(64, 32, [0.5] * 3, [0.5] * 3)))
     found = surroundings.check_checkpoint(str(path))
     assert (found.state, found.detail) == (OK, "mobilenetv1_x0_25, input 64 x 32, 16 numbers")
-    assert surroundings.check_checkpoint(str(tmp_path / "b.pth")).state == MISSING
+    absent = guarded("b", lambda: surroundings.check_checkpoint(str(tmp_path / "b.pth")))
+    assert absent.state == MISSING and "does not exist" in absent.detail
 
 
 def test_weights(tmp_path):
@@ -72,7 +73,8 @@ def test_weights(tmp_path):
     assert fitting.detail.endswith("fit the trunk mobilenetv1_x0_25")
     with pytest.raises(ValueError, match="do not fit the trunk 'mobilenetv1_x0_5'"):
         surroundings.check_weights(str(path), "mobilenetv1_x0_5")
-    assert surroundings.check_weights(str(tmp_path / "no.pth")).state == MISSING
+    with pytest.raises(FileNotFoundError):
+        surroundings.check_weights(str(tmp_path / "no.pth"))
 
 
 def test_folders(tmp_path, monkeypatch):
@@ -87,7 +89,7 @@ def test_folders(tmp_path, monkeypatch):
 
     monkeypatch.setattr(surroundings.tempfile, "TemporaryFile", refuse)
     found = surroundings.check_writable("cache", tmp_path)
-    assert found.state == BROKEN and "cannot be written" in found.detail and "chown" in found.mend
+    assert found.state == BROKEN and "cannot be written" in found.detail and "chown" in found.fix
 
 
 def test_cache_folders_follow_their_variables(monkeypatch, tmp_path):

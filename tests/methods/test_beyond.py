@@ -153,8 +153,9 @@ def test_true_identities_serve_the_supervised_rows_alone(trained, folder):
 
 def test_supervised_refuses_identities_of_other_images(trained, folder, monkeypatch):
     run, _ = trained
-    split = supervised_module.bridge.dataset_split
-    monkeypatch.setattr(supervised_module.bridge, "dataset_split", lambda *a, **k: split(*a, **k)[1:])
+    bridge = supervised_module.bridge
+    split = bridge.dataset_split
+    monkeypatch.setattr(bridge, "dataset_split", lambda *a, **k: split(*a, **k)[1:])
     with pytest.raises(ValueError, match="identities of market1501 cannot be had"):
         supervised_module.ImageSupervisedEngine.inputs(run.cfg, run.data, run.model)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from embae_plugin.clustering import PseudoLabels
 from embae_plugin.data.batches import identity_batches
 from embae_plugin.data.few_cameras import camera_batches
 from embae_plugin.embedder import embed_records
 from embae_plugin.methods.camera_statistics import estimate
-from embae_plugin.clustering import PseudoLabels
 from embae_plugin.methods.clusters import ImageClusterEngine, NotPeople
 from embae_plugin.methods.run_settings import AdaptSettings
 from embae_plugin.methods.supervised import ImageSupervisedEngine

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embae_plugin import ReID
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.embedder import Embedder
 from embae_plugin.models import EmbAE
+from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.camera_norm import CameraNorm, at_cameras, camera_layers
 from embae_plugin.models.input_spec import InputSpec
 from tests.crops_world import tell_apart
@@ -308,8 +309,8 @@ def test_whole_networks_are_embedded_in_any_order_of_memory(arch):
     pixels = torch.rand(4, 3, *model.trunk.size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model((pixels - 0.5) / 0.5)
-        embedder = Embedder(model, spec, torch.device("cpu"))
-        found = embedder.images(pixels, normalize=False, tta="none")
+        reid = ReID(Bundle(model, spec), "cpu")
+        found = reid.embed_tensor(pixels, normalize=False, tta="none")
         assert close(found, expected, 1e-5)
         last = model((pixels.contiguous(memory_format=torch.channels_last) - 0.5) / 0.5)
         assert close(last, expected, 1e-5)

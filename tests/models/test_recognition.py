@@ -132,7 +132,7 @@ def test_a_given_architecture_is_checked():
     )
     with pytest.raises(ValueError, match=r"of resnet50: 265 missing \(conv1\.weight.*unexpected"):
         recognise(state, "resnet50")
-    with pytest.raises(ValueError, match="no model 'osnet_x25'; it has .*osnet_x0_25"):
+    with pytest.raises(ValueError, match="no model 'osnet_x25'. Did you mean .*osnet_x0_25"):
         recognise(state, "osnet_x25")
 
 

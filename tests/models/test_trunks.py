@@ -62,7 +62,7 @@ def test_a_trunk_gives_pooled_features_in_training_and_evaluation(name, width, m
 
 def test_unknown_names_and_unsuitable_networks_are_refused():
     with pytest.raises(
-        ValueError, match=r"unknown trunk 'resnett18'; timm has resnet18.*torchreid"
+        ValueError, match=r"unknown trunk 'resnett18'. Did you mean resnet18.*torchreid"
     ):
         build_trunk("resnett18")
     with pytest.raises(ValueError, match="unknown torchreid model 'resnet5'; available:.*resnet50"):

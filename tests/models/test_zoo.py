@@ -102,8 +102,8 @@ def test_the_checksum_of_a_published_file_is_right(imagenet_weights):
 
 
 def test_unknown_names_lead_to_known_ones():
-    with pytest.raises(ValueError, match=r"osnet_x1_0/market', the|osnet_x1_0/market'; it has .*"
-                       r"torchreid:osnet_x1_0/market1501, .*`embae models`"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"osnet_x1_0/market'. Of osnet_x1_0 it has .*"
+                       r"torchreid:osnet_x1_0/market1501, .*`embae models`"):
         published_model("torchreid:osnet_x1_0/market")
     with pytest.raises(ValueError, match="torchreid:mlfn/msmt17"):
         published_model("torchreid:mlfm/msmt17")

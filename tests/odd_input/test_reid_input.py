@@ -93,7 +93,7 @@ UNKNOWN = [2, -2, 0.5, float("nan"), "z", "", 2**70, object(), {"a": 0, "b": 1},
 @pytest.mark.parametrize("cameras", UNKNOWN, ids=lambda value: type(value).__name__)
 def test_cameras_that_the_model_does_not_know(reid, cameras):
     with pytest.raises(ValueError, match="camera"):
-        reid.embedder.camera_numbers(cameras, 2)
+        reid.camera_numbers(cameras, 2)
 
 
 @pytest.mark.parametrize(("cameras", "numbers"), [
@@ -103,7 +103,7 @@ def test_cameras_that_the_model_does_not_know(reid, cameras):
     (np.array(["b", None], dtype=object), [1, -1]), ((c for c in "ba"), [1, 0]),
 ], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_cameras_in_all_forms(reid, cameras, numbers):
-    assert reid.embedder.camera_numbers(cameras, 2).tolist() == numbers
+    assert reid.camera_numbers(cameras, 2).tolist() == numbers
 
 
 def test_a_model_without_cameras_takes_none_by_name(reid, checkpoint):

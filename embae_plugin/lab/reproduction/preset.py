@@ -15,7 +15,6 @@ A preset is a small yaml file, ``configs/reproduce_NAME.yaml`` or anybody's own:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from yacs.config import CfgNode
 from embae_plugin.lab.reproduction.published import TABLES
 from embae_plugin.settings.config import load_config
 from embae_plugin.settings.files import config_folder
+from embae_plugin.suggestions import did_you_mean
 
 PREFIX = "reproduce_"
 MOST_SEEDS = 1000
@@ -186,8 +186,7 @@ def _mapping(value: Any, where: str, known: Iterable[str]) -> dict[str, Any]:
         raise ValueError(f"{where}: must hold keys ({', '.join(known)}), not {value!r}")
     for key in value:
         if key not in known:
-            close = difflib.get_close_matches(str(key), list(known), n=1)
-            hint = f" Did you mean {close[0]}?" if close else f" There are {', '.join(known)}."
+            hint = did_you_mean(str(key), known) or f" There are {', '.join(known)}."
             raise ValueError(f"{where}: there is no key {key!r}.{hint}")
     return value
 
