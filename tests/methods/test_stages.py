@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data, store, 
 
 
 def test_impossible_settings_are_refused_before_any_image_is_read(data, store):
-    with pytest.raises(ValueError, match="variant: 'camera' is not one of all, fix, new, dataset, cam"):
+    with pytest.raises(ValueError, match="variant: 'camera' is not one of all, fix"):
         ImageTransferEngine(data, tiny_model(), "camera", **SMALL, store=store)
     with pytest.raises(ValueError, match="encoders: 'cams' is not one of common, dataset, camera"):
         ImageAutoencoderEngine(data, tiny_model(), "cams", **SMALL, store=store)

@@ -21,7 +21,7 @@ REFUSED = [
     ("embae.embedding.dataset_choice", "equal", r"dataset_choice: 'equal'"),
     ("embae.embedding.precision", "fp16", r"precision: 'fp16'.*auto, float32, bf16"),
     ("embae.embedding.step", "fast", r"embae\.embedding\.step: 'fast'"),
-    ("embae.image_memory_share", "1.5", r"image_memory_share is 1\.5; it must be greater than 0 and at most 1"),
+    ("embae.image_memory_share", "1.5", r"image_memory_share is 1\.5; it must be .* at most 1"),
     ("embae.image_memory_share", "0", r"image_memory_share is 0\.0"),
     ("data.norm_std", "[0.5, 0.5, 0]", r"data\.norm_std is .*greater than 0"),
     ("data.norm_std", "[0.5]", r"data\.norm_std is \[0\.5\]; it must be 3 numbers"),
@@ -42,7 +42,7 @@ REFUSED = [
     ("data.type", "video", r"data\.type is 'video'"),
     ("model.name", "resnet50", r"needs an EmbAE model, .*model\.name is 'resnet50'"),
     ("model.resume", "a.pth", r"model\.resume is torchreid's own"),
-    ("embae.adapt.largest_cluster", "30", r"largest_cluster is 30\S* it must be greater than 0 and at most 1"),
+    ("embae.adapt.largest_cluster", "30", r"largest_cluster is 30\S* it must be .* at most 1"),
     ("embae.nuisance.dropout", "1.0", r"nuisance\.dropout is 1\.0; .*below 1"),
     ("test.rerank", "True", r"test\.rerank is torchreid's own"),
     ("test.visrank", "True", r"test\.visrank is torchreid's own"),
@@ -118,7 +118,7 @@ def test_a_learning_rate_is_a_number(value):
 )
 def test_a_key_of_torchreids_is_followed_or_refused_by_name(key, value):
     check_config(load_config(options=[key, value]))  # torchreid's own losses follow it
-    with pytest.raises(ValueError, match=rf"{key} is torchreid's own and not part of loss.name emb"):
+    with pytest.raises(ValueError, match=rf"{key} is torchreid's own and not part of "):
         check_config(load_config(options=[*GOOD, key, value]))
 
 
