@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from embae_plugin import distributed
-from embae_plugin.evaluation.counting import Counts, Map, add_counts
+from embae_plugin.evaluation.counting import Map, add_counts
 from embae_plugin.evaluation.distances import DistanceBlocks, block_shape, blocks_at_once
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import QueryScores, Scores, score_queries, summarise
@@ -46,7 +46,9 @@ def score_blocks(
     start, stop = shares[distributed.rank()]
     tops = range(start, stop, rows)
     at_once = min(len(tops), blocks_at_once((rows, columns), most, itemsize, block_bytes))
-    parts: dict[str, list[QueryScores]] = {protocol.name: [] for protocol in protocols}
+    # (rows, 3) of each protocol and block, of which a process may have none
+    parts = {p.name: [torch.empty(0, 3, dtype=torch.float64, device=distances.device)]
+             for p in protocols}
     with _threads(distances.device, at_once) as (run_blocks, run_strips):
 
         def work(top: int) -> dict[str, QueryScores]:
@@ -56,11 +58,18 @@ def score_blocks(
         done = run_blocks(work, tops)
         for scores in tqdm(done, "ranking", len(tops), disable=None, leave=False, delay=2.0):
             for name, scored in scores.items():
-                parts[name].append(scored)
-    return {
-        name: _summarise(name, _gather(scored, shares, distances.device), max_rank)
-        for name, scored in parts.items()
-    }
+                parts[name].append(torch.stack(scored, dim=1))
+    found = {}
+    for name, some in parts.items():
+        queries = QueryScores(*distributed.gather_rows(torch.cat(some), shares).unbind(dim=1))
+        found[name] = summarise(queries, max_rank, matching.q_order)
+        if not found[name].queries:
+            logger.warning(
+                "protocol %s: none of the %d queries has a positive that isn't ignored, so there "
+                "are no scores; are the camera ids of query and gallery all the same?",
+                name, num_query,
+            )
+    return found
 
 
 @contextmanager
@@ -76,22 +85,19 @@ def _threads(device: torch.device, at_once: int) -> Iterator[tuple[Map, Map]]:
     if device.type != "cpu" or threads == 1:
         yield map, map
         return
-    blocks = _pool(workers, threads // workers)
-    strips = _pool(threads, 1)
+    pools = [  # of threads, started when needed, in which torch uses so many itself
+        ThreadPoolExecutor(some, initializer=torch.set_num_threads, initargs=(each,))
+        for some, each in ((workers, threads // workers), (threads, 1))
+    ]
     try:
         yield (
-            blocks.map if workers > 1 else map,
-            strips.map if workers < threads else map,
+            pools[0].map if workers > 1 else map,
+            pools[1].map if workers < threads else map,
         )
     finally:
-        for pool in (blocks, strips):  # an interrupt shall not wait for what hasn't begun
+        for pool in pools:  # an interrupt shall not wait for what hasn't begun
             pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the pools' have set it for threads begun from now on
-
-
-def _pool(workers: int, threads_each: int) -> ThreadPoolExecutor:
-    """Threads, started when needed, in which a torch operation uses so many threads itself."""
-    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads_each,))
 
 
 class _Block:
@@ -101,14 +107,10 @@ class _Block:
         self, distances: DistanceBlocks, matching: Matching, top: int, bottom: int, width: int
     ) -> None:
         self._distances, self._top, self._bottom, self._width = distances, top, bottom, width
-        self._columns = len(matching.g_order)
-        self.dtype = distances.dtype
+        self._columns, self.height = len(matching.g_order), bottom - top
         self._whole = self._make(0) if width >= self._columns else None
         self.own = matching.own[top:bottom]
         self.rows, self.columns, self.same_camera = matching.pairs(top, bottom)
-
-    def __len__(self) -> int:
-        return self._bottom - self._top
 
     def pieces(self) -> Iterator[tuple[int, Tensor, Tensor | slice]]:
         """Yield each piece's first column, its distances, and which pairs lie in it.
@@ -127,79 +129,48 @@ class _Block:
         right = min(left + self._width, self._columns)
         return self._distances.block(self._top, self._bottom, left, right)
 
+    def pair_distances(self) -> Tensor:
+        """Distance of each pair of one identity, out of the very pieces that are counted in."""
+        values = self.rows.new_zeros(len(self.rows), dtype=self._distances.dtype)
+        for left, piece, inside in self.pieces():
+            values[inside] = piece[self.rows[inside], self.columns[inside] - left]
+        return values
+
+    def count_negatives(self, positives: Tensor, run: Map) -> Tensor:
+        """Negatives before each positive, ``(2, rows, slots)`` as in :func:`add_counts`."""
+        counts = torch.zeros(2, *positives.shape, dtype=torch.int64, device=positives.device)
+        for left, piece, inside in self.pieces():
+            # infinitely far, items of the query's identity are before no positive
+            piece[self.rows[inside], self.columns[inside] - left] = torch.inf
+            add_counts(counts, piece, positives, (self.own - left).clip(0, piece.shape[1]), run)
+        return counts
+
 
 def _score_block(block: _Block, protocols: list[Protocol], run: Map) -> dict[str, QueryScores]:
     wanted: Tensor | slice = slice(None)
     if all(protocol.ignores_same_identity for protocol in protocols):
         wanted = (~block.same_camera).nonzero()[:, 0]
     rows = block.rows[wanted]
-    slots, widths = _slots(rows, len(block))
-    shape = (len(block), max(1, int(widths.max())))
+    # the pairs of each row are numbered 0, 1, 2, ...
+    widths = torch.bincount(rows, minlength=block.height)
+    slots = torch.arange(len(rows), device=rows.device) - (widths.cumsum(0) - widths)[rows]
+    shape = (block.height, max(1, int(widths.max())))
 
     def padded(values: Tensor, fill: float | bool) -> Tensor:
         table = values.new_full(shape, fill)
         table[rows, slots] = values[wanted]
         return table
 
-    positives = padded(_pair_distances(block), torch.nan)
-    counts = _count_negatives(block, positives, run)
+    positives = padded(block.pair_distances(), torch.nan)
+    counts = block.count_negatives(positives, run)
     # NaN, the empty slot, sorts last; stable, so that ties are the same on every device
     order = positives.argsort(dim=1, stable=True)
     full = (~positives.isnan()).gather(1, order)
     same_camera = padded(block.same_camera, False).gather(1, order)
-    others, own = counts.others.gather(1, order), counts.own.gather(1, order)
+    others, own = (count.gather(1, order) for count in counts)
     results = {}
     for protocol in protocols:
         hits = full & ~same_camera if protocol.ignores_same_identity else full
         before = others if protocol.ignores_other_identities else others + own
         results[protocol.name] = score_queries(hits.double(), before)
     return results
-
-
-def _slots(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Number the pairs of each row 0, 1, 2, ...; also return how many each row has."""
-    widths = torch.bincount(rows, minlength=num_rows)
-    firsts = widths.cumsum(0) - widths
-    return torch.arange(len(rows), device=rows.device) - firsts[rows], widths
-
-
-def _pair_distances(block: _Block) -> Tensor:
-    """Distance of each pair of one identity, out of the very pieces that are counted in."""
-    values = torch.zeros(len(block.rows), dtype=block.dtype, device=block.rows.device)
-    for left, piece, inside in block.pieces():
-        values[inside] = piece[block.rows[inside], block.columns[inside] - left]
-    return values
-
-
-def _count_negatives(block: _Block, positives: Tensor, run: Map) -> Counts:
-    """Count the negatives before each positive."""
-    counts = Counts.zeros(positives)
-    for left, piece, inside in block.pieces():
-        # infinitely far, items of the query's identity are before no positive
-        piece[block.rows[inside], block.columns[inside] - left] = torch.inf
-        own = (block.own - left).clip(0, piece.shape[1])
-        add_counts(counts, piece, positives, own, run)
-    return counts
-
-
-def _gather(
-    parts: list[QueryScores], shares: list[tuple[int, int]], device: torch.device
-) -> QueryScores:
-    """The results of this process's blocks, and of those of all others, as one."""
-    rows = [
-        torch.stack([part.precision, part.precision_trapezoid, part.first_rank], dim=1)
-        for part in parts
-    ] or [torch.empty(0, 3, dtype=torch.float64, device=device)]
-    return QueryScores(*distributed.gather_rows(torch.cat(rows), shares).unbind(dim=1))
-
-
-def _summarise(protocol: str, queries: QueryScores, max_rank: int) -> Scores:
-    scores = summarise(queries, max_rank)
-    if scores.queries == 0:
-        logger.warning(
-            "protocol %s: none of the %d queries has a positive that isn't ignored, so there are "
-            "no scores; are the camera ids of query and gallery all the same?",
-            protocol,
-            scores.dropped_queries,
-        )
-    return scores

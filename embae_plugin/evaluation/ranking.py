@@ -17,13 +17,11 @@ from torch import Tensor
 
 from embae_plugin.evaluation.blockwise import score_blocks
 from embae_plugin.evaluation.distances import EmbeddingDistances, MatrixDistances
-from embae_plugin.evaluation.inputs import as_floating, check_no_nan, encode_ids
+from embae_plugin.evaluation.inputs import as_floating, encode_ids
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import FloatArray, Scores
 from embae_plugin.evaluation.protocols import get_protocols
 from embae_plugin.precision import full_precision
-
-__all__ = ["Scores", "evaluate_embeddings", "evaluate_rank"]
 
 BLOCK_BYTES = 2**27
 
@@ -58,12 +56,13 @@ def evaluate_rank(
         ValueError: an argument is empty, mis-shaped, NaN or unknown; the message says which.
     """
     matrix = as_floating("distmat", distmat)
-    device = matrix.device if isinstance(matrix, Tensor) else torch.device("cpu")
-    sizes = (matrix.shape[0], matrix.shape[1])
     chosen = get_protocols(protocol)
     _check_positive("max_rank", max_rank)
-    check_no_nan("distmat", matrix)
-    matching = _match((q_pids, g_pids, q_camids, g_camids), sizes, device)
+    bad = int(matrix.amax(dim=1).isnan().sum())
+    if bad:
+        raise ValueError(f"distmat: {bad} of {len(matrix)} rows hold NaN")
+    ids, sizes = (q_pids, g_pids, q_camids, g_camids), (matrix.shape[0], matrix.shape[1])
+    matching = _match(ids, sizes, matrix.device)
     distances = MatrixDistances(matrix, matching.q_order, matching.g_order)
     scores = score_blocks(distances, matching, chosen, max_rank, BLOCK_BYTES)[chosen[0].name]
     return scores.cmc, scores.mAP
@@ -111,14 +110,12 @@ def evaluate_embeddings(
             f"q_emb has {query.shape[1]} dimensions and g_emb {gallery.shape[1]}: "
             "embed both with one model"
         )
-    if device is None:
-        device = query.device if isinstance(query, Tensor) else "cpu"
-    device = torch.device(device)
+    device = torch.device(query.device if device is None else device)
     chosen = get_protocols(protocols)
     _check_positive("max_rank", max_rank)
     _check_positive("block_bytes", block_bytes)
-    sizes = (query.shape[0], gallery.shape[0])
-    matching = _match((q_pids, g_pids, q_camids, g_camids), sizes, device)
+    ids = (q_pids, g_pids, q_camids, g_camids)
+    matching = _match(ids, (len(query), len(gallery)), device)
     with full_precision(device):
         distances = EmbeddingDistances(query, gallery, matching.q_order, matching.g_order)
         return score_blocks(distances, matching, chosen, max_rank, block_bytes)
