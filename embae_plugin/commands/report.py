@@ -14,7 +14,7 @@ import argparse
 import logging
 
 from embae_plugin.report_page import Settings, gather, read_pair, write_page
-from embae_plugin.report_page.projection import METHODS
+from embae_plugin.report_page.projection import NAMES
 from embae_plugin.runtime import log_to
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "query against all others")  # fmt: skip
     parser.add_argument("--title", default=standard.title)
     parser.add_argument("--seed", type=int, default=standard.seed, help="of all samples drawn")
-    parser.add_argument("--map", default=standard.map_method, choices=METHODS, dest="map_method",
-                        help="umap needs umap-learn (default: tsne)")  # fmt: skip
+    parser.add_argument("--map", default=standard.map_method, choices=list(NAMES),
+                        dest="map_method", help="umap needs umap-learn (default: tsne)")
     for flag, name, text in (
         ("--map-limit", "map_limit", "crops in the map"),
         ("--queries", "queries", "queries that lists and intervals are taken from"),

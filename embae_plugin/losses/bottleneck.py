@@ -8,7 +8,7 @@ none is part of the paper.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -31,13 +31,9 @@ def cross_covariance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     if len(a) < 2:
         return (a.sum() + b.sum()) * 0.0
-    a, b = (_standardised(x.float()) for x in (a, b))
+    a, b = (x.float() - x.float().mean(0) for x in (a, b))
+    a, b = (x * torch.rsqrt(x.square().mean(0) + 1e-12) for x in (a, b))
     return (a.T @ b / len(a)).square().mean()
-
-
-def _standardised(x: torch.Tensor) -> torch.Tensor:
-    centred = x - x.mean(0)
-    return centred * torch.rsqrt(centred.square().mean(0) + 1e-12)
 
 
 @dataclass(frozen=True)
@@ -64,32 +60,25 @@ class Bottleneck:
     decorrelation: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in asdict(self).items():
             if not 0 <= value < math.inf:
-                raise ValueError(f"{field.name} of z_nui is {value}; it must not be negative")
+                raise ValueError(f"{name} of z_nui is {value}; it must not be negative")
         if self.dropout >= 1:
             raise ValueError(f"dropout of z_nui is {self.dropout}; it must be below 1")
 
     def settings(self) -> dict[str, float]:
         """The parts that are on, by name."""
-        values = {f"z_nui {field.name}": getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value}
+        return {f"z_nui {name}": value for name, value in asdict(self).items() if value}
 
     def narrow(self, z_nui: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """(B, d) what the decoder gets of a training batch's z_nui (B, d)."""
         if self.noise:
             spread = z_nui.std(0, unbiased=False, keepdim=True)
-            z_nui = z_nui + self.noise * spread * self._draw(z_nui, generator)
+            drawn = torch.randn(z_nui.shape, generator=generator).to(z_nui)
+            z_nui = z_nui + self.noise * spread * drawn
         if self.variational:
-            z_nui = z_nui + self._draw(z_nui, generator)
-        if self.dropout:
-            z_nui = dropout(z_nui, self.dropout, generator)
-        return z_nui
-
-    @staticmethod
-    def _draw(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(like.shape, generator=generator).to(like)
+            z_nui = z_nui + torch.randn(z_nui.shape, generator=generator).to(z_nui)
+        return dropout(z_nui, self.dropout, generator) if self.dropout else z_nui
 
     def penalty(self, z_id: torch.Tensor, z_nui: torch.Tensor) -> torch.Tensor:
         """What is added to the reconstruction error of a batch; a scalar."""
