@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from embae_plugin.evaluation.equal_rows import equal_rows
+from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 _BLOCK = 1 << 24  # numbers held at once by the blockwise parts: 64 MiB of float32
 _CELLS = 1 << 17  # numbers held at once by the parts that gain from the processor's cache

@@ -25,10 +25,7 @@ MIN_SHARED_ROWS = 64  # few queries are divided into blocks for several threads 
 
 
 def score_blocks(
-    distances: DistanceBlocks,
-    matching: Matching,
-    protocols: list[Protocol],
-    max_rank: int,
+    distances: DistanceBlocks, matching: Matching, protocols: list[Protocol], max_rank: int,
     block_bytes: int,
 ) -> dict[str, Scores]:
     """Return the scores of each protocol; see ``ranking.evaluate_embeddings``.
@@ -52,8 +49,8 @@ def score_blocks(
     with _threads(distances.device, at_once) as (run_blocks, run_strips):
 
         def work(top: int) -> dict[str, QueryScores]:
-            block = _Block(distances, matching, top, min(top + rows, stop), columns)
-            return _score_block(block, protocols, run_strips)
+            bottom = min(top + rows, stop)
+            return _score_block(distances, matching, protocols, run_strips, top, bottom, columns)
 
         done = run_blocks(work, tops)
         for scores in tqdm(done, "ranking", len(tops), disable=None, leave=False, delay=2.0):
@@ -100,77 +97,62 @@ def _threads(device: torch.device, at_once: int) -> Iterator[tuple[Map, Map]]:
         torch.set_num_threads(threads)  # the pools' have set it for threads begun from now on
 
 
-class _Block:
-    """The queries ``top:bottom`` against the gallery, in pieces of at most ``width`` columns."""
+def _score_block(
+    distances: DistanceBlocks, matching: Matching, protocols: list[Protocol], run: Map,
+    top: int, bottom: int, width: int,
+) -> dict[str, QueryScores]:
+    """Results of the queries ``top:bottom``, in pieces of at most ``width`` gallery items."""
+    num_gallery = len(matching.g_order)
+    lefts = range(0, num_gallery, width)
+    whole = distances.block(top, bottom, 0, num_gallery) if len(lefts) == 1 else None
+    rows, columns, same_camera = matching.pairs(top, bottom)
 
-    def __init__(
-        self, distances: DistanceBlocks, matching: Matching, top: int, bottom: int, width: int
-    ) -> None:
-        self._distances, self._top, self._bottom, self._width = distances, top, bottom, width
-        self._columns, self.height = len(matching.g_order), bottom - top
-        self._whole = self._make(0) if width >= self._columns else None
-        self.own = matching.own[top:bottom]
-        self.rows, self.columns, self.same_camera = matching.pairs(top, bottom)
-
-    def pieces(self) -> Iterator[tuple[int, Tensor, Tensor | slice]]:
-        """Yield each piece's first column, its distances, and which pairs lie in it.
+    def pieces() -> Iterator[tuple[Tensor, Tensor | slice, tuple[Tensor, Tensor], int]]:
+        """Each piece's distances, which pairs lie in it, where in it, and its first column.
 
         Distances are made anew on each pass if there are several pieces: keeping them all would
         break the bound on memory, and the same product gives the same bits.
         """
-        if self._whole is not None:
-            yield 0, self._whole, slice(None)
+        if whole is not None:
+            yield whole, slice(None), (rows, columns), 0
             return
-        for left in range(0, self._columns, self._width):
-            inside = (self.columns >= left) & (self.columns < left + self._width)
-            yield left, self._make(left), inside.nonzero()[:, 0]
+        for left in lefts:
+            right = min(left + width, num_gallery)
+            inside = ((columns >= left) & (columns < right)).nonzero()[:, 0]
+            piece = distances.block(top, bottom, left, right)
+            yield piece, inside, (rows[inside], columns[inside] - left), left
 
-    def _make(self, left: int) -> Tensor:
-        right = min(left + self._width, self._columns)
-        return self._distances.block(self._top, self._bottom, left, right)
-
-    def pair_distances(self) -> Tensor:
-        """Distance of each pair of one identity, out of the very pieces that are counted in."""
-        values = self.rows.new_zeros(len(self.rows), dtype=self._distances.dtype)
-        for left, piece, inside in self.pieces():
-            values[inside] = piece[self.rows[inside], self.columns[inside] - left]
-        return values
-
-    def count_negatives(self, positives: Tensor, run: Map) -> Tensor:
-        """Negatives before each positive, ``(2, rows, slots)`` as in :func:`add_counts`."""
-        counts = torch.zeros(2, *positives.shape, dtype=torch.int64, device=positives.device)
-        for left, piece, inside in self.pieces():
-            # infinitely far, items of the query's identity are before no positive
-            piece[self.rows[inside], self.columns[inside] - left] = torch.inf
-            add_counts(counts, piece, positives, (self.own - left).clip(0, piece.shape[1]), run)
-        return counts
-
-
-def _score_block(block: _Block, protocols: list[Protocol], run: Map) -> dict[str, QueryScores]:
+    # of each pair of one identity, out of the very pieces that are counted in
+    apart = torch.zeros(len(rows), dtype=distances.dtype, device=rows.device)
+    for piece, inside, pairs, _ in pieces():
+        apart[inside] = piece[pairs]
     wanted: Tensor | slice = slice(None)
     if all(protocol.ignores_same_identity for protocol in protocols):
-        wanted = (~block.same_camera).nonzero()[:, 0]
-    rows = block.rows[wanted]
-    # the pairs of each row are numbered 0, 1, 2, ...
-    widths = torch.bincount(rows, minlength=block.height)
-    slots = torch.arange(len(rows), device=rows.device) - (widths.cumsum(0) - widths)[rows]
-    shape = (block.height, max(1, int(widths.max())))
+        wanted = (~same_camera).nonzero()[:, 0]
+    # a table with a line for each query, whose pairs are numbered 0, 1, 2, ...
+    line = rows[wanted]
+    widths = torch.bincount(line, minlength=bottom - top)
+    slot = torch.arange(len(line), device=line.device) - (widths.cumsum(0) - widths)[line]
+    shape = (bottom - top, max(1, int(widths.max())))
 
     def padded(values: Tensor, fill: float | bool) -> Tensor:
-        table = values.new_full(shape, fill)
-        table[rows, slots] = values[wanted]
-        return table
+        return values.new_full(shape, fill).index_put_((line, slot), values[wanted])
 
-    positives = padded(block.pair_distances(), torch.nan)
-    counts = block.count_negatives(positives, run)
+    positives = padded(apart, torch.nan)
+    counts = torch.zeros(2, *shape, dtype=torch.int64, device=rows.device)
+    for piece, _, pairs, left in pieces():
+        piece[pairs] = torch.inf  # items of the query's identity are before no positive
+        own = (matching.own[top:bottom] - left).clip(0, piece.shape[1])
+        add_counts(counts, piece, positives, own, run)
     # NaN, the empty slot, sorts last; stable, so that ties are the same on every device
     order = positives.argsort(dim=1, stable=True)
     full = (~positives.isnan()).gather(1, order)
-    same_camera = padded(block.same_camera, False).gather(1, order)
-    others, own = (count.gather(1, order) for count in counts)
-    results = {}
-    for protocol in protocols:
-        hits = full & ~same_camera if protocol.ignores_same_identity else full
-        before = others if protocol.ignores_other_identities else others + own
-        results[protocol.name] = score_queries(hits.double(), before)
-    return results
+    elsewhere = ~padded(same_camera, False).gather(1, order)
+    others, own_camera = (count.gather(1, order) for count in counts)
+    return {
+        protocol.name: score_queries(
+            (full & elsewhere if protocol.ignores_same_identity else full).double(),
+            others if protocol.ignores_other_identities else others + own_camera,
+        )
+        for protocol in protocols
+    }

@@ -8,11 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
-from embae_plugin.evaluation.equal_rows import equal_rows
+from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 
-Ints = NDArray[np.int64]
 _BLOCK_BYTES = 2**27
 
 
@@ -100,12 +98,8 @@ def camera_neighbours(
 
 
 def measure_change(
-    before: torch.Tensor,
-    after: torch.Tensor,
-    camids: Ints,
-    most: int = 5000,
-    seed: int = 0,
-    same_space: bool = True,
+    before: torch.Tensor, after: torch.Tensor, camids: Ints,
+    most: int = 5000, seed: int = 0, same_space: bool = True,
 ) -> Change:
     """Compares embeddings of the same N crops before and after adaptation.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def check_finite(name: str, rows: Tensor) -> None:
         )
 
 
-def encode_ids(name: str, query: Any, gallery: Any, sizes: tuple[int, int]) -> tuple[Codes, Codes]:
+def encode_ids(name: str, query: Any, gallery: Any, sizes: Sequence[int]) -> tuple[Codes, Codes]:
     """Map the ids of query and gallery to 0, 1, 2, ... in common; any integers will do.
 
     Camera ids may be strings too.

@@ -29,22 +29,21 @@ def adaptation_curves(history: Mapping[str, Sequence[Row]]) -> dict[str, list[Ro
 
 
 def mean_curve(
-    curves: Sequence[Sequence[Row]], column: str, starts: Sequence[float | None] = ()
+    curves: Sequence[Sequence[Row]], column: str, starts: Sequence[float] = ()
 ) -> list[Point]:
     """Mean and sample standard deviation over the runs at each epoch that all of them scored.
 
     Args:
         curves: the scored epochs of one variant, of each run.
-        starts: each run's score before the first epoch, the baseline's. With all of them known,
-            the curve is of the gain over them, from 0 at epoch 0: what the runs' baselines differ
-            by would hide what adaptation does.
+        starts: each run's score before the first epoch, the baseline's. With them the curve is of
+            the gain over them, from 0 at epoch 0: what the runs' baselines differ by would hide
+            what adaptation does.
     """
     tables = [{int(row["epoch"]): float(row[column]) for row in curve} for curve in curves]
-    known = [start for start in starts if start is not None]
-    if tables and len(known) == len(tables):
+    if starts:
         tables = [
             {0: 0.0, **{epoch: value - start for epoch, value in table.items()}}
-            for table, start in zip(tables, known, strict=True)
+            for table, start in zip(tables, starts, strict=True)
         ]
     points = []
     for epoch in sorted(set.intersection(*map(set, tables))) if tables else []:
@@ -55,11 +54,8 @@ def mean_curve(
 
 
 def plot_curves(
-    path: str | Path,
-    runs: Sequence[Mapping[str, Sequence[Row]]],
-    baselines: Sequence[Row] = (),
-    title: str = "",
-    gains: bool = False,
+    path: str | Path, runs: Sequence[Mapping[str, Sequence[Row]]],
+    baselines: Sequence[Row] = (), title: str = "", gains: bool = False,
 ) -> bool:
     """Writes a PNG with each variant's mean over one or more runs, and a band of ± the spread.
 

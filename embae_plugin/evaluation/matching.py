@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from embae_plugin.evaluation.inputs import Codes
+from embae_plugin.evaluation.inputs import Codes, encode_ids
 
 
 class Matching:
@@ -17,6 +20,11 @@ class Matching:
     their identity: rows that are worked on together belong to one camera and have about the same
     number of positives.
 
+    Args:
+        q_pids, g_pids, q_cams, g_cams: see :func:`encode_ids`.
+        sizes: how many queries and gallery items there are.
+        device: of the index.
+
     Attributes:
         q_order, g_order: ``(num_query,)``, ``(num_gallery,)``: the input index at each position.
         own: ``(num_query, 2)`` first and last (exclusive) gallery position of the query's camera.
@@ -24,8 +32,12 @@ class Matching:
     """
 
     def __init__(
-        self, q_pids: Codes, g_pids: Codes, q_cams: Codes, g_cams: Codes, device: torch.device
+        self, q_pids: Any, g_pids: Any, q_cams: Any, g_cams: Any,
+        sizes: Sequence[int], device: torch.device,
     ) -> None:
+        q_pids, g_pids = encode_ids("pids", q_pids, g_pids, sizes)
+        q_cams, g_cams = encode_ids("camids", q_cams, g_cams, sizes)
+
         def to(array: Codes) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embae_plugin.evaluation.equal_rows import EqualRows, equal_rows
+from embae_plugin.evaluation.equal_rows import EqualRows, Ints, equal_rows
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 INDEXES = ("flat", "ivf")
 _BLOCK_BYTES = 2**27
 _LEAST_IVF = 2000  # gallery images, below which lists would hold next to nothing
@@ -39,11 +38,8 @@ def unit_length(embeddings: Floats) -> Floats:
 
 
 def nearest(
-    query: Floats,
-    gallery: Floats,
-    top: int,
-    hidden: NDArray[np.bool_] | None = None,
-    index: str = "flat",
+    query: Floats, gallery: Floats, top: int,
+    hidden: NDArray[np.bool_] | None = None, index: str = "flat",
 ) -> tuple[Ints, Floats]:
     """The ``top`` gallery rows most similar to each query.
 

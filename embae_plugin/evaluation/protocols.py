@@ -55,18 +55,6 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def get_protocol(name: str) -> Protocol:
-    """Return the protocol called ``name``.
-
-    Raises:
-        ValueError: no protocol has this name.
-    """
-    if name not in PROTOCOLS:
-        valid = ", ".join(sorted(PROTOCOLS))
-        raise ValueError(f"unknown evaluation protocol {name!r}; valid ones: {valid}")
-    return PROTOCOLS[name]
-
-
 def get_protocols(names: str | Iterable[str]) -> list[Protocol]:
     """Return the protocols of these names, in order and each once; one bare name is fine.
 
@@ -76,4 +64,8 @@ def get_protocols(names: str | Iterable[str]) -> list[Protocol]:
     chosen = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     if not chosen:
         raise ValueError(f"no evaluation protocol given; choose from {', '.join(PROTOCOLS)}")
-    return [get_protocol(name) for name in chosen]
+    for name in chosen:
+        if name not in PROTOCOLS:
+            valid = ", ".join(sorted(PROTOCOLS))
+            raise ValueError(f"unknown evaluation protocol {name!r}; valid ones: {valid}")
+    return [PROTOCOLS[name] for name in chosen]

@@ -39,13 +39,11 @@ def score_row(
             for key, value in row.items()}
 
 
-def score_table(rows: Sequence[Row], columns: Sequence[str] = SHOWN, style: str = "simple") -> str:
+def score_table(rows: Sequence[Row]) -> str:
     """The rows as the paper prints them, with the gain over the baseline in brackets.
 
     Args:
         rows: of :func:`score_row`; a row named ``baseline`` is what gains are measured against.
-        columns: keys of a row.
-        style: a ``tabulate`` format, for example ``simple`` or ``github``.
     """
     base = next((row for row in rows if row["variant"] == "baseline"), {})
 
@@ -56,9 +54,9 @@ def score_table(rows: Sequence[Row], columns: Sequence[str] = SHOWN, style: str 
         gain = "" if row["variant"] == "baseline" or start is None else f" ({value - start:+.3f})"
         return f"{value:.3f}{gain}"
 
-    body = [[row["variant"], *(cell(row, column) for column in columns)] for row in rows]
-    headers = ["Model", *(HEADERS.get(column, column) for column in columns)]
-    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
+    body = [[row["variant"], *(cell(row, column) for column in SHOWN)] for row in rows]
+    headers = ["Model", *(HEADERS[column] for column in SHOWN)]
+    return str(tabulate(body, headers=headers, disable_numparse=True))
 
 
 def dropped_note(rows: Sequence[Row]) -> str:

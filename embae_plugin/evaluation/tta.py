@@ -10,10 +10,8 @@ import torch.nn.functional as F
 
 @torch.inference_mode()
 def embed_views(
-    f_emb: Callable[[torch.Tensor], torch.Tensor],
-    features: torch.Tensor,
-    normalize: bool = True,
-    batch_size: int = 8192,
+    f_emb: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor,
+    normalize: bool = True, batch_size: int = 8192,
 ) -> torch.Tensor:
     """Embeddings from trunk features in several views.
 

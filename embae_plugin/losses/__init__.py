@@ -6,10 +6,5 @@ from embae_plugin.losses.batch_hard import BatchHardTripletLoss, batch_hard_mine
 from embae_plugin.losses.bottleneck import Bottleneck
 from embae_plugin.losses.reconstruction import ReconstructionLoss
 
-__all__ = [
-    "BatchHardTripletLoss",
-    "Bottleneck",
-    "ReconstructionLoss",
-    "batch_hard_mine",
-    "pairwise_distances",
-]
+__all__ = ["BatchHardTripletLoss", "Bottleneck", "ReconstructionLoss", "batch_hard_mine",
+           "pairwise_distances"]

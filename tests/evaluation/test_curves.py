@@ -37,10 +37,10 @@ def test_a_mean_curve_is_of_gains_at_the_epochs_that_all_runs_scored():
     (zero, one) = mean_curve([long, short], "mAP", [0.1, 0.2])  # gains 0.1 and 0.2
     assert zero == (0, 0.0, 0.0)
     assert one == (1, pytest.approx(0.15), pytest.approx(0.005**0.5))
-    # Without every baseline the scores themselves, from epoch 1; a single run has no spread.
-    (one,) = mean_curve([long, short], "mAP", [0.1, None])
+    # Without baselines the scores themselves, from epoch 1; a single run has no spread.
+    (one,) = mean_curve([long, short], "mAP")
     assert one == (1, pytest.approx(0.3), pytest.approx(0.02**0.5))
-    assert mean_curve([long], "mAP", [None]) == [(1, 0.2, 0.0), (2, 0.5, 0.0)]
+    assert mean_curve([long], "mAP") == [(1, 0.2, 0.0), (2, 0.5, 0.0)]
     assert mean_curve([], "mAP") == []
 
 
