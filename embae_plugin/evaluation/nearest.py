@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embae_plugin.evaluation.equal_rows import EqualRows, Ints, equal_rows
+from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 
 logger = logging.getLogger(__name__)
 
@@ -61,33 +61,22 @@ def nearest(
         return np.zeros((len(query), 0), np.int64), np.zeros((len(query), 0), np.float32)
     pool = gallery if hidden is None else gallery[rows]
     equal = equal_rows(torch.from_numpy(pool))
-    if not len(equal.rows):
-        similarity, found = _compare(query, pool, top, index)
-    else:  # the first of equal rows is compared for all
-        once = np.setdiff1d(np.arange(len(pool)), np.setdiff1d(equal.rows, equal.first))
-        similarity, found = _compare(query, pool[once], top, index)
-        found = np.where(found < 0, -1, once[found])
-        found, similarity = _with_equals(found, similarity, equal, top)
+    members: dict[int, list[int]] = {}  # of the first of equal rows, which is compared for all
+    for row, first in zip(equal.rows.tolist(), equal.first[equal.group].tolist(), strict=True):
+        members.setdefault(first, []).append(row)
+    once = np.setdiff1d(np.arange(len(pool)), np.setdiff1d(equal.rows, equal.first))
+    values, places = _compare(query, pool[once] if members else pool, top, index)
+    places = np.where(places < 0, -1, once[places])
+    found = np.full((len(query), top), -1, dtype=np.int64)
+    similarity = np.full((len(query), top), -np.inf, dtype=np.float32)
+    for n, line in enumerate(places.tolist()):
+        groups = [members.get(row, [row])[:top] for row in line]
+        some = np.concatenate(groups)[:top]
+        found[n, : len(some)] = some
+        similarity[n, : len(some)] = np.repeat(values[n], [len(group) for group in groups])[:top]
     order = np.lexsort((found, -similarity))
     found = np.take_along_axis(found, order, 1)
     return np.where(found < 0, -1, rows[found]), np.take_along_axis(similarity, order, 1)
-
-
-def _with_equals(
-    found: Ints, similarity: Floats, equal: EqualRows, top: int
-) -> tuple[Ints, Floats]:
-    """Up to ``top`` rows of each query: those found, each followed by those equal to it."""
-    groups = np.split(equal.rows[equal.group.argsort(kind="stable")],
-                      np.bincount(equal.group).cumsum()[:-1])
-    members = {row: some[:top] for row, some in zip(equal.first.tolist(), groups, strict=True)}
-    rows = np.full((len(found), top), -1, dtype=np.int64)
-    values = np.full((len(found), top), -np.inf, dtype=np.float32)
-    for n, line in enumerate(found.tolist()):
-        parts = [members.get(row, [row]) for row in line]
-        some = np.concatenate(parts)[:top]
-        rows[n, : len(some)] = some
-        values[n, : len(some)] = np.repeat(similarity[n], [len(part) for part in parts])[:top]
-    return rows, values
 
 
 def _compare(query: Floats, gallery: Floats, top: int, index: str) -> tuple[Floats, Ints]:
