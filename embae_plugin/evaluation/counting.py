@@ -36,8 +36,8 @@ def add_counts(counts: Tensor, distances: Tensor, positives: Tensor, own: Edges,
         own: ``(rows, 2)`` first and last column (exclusive) of the row's own camera.
         run: ``map``, or that of a pool of threads, which then share the rows.
     """
-    rows = len(own)
-    height = STRIP_ROWS if distances.device.type == "cpu" else rows
+    rows, on_cpu = len(own), distances.device.type == "cpu"
+    height = STRIP_ROWS if on_cpu else rows
     cameras = np.flatnonzero((own[1:] != own[:-1]).any(axis=1)) + 1
     cuts = np.unique(np.concatenate([[rows], cameras, np.arange(0, rows, height)])).tolist()
 
@@ -46,15 +46,9 @@ def add_counts(counts: Tensor, distances: Tensor, positives: Tensor, own: Edges,
         first, last = own[top].tolist()
         edges = sorted({*range(0, strip.shape[1], SLICE_COLUMNS), strip.shape[1], first, last})
         for left, right in pairwise(edges):
-            near = _sorted_rows(strip[:, left:right])
+            near = strip[:, left:right]
+            near = torch.from_numpy(np.sort(near.numpy(), axis=1)) if on_cpu else near.sort(1)[0]
             total = counts[int(first <= left < last), top:bottom]
             total += torch.searchsorted(near, wanted, right=True)
 
     list(run(work, cuts[:-1], cuts[1:]))  # list() raises what a thread raised
-
-
-def _sorted_rows(values: Tensor) -> Tensor:
-    """A copy whose rows are sorted."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.numpy(), axis=1))
-    return values.sort(dim=1).values

@@ -39,9 +39,11 @@ def as_floating(name: str, values: Any) -> Tensor:
         return found if found.is_floating_point() else found.to(wide)
     if found.dtype not in (np.float16, np.float32, np.float64):
         found = found.astype(np.float64 if found.itemsize > 2 else np.float32)
+    if any(stride < 0 or stride % found.itemsize for stride in found.strides):
+        found = found.copy()  # torch knows no such memory
     with warnings.catch_warnings():  # of arrays that are read-only; nothing writes to them here
         warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(found if min(found.strides) >= 0 else found.copy())
+        return torch.from_numpy(found)
 
 
 def take_rows(matrix: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -71,7 +71,7 @@ def nearest(
     similarity = np.full((len(query), top), -np.inf, dtype=np.float32)
     for n, line in enumerate(places.tolist()):
         groups = [members.get(row, [row])[:top] for row in line]
-        some = np.concatenate(groups)[:top]
+        some: Ints = np.concatenate(groups)[:top]
         found[n, : len(some)] = some
         similarity[n, : len(some)] = np.repeat(values[n], [len(group) for group in groups])[:top]
     order = np.lexsort((found, -similarity))

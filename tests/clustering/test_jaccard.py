@@ -153,7 +153,7 @@ def test_two_rows_are_enough():
 @pytest.mark.parametrize(
     ("shape", "k1", "k2"), [((1, 4), 3, 2), ((0, 4), 3, 2), ((8,), 3, 2), ((8, 4), 0, 2),
                             ((8, 4), 3, 0)]
-)  # fmt: skip
+)
 def test_what_cannot_be_compared_is_refused(shape, k1, k2):
     with pytest.raises(ValueError, match=f"k1 {k1} and k2 {k2}: there must be at least 2 rows"):
         jaccard_distances(torch.ones(shape), k1, k2)

@@ -49,7 +49,7 @@ def test_nothing_from_outside_and_no_script(page, unlabelled_page):
 def test_names_are_escaped(pair):
     settings = replace(SETTINGS, lists=99)
     evil = replace(pair, camera_names=('<img src=x onerror="1">', *pair.camera_names[1:]),
-                   pid_names=("</section><i>", *pair.pid_names[1:]))  # fmt: skip
+                   pid_names=("</section><i>", *pair.pid_names[1:]))
     text = render(gather(evil, settings))
     assert html.escape(settings.title) in text and "<b>title" not in text
     assert "&lt;script&gt;" in text and "<script" not in text
