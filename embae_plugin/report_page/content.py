@@ -70,11 +70,6 @@ class ScoreLine:
     low: float
     high: float
 
-    @property
-    def change(self) -> float:
-        """After less before."""
-        return self.after - self.before
-
 
 @dataclass(frozen=True)
 class Map:
@@ -95,7 +90,6 @@ class Content:
         distances: of sampled pairs: ``before``/``after`` -> name of the group -> values.
         groups: ranked lists.
         scores, curves: of each protocol, before and after.
-        sampled_queries: how many queries intervals and lists are of.
     """
 
     pair: Pair
@@ -106,7 +100,6 @@ class Content:
     groups: list[Group] = field(default_factory=list)
     scores: list[ScoreLine] = field(default_factory=list)
     curves: dict[str, tuple[Scores, Scores]] = field(default_factory=dict)
-    sampled_queries: int = 0
 
 
 def gather(pair: Pair, settings: Settings = Settings()) -> Content:
@@ -126,16 +119,15 @@ def gather(pair: Pair, settings: Settings = Settings()) -> Content:
     if pair.labelled:
         _score(content)
     if not content.groups:
-        rows = _some(np.arange(len(pair)), settings)
+        rows = _some(len(pair), settings)
         content.groups = unlabelled_groups(pair, rows, settings.lists, settings.length)
     return content
 
 
-def _some(rows: Ints, settings: Settings) -> Ints:
-    """As many of the rows as are looked at one by one, drawn at random, in their order."""
-    if len(rows) <= settings.queries:
-        return rows
-    return np.sort(np.random.default_rng([settings.seed, 2]).permutation(rows)[: settings.queries])
+def _some(count: int, settings: Settings) -> Ints:
+    """Which of so many queries are looked at one by one, drawn at random, ascending."""
+    rng = np.random.default_rng([settings.seed, 2])
+    return np.sort(rng.permutation(count)[: settings.queries])
 
 
 def _score(content: Content) -> None:
@@ -145,8 +137,7 @@ def _score(content: Content) -> None:
     ids = pair.pids[q], pair.pids[g], pair.cameras[q], pair.cameras[g]
     before, after = (evaluate_embeddings(x[q], x[g], *ids, max_rank=_CMC)
                      for x in (pair.before, pair.after))
-    sample = _some(np.arange(len(q)), settings)
-    content.sampled_queries = len(sample)
+    sample = _some(len(q), settings)
     for name, protocol in PROTOCOLS.items():
         if not before[name].queries:
             continue
