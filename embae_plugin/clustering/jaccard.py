@@ -7,59 +7,48 @@ nothing here is N by N, so memory and time grow with N·k, but for the search of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 _BLOCK = 1 << 24  # numbers held at once by the blockwise parts: 64 MiB of float32
 _CELLS = 1 << 17  # numbers held at once by the parts that gain from the processor's cache
 
 
 @torch.inference_mode()
-def nearest(embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``k`` nearest of each row, itself included, by squared Euclidean distance.
+def nearest(embeddings: torch.Tensor, k: int) -> torch.Tensor:
+    """(N, k) indices of the ``k`` nearest rows of each row of (N, D) embeddings, itself first.
 
-    Args:
-        embeddings: (N, D).
-        k: neighbours; N at most.
-
-    Returns:
-        (N, k) indices, nearest first, and (N, k) squared distances.
+    By Euclidean distance; equal rows are equally near, and come in their order. ``k`` is N at
+    most.
     """
     rows = max(1, _BLOCK // max(1, len(embeddings)))
-    squares = embeddings.square().sum(1)
-    index: list[torch.Tensor] = []
-    distance: list[torch.Tensor] = []
+    squares, equal = embeddings.square().sum(1), equal_rows(embeddings)
+    index = []
     for start in range(0, len(embeddings), rows):
         block, own = embeddings[start : start + rows], squares[start : start + rows]
         d = torch.addmm(squares, block, embeddings.T, alpha=-2).add_(own[:, None]).clamp_(min=0)
-        d.diagonal(start).fill_(-1)  # itself first, whatever its twins
-        near, which = d.topk(k, dim=1, largest=False)
-        index.append(which)
-        distance.append(near.clamp(min=0))
-    return torch.cat(index), torch.cat(distance)
+        equal.level(d).diagonal(start).fill_(-1)  # itself first, whatever its twins
+        index.append(equal.nearest(d, k))
+    return torch.cat(index)
 
 
-def _pattern(index: Ints, count: int) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
+def _pattern(index: Ints) -> csr_matrix:
+    """(N, N) with 1 in the columns that each row of (N, k) names."""
     rows, k = index.shape
-    ones = np.ones(rows * k, dtype=np.float32)
     pointers = np.arange(0, rows * k + 1, k)
-    return csr_matrix((ones, index.reshape(-1), pointers), shape=(rows, count))
+    ones = np.ones(rows * k, dtype=np.float32)
+    return csr_matrix((ones, index.reshape(-1), pointers), shape=(rows, rows))
 
 
 def reciprocal_sets(index: Ints, k: int) -> csr_matrix:
     """Who is among the k nearest of whom, both ways: a symmetric (N, N) 0/1 matrix."""
-    near = _pattern(index[:, : k + 1], len(index))
+    near = _pattern(index[:, : k + 1])
     return near.multiply(near.T).tocsr()
 
 
@@ -94,7 +83,7 @@ def neighbour_weights(
     total = np.asarray(sets.sum(axis=1)).ravel()
     sets.data /= total[rows]
     if k2 > 1:
-        sets = (_pattern(numbers[:, :k2], len(numbers)) @ sets).tocsr()
+        sets = (_pattern(numbers[:, :k2]) @ sets).tocsr()
         sets.data /= min(k2, len(numbers))
     return sets
 
@@ -121,8 +110,6 @@ def _shared_weight(
 
 def _places(weights: csr_matrix) -> tuple[csr_matrix, Ints]:
     """The transpose, and where each entry of ``weights`` lies in it."""
-    from scipy.sparse import csr_matrix
-
     numbers = np.arange(weights.nnz)
     numbered = csr_matrix((numbers, weights.indices, weights.indptr), shape=weights.shape)
     order = numbered.T.tocsr().data
@@ -149,8 +136,6 @@ def jaccard_distances(
     Raises:
         ValueError: fewer than two rows, or k1 or k2 below 1.
     """
-    from scipy.sparse import csr_matrix
-
     count = len(embeddings)
     if embeddings.ndim != 2 or count < 2 or k1 < 1 or k2 < 1:
         raise ValueError(
@@ -158,7 +143,7 @@ def jaccard_distances(
             "there must be at least 2 rows, and k1 and k2 at least 1"
         )
     embeddings = embeddings.float()
-    index, _ = nearest(embeddings, min(count, max(k1 + 1, k2)))
+    index = nearest(embeddings, min(count, max(k1 + 1, k2)))
     weights = neighbour_weights(embeddings, index, k1, k2)
     columns, place = _places(weights)
     rows = max(1, _CELLS // count)
@@ -170,7 +155,7 @@ def jaccard_distances(
         i, j = np.nonzero(np.triu(distance < largest, start + 1))
         found.append((i + start, j, distance[i, j]))
     i, j, near = (np.concatenate(column) for column in zip(*found, strict=True))
-    self = np.arange(count)
-    row, column = np.concatenate([i, j, self]), np.concatenate([j, i, self])
+    itself = np.arange(count)
+    row, column = np.concatenate([i, j, itself]), np.concatenate([j, i, itself])
     numbers = np.concatenate([near, near, np.zeros(count, dtype=np.float32)])
     return csr_matrix((numbers, (row, column)), shape=(count, count))

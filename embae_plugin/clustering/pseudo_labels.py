@@ -90,12 +90,8 @@ def check_settings(eps: float, min_samples: int, k1: int, k2: int) -> None:
 
 
 def pseudo_labels(
-    embeddings: torch.Tensor,
-    camids: Ints,
-    eps: float = 0.5,
-    min_samples: int = 4,
-    k1: int = 30,
-    k2: int = 6,
+    embeddings: torch.Tensor, camids: Ints,
+    eps: float = 0.5, min_samples: int = 4, k1: int = 30, k2: int = 6,
 ) -> PseudoLabels:
     """DBSCAN on k-reciprocal Jaccard distances of embeddings less their camera's mean.
 
@@ -107,10 +103,8 @@ def pseudo_labels(
         k1, k2: see :func:`jaccard_distances`.
 
     Raises:
-        ImportError: scikit-learn is not installed.
         ValueError: fewer than two crops, or settings out of range.
     """
-    require_scikit_learn()
     from sklearn.cluster import DBSCAN
 
     check_settings(eps, min_samples, k1, k2)

@@ -15,7 +15,7 @@ import logging
 from dataclasses import fields
 
 from embae_plugin.report_page import Settings, gather, read_pair, write_page
-from embae_plugin.report_page.projection import METHODS
+from embae_plugin.report_page.projection import NAMES
 from embae_plugin.runtime import log_to
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "others")
     add("--title", default=standard.title)
     add("--seed", type=int, default=standard.seed, help="of all samples drawn")
-    add("--map", default=standard.map_method, choices=METHODS, dest="map_method",
+    add("--map", default=standard.map_method, choices=list(NAMES), dest="map_method",
         help="umap needs umap-learn (default: tsne)")
     for name, text in (
         ("map_limit", "crops in the map"),

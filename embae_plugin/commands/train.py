@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 from embae_plugin import distributed
 from embae_plugin.commands.method_help import rows_help
 from embae_plugin.commands.stock_training import run_stock
-from embae_plugin.evaluation.learning_curves import plot_curves
+from embae_plugin.evaluation.learning_curves import adaptation_curves, plot_curves
 from embae_plugin.evaluation.score_table import (
     Row,
     dropped_note,
@@ -141,8 +141,8 @@ def report(cfg: CfgNode, rows: list[Row], work: Run) -> None:
     plot_scores(save_dir / "scores.png", target, rows)
     if work.models.history:
         write_text(save_dir / "history.json", json.dumps(work.models.history, indent=1) + "\n")
-    base = next((row for row in rows if row["variant"] == "baseline"), None)
-    plot_curves(save_dir / "curves.png", work.models.history, base)
+    base = [row for row in rows if row["variant"] == "baseline"]
+    plot_curves(save_dir / "curves.png", [adaptation_curves(work.models.history)], base)
     note = dropped_note(rows)
     logger.info("scores on %s, in brackets the gain over the baseline\n\n%s\n%s", target,
                 score_table(rows), f"\n{note}\n" if note else "")  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from embae_plugin import distributed
-from embae_plugin.evaluation.counting import Counts, Map, add_counts
+from embae_plugin.evaluation.counting import Map, add_counts
 from embae_plugin.evaluation.distances import DistanceBlocks, block_shape, blocks_at_once
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import QueryScores, Scores, score_queries, summarise
@@ -25,10 +25,7 @@ MIN_SHARED_ROWS = 64  # few queries are divided into blocks for several threads 
 
 
 def score_blocks(
-    distances: DistanceBlocks,
-    matching: Matching,
-    protocols: list[Protocol],
-    max_rank: int,
+    distances: DistanceBlocks, matching: Matching, protocols: list[Protocol], max_rank: int,
     block_bytes: int,
 ) -> dict[str, Scores]:
     """Return the scores of each protocol; see ``ranking.evaluate_embeddings``.
@@ -46,21 +43,30 @@ def score_blocks(
     start, stop = shares[distributed.rank()]
     tops = range(start, stop, rows)
     at_once = min(len(tops), blocks_at_once((rows, columns), most, itemsize, block_bytes))
-    parts: dict[str, list[QueryScores]] = {protocol.name: [] for protocol in protocols}
+    # (rows, 3) of each protocol and block, of which a process may have none
+    parts = {p.name: [torch.empty(0, 3, dtype=torch.float64, device=distances.device)]
+             for p in protocols}
     with _threads(distances.device, at_once) as (run_blocks, run_strips):
 
         def work(top: int) -> dict[str, QueryScores]:
-            block = _Block(distances, matching, top, min(top + rows, stop), columns)
-            return _score_block(block, protocols, run_strips)
+            bottom = min(top + rows, stop)
+            return _score_block(distances, matching, protocols, run_strips, top, bottom, columns)
 
         done = run_blocks(work, tops)
         for scores in tqdm(done, "ranking", len(tops), disable=None, leave=False, delay=2.0):
             for name, scored in scores.items():
-                parts[name].append(scored)
-    return {
-        name: _summarise(name, _gather(scored, shares, distances.device), max_rank)
-        for name, scored in parts.items()
-    }
+                parts[name].append(torch.stack(scored, dim=1))
+    found = {}
+    for name, some in parts.items():
+        queries = QueryScores(*distributed.gather_rows(torch.cat(some), shares).unbind(dim=1))
+        found[name] = summarise(queries, max_rank, matching.q_order)
+        if not found[name].queries:
+            logger.warning(
+                "protocol %s: none of the %d queries has a positive that isn't ignored, so there "
+                "are no scores; are the camera ids of query and gallery all the same?",
+                name, num_query,
+            )
+    return found
 
 
 @contextmanager
@@ -76,130 +82,77 @@ def _threads(device: torch.device, at_once: int) -> Iterator[tuple[Map, Map]]:
     if device.type != "cpu" or threads == 1:
         yield map, map
         return
-    blocks = _pool(workers, threads // workers)
-    strips = _pool(threads, 1)
+    pools = [  # of threads, started when needed, in which torch uses so many itself
+        ThreadPoolExecutor(some, initializer=torch.set_num_threads, initargs=(each,))
+        for some, each in ((workers, threads // workers), (threads, 1))
+    ]
     try:
         yield (
-            blocks.map if workers > 1 else map,
-            strips.map if workers < threads else map,
+            pools[0].map if workers > 1 else map,
+            pools[1].map if workers < threads else map,
         )
     finally:
-        for pool in (blocks, strips):  # an interrupt shall not wait for what hasn't begun
+        for pool in pools:  # an interrupt shall not wait for what hasn't begun
             pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the pools' have set it for threads begun from now on
 
 
-def _pool(workers: int, threads_each: int) -> ThreadPoolExecutor:
-    """Threads, started when needed, in which a torch operation uses so many threads itself."""
-    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads_each,))
+def _score_block(
+    distances: DistanceBlocks, matching: Matching, protocols: list[Protocol], run: Map,
+    top: int, bottom: int, width: int,
+) -> dict[str, QueryScores]:
+    """Results of the queries ``top:bottom``, in pieces of at most ``width`` gallery items."""
+    num_gallery = len(matching.g_order)
+    lefts = range(0, num_gallery, width)
+    whole = distances.block(top, bottom, 0, num_gallery) if len(lefts) == 1 else None
+    rows, columns, same_camera = matching.pairs(top, bottom)
 
-
-class _Block:
-    """The queries ``top:bottom`` against the gallery, in pieces of at most ``width`` columns."""
-
-    def __init__(
-        self, distances: DistanceBlocks, matching: Matching, top: int, bottom: int, width: int
-    ) -> None:
-        self._distances, self._top, self._bottom, self._width = distances, top, bottom, width
-        self._columns = len(matching.g_order)
-        self.dtype = distances.dtype
-        self._whole = self._make(0) if width >= self._columns else None
-        self.own = matching.own[top:bottom]
-        self.rows, self.columns, self.same_camera = matching.pairs(top, bottom)
-
-    def __len__(self) -> int:
-        return self._bottom - self._top
-
-    def pieces(self) -> Iterator[tuple[int, Tensor, Tensor | slice]]:
-        """Yield each piece's first column, its distances, and which pairs lie in it.
+    def pieces() -> Iterator[tuple[Tensor, Tensor | slice, tuple[Tensor, Tensor], int]]:
+        """Each piece's distances, which pairs lie in it, where in it, and its first column.
 
         Distances are made anew on each pass if there are several pieces: keeping them all would
         break the bound on memory, and the same product gives the same bits.
         """
-        if self._whole is not None:
-            yield 0, self._whole, slice(None)
+        if whole is not None:
+            yield whole, slice(None), (rows, columns), 0
             return
-        for left in range(0, self._columns, self._width):
-            inside = (self.columns >= left) & (self.columns < left + self._width)
-            yield left, self._make(left), inside.nonzero()[:, 0]
+        for left in lefts:
+            right = min(left + width, num_gallery)
+            inside = ((columns >= left) & (columns < right)).nonzero()[:, 0]
+            piece = distances.block(top, bottom, left, right)
+            yield piece, inside, (rows[inside], columns[inside] - left), left
 
-    def _make(self, left: int) -> Tensor:
-        right = min(left + self._width, self._columns)
-        return self._distances.block(self._top, self._bottom, left, right)
-
-
-def _score_block(block: _Block, protocols: list[Protocol], run: Map) -> dict[str, QueryScores]:
+    # of each pair of one identity, out of the very pieces that are counted in
+    apart = torch.zeros(len(rows), dtype=distances.dtype, device=rows.device)
+    for piece, inside, pairs, _ in pieces():
+        apart[inside] = piece[pairs]
     wanted: Tensor | slice = slice(None)
     if all(protocol.ignores_same_identity for protocol in protocols):
-        wanted = (~block.same_camera).nonzero()[:, 0]
-    rows = block.rows[wanted]
-    slots, widths = _slots(rows, len(block))
-    shape = (len(block), max(1, int(widths.max())))
+        wanted = (~same_camera).nonzero()[:, 0]
+    # a table with a line for each query, whose pairs are numbered 0, 1, 2, ...
+    line = rows[wanted]
+    widths = torch.bincount(line, minlength=bottom - top)
+    slot = torch.arange(len(line), device=line.device) - (widths.cumsum(0) - widths)[line]
+    shape = (bottom - top, max(1, int(widths.max())))
 
     def padded(values: Tensor, fill: float | bool) -> Tensor:
-        table = values.new_full(shape, fill)
-        table[rows, slots] = values[wanted]
-        return table
+        return values.new_full(shape, fill).index_put_((line, slot), values[wanted])
 
-    positives = padded(_pair_distances(block), torch.nan)
-    counts = _count_negatives(block, positives, run)
+    positives = padded(apart, torch.nan)
+    counts = torch.zeros(2, *shape, dtype=torch.int64, device=rows.device)
+    for piece, _, pairs, left in pieces():
+        piece[pairs] = torch.inf  # items of the query's identity are before no positive
+        own = (matching.own[top:bottom] - left).clip(0, piece.shape[1])
+        add_counts(counts, piece, positives, own, run)
     # NaN, the empty slot, sorts last; stable, so that ties are the same on every device
     order = positives.argsort(dim=1, stable=True)
     full = (~positives.isnan()).gather(1, order)
-    same_camera = padded(block.same_camera, False).gather(1, order)
-    others, own = counts.others.gather(1, order), counts.own.gather(1, order)
-    results = {}
-    for protocol in protocols:
-        hits = full & ~same_camera if protocol.ignores_same_identity else full
-        before = others if protocol.ignores_other_identities else others + own
-        results[protocol.name] = score_queries(hits.double(), before)
-    return results
-
-
-def _slots(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Number the pairs of each row 0, 1, 2, ...; also return how many each row has."""
-    widths = torch.bincount(rows, minlength=num_rows)
-    firsts = widths.cumsum(0) - widths
-    return torch.arange(len(rows), device=rows.device) - firsts[rows], widths
-
-
-def _pair_distances(block: _Block) -> Tensor:
-    """Distance of each pair of one identity, out of the very pieces that are counted in."""
-    values = torch.zeros(len(block.rows), dtype=block.dtype, device=block.rows.device)
-    for left, piece, inside in block.pieces():
-        values[inside] = piece[block.rows[inside], block.columns[inside] - left]
-    return values
-
-
-def _count_negatives(block: _Block, positives: Tensor, run: Map) -> Counts:
-    """Count the negatives before each positive."""
-    counts = Counts.zeros(positives)
-    for left, piece, inside in block.pieces():
-        # infinitely far, items of the query's identity are before no positive
-        piece[block.rows[inside], block.columns[inside] - left] = torch.inf
-        own = (block.own - left).clip(0, piece.shape[1])
-        add_counts(counts, piece, positives, own, run)
-    return counts
-
-
-def _gather(
-    parts: list[QueryScores], shares: list[tuple[int, int]], device: torch.device
-) -> QueryScores:
-    """The results of this process's blocks, and of those of all others, as one."""
-    rows = [
-        torch.stack([part.precision, part.precision_trapezoid, part.first_rank], dim=1)
-        for part in parts
-    ] or [torch.empty(0, 3, dtype=torch.float64, device=device)]
-    return QueryScores(*distributed.gather_rows(torch.cat(rows), shares).unbind(dim=1))
-
-
-def _summarise(protocol: str, queries: QueryScores, max_rank: int) -> Scores:
-    scores = summarise(queries, max_rank)
-    if scores.queries == 0:
-        logger.warning(
-            "protocol %s: none of the %d queries has a positive that isn't ignored, so there are "
-            "no scores; are the camera ids of query and gallery all the same?",
-            protocol,
-            scores.dropped_queries,
+    elsewhere = ~padded(same_camera, False).gather(1, order)
+    others, own_camera = (count.gather(1, order) for count in counts)
+    return {
+        protocol.name: score_queries(
+            (full & elsewhere if protocol.ignores_same_identity else full).double(),
+            others if protocol.ignores_other_identities else others + own_camera,
         )
-    return scores
+        for protocol in protocols
+    }

@@ -8,20 +8,7 @@ import numpy as np
 from PIL import Image
 
 from embae_plugin.atomic_file import replacing
-from embae_plugin.data.records import ImageRecords, ReIDData
-
-
-def _by_camera(records: ImageRecords, names: list[str], count: int) -> list[tuple[str, list[str]]]:
-    """(title, paths) for each camera, ``count`` images evenly spread over its list."""
-    groups = records.groups("camera").numpy()
-    columns = []
-    for group in range(int(groups.max()) + 1):
-        members = np.flatnonzero(groups == group)
-        chosen = members[np.linspace(0, len(members) - 1, count).astype(int)]
-        first = members[0]
-        title = f"{names[int(records.dsetids[first])]}\ncamera {int(records.camids[first]) + 1}"
-        columns.append((title, [records.paths[i] for i in chosen]))
-    return columns
+from embae_plugin.data.records import ReIDData
 
 
 def save_camera_sheet(path: str | Path, data: ReIDData, count: int = 7) -> None:
@@ -39,19 +26,24 @@ def save_camera_sheet(path: str | Path, data: ReIDData, count: int = 7) -> None:
 
     if data.target_train is None:
         raise ValueError("a camera sheet compares sources with a target, and there is no target")
-    columns = _by_camera(data.source, data.sources, count)
-    sources = len(columns)
-    columns += _by_camera(data.target_train, [data.target], count)
+    columns = []  # title, its colour, files evenly spread over the camera's list
+    for records, names, colour in ((data.source, data.sources, "tab:blue"),
+                                   (data.target_train, [data.target], "tab:red")):
+        groups = records.groups("camera").numpy()
+        for group in range(int(groups.max()) + 1):
+            members = np.flatnonzero(groups == group)
+            name = names[int(records.dsetids[members[0]])].replace("synthetic_", "")
+            title = f"{name}\ncamera {int(records.camids[members[0]]) + 1}"
+            chosen = members[np.linspace(0, len(members) - 1, count).astype(int)]
+            columns.append((title, colour, [records.paths[i] for i in chosen]))
     figure = Figure(figsize=(len(columns), 1.95 * count + 0.7))
-    axes = figure.subplots(count, len(columns), squeeze=False)
-    for column, (title, paths) in enumerate(columns):
-        for row, name in enumerate(paths):
-            with Image.open(name) as image:
-                pixels = np.asarray(image.convert("RGB").resize((64, 128)))
-            axes[row][column].imshow(pixels)
-            axes[row][column].set_axis_off()
-        colour = "tab:blue" if column < sources else "tab:red"
-        axes[0][column].set_title(title.replace("synthetic_", ""), fontsize=7, color=colour)
+    grid = figure.subplots(count, len(columns), squeeze=False)
+    for axes, (title, colour, paths) in zip(grid.T, columns, strict=True):
+        for place, path_of_crop in zip(axes, paths, strict=True):
+            with Image.open(path_of_crop) as image:
+                place.imshow(np.asarray(image.convert("RGB").resize((64, 128))))
+            place.set_axis_off()
+        axes[0].set_title(title, fontsize=7, color=colour)
     figure.suptitle("labelled sources (blue) and the unlabelled target (red)", fontsize=10)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93, wspace=0.04, hspace=0.02)
     with replacing(path) as draft:

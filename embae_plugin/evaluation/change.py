@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
-from embae_plugin.evaluation.equal_rows import equal_rows
+from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 
-Ints = NDArray[np.int64]
 _BLOCK_BYTES = 2**27
 
 
 @dataclass(frozen=True)
 class Change:
-    """Averages over ``queries`` crops, each compared with all others.
+    """Averages over ``queries`` crops, each compared with all others; None for what isn't known.
 
     Attributes:
         queries: crops looked at.
@@ -28,64 +27,79 @@ class Change:
             camera. People are seen by a camera many times in a row, so this is high in any
             model, and a better one may well raise it.
         same_camera_by_chance: what it would be if cameras played no role.
-        gap_before, gap_after: distance to the nearest crop on another camera, less the distance
-            to the nearest on its own, in units of the mean distance between two crops.
+        gap_before, gap_after: :attr:`CameraNeighbours.gap`.
     """
 
     queries: int
-    mean_cosine: float | None
-    new_neighbour: float | None
-    same_camera_before: float | None
-    same_camera_after: float | None
-    same_camera_by_chance: float | None
-    gap_before: float | None
-    gap_after: float | None
+    mean_cosine: float | None = None
+    new_neighbour: float | None = None
+    same_camera_before: float | None = None
+    same_camera_after: float | None = None
+    same_camera_by_chance: float | None = None
+    gap_before: float | None = None
+    gap_after: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
         """Plain values."""
         return asdict(self)
 
 
-@dataclass
-class _Neighbours:
-    own: torch.Tensor  # (Q,) distance to the nearest crop of the query's camera, inf if alone
-    other: torch.Tensor  # (Q,) distance to the nearest of another camera
-    which: torch.Tensor  # (Q,) the latter's row
-    mean: float  # distance of all pairs
+class CameraNeighbours(NamedTuple):
+    """The nearest crops of Q crops on their own camera and on others.
+
+    Attributes:
+        own: (Q,) distance to the nearest crop of the query's camera, infinite if there is none.
+        other: (Q,) likewise of another camera.
+        which: (Q,) the latter's row.
+        mean: distance of all pairs.
+    """
+
+    own: torch.Tensor
+    other: torch.Tensor
+    which: torch.Tensor
+    mean: float
+
+    @property
+    def gap(self) -> float | None:
+        """Distance to the nearest on another camera less that on the own, in mean distances."""
+        both = torch.isfinite(self.own) & torch.isfinite(self.other)
+        if not bool(both.any()) or self.mean == 0:
+            return None
+        return float((self.other[both] - self.own[both]).mean()) / self.mean
 
 
 @torch.inference_mode()
-def _neighbours(x: torch.Tensor, cameras: torch.Tensor, rows: torch.Tensor) -> _Neighbours:
-    """Nearest crops on the own camera and on others, block by block; ``x`` of length 1.
+def camera_neighbours(
+    x: torch.Tensor, cameras: torch.Tensor, rows: torch.Tensor | None = None
+) -> CameraNeighbours:
+    """Nearest crops on the own camera and on others, block by block.
 
     Of several equally near, as equal crops are, the first counts.
+
+    Args:
+        x: (N, d) embeddings of length 1.
+        cameras: (N,).
+        rows: (Q,) crops whose neighbours are wanted, each among all N; all by default.
     """
     equal = equal_rows(x)
-    step = max(1, _BLOCK_BYTES // (4 * len(x)))
-    own, other, which, total = [], [], [], 0.0
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
+    rows = torch.arange(len(x), device=x.device) if rows is None else rows
+    parts, total = [], 0.0
+    for block in torch.split(rows, max(1, _BLOCK_BYTES // (4 * len(x)))):
         distance = equal.level((2 - 2 * x[block] @ x.T).clamp_(min=0).sqrt_())
         itself = (torch.arange(len(block), device=x.device), block)
         distance[itself] = 0
         total += float(distance.sum(dtype=torch.float64))
         distance[itself] = torch.inf
         same = cameras[block][:, None] == cameras[None, :]
-        own.append(distance.masked_fill(~same, torch.inf).min(1).values)
-        nearest = distance.masked_fill(same, torch.inf).min(1)
-        other.append(nearest.values)
-        which.append(nearest.indices)
-    pairs = len(rows) * max(len(x) - 1, 1)
-    return _Neighbours(torch.cat(own), torch.cat(other), torch.cat(which), total / pairs)
+        nearest = distance.masked_fill(~same, torch.inf).amin(1)
+        parts.append((nearest, *distance.masked_fill(same, torch.inf).min(1)))
+    own, other, which = map(torch.cat, zip(*parts, strict=True))
+    return CameraNeighbours(own, other, which, total / (len(rows) * max(len(x) - 1, 1)))
 
 
 def measure_change(
-    before: torch.Tensor,
-    after: torch.Tensor,
-    camids: Ints,
-    most: int = 5000,
-    seed: int = 0,
-    same_space: bool = True,
+    before: torch.Tensor, after: torch.Tensor, camids: Ints,
+    most: int = 5000, seed: int = 0, same_space: bool = True,
 ) -> Change:
     """Compares embeddings of the same N crops before and after adaptation.
 
@@ -112,12 +126,11 @@ def measure_change(
     cameras = torch.from_numpy(np.asarray(camids, dtype=np.int64)).to(old.device)
     counts = torch.unique(cameras, return_counts=True)[1].double()
     if len(counts) < 2:
-        return Change(len(old), cosine, None, None, None, None, None, None)
+        return Change(len(old), cosine)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(old), generator=generator)[:most].sort().values.to(old.device)
-    a, b = _neighbours(old, cameras, rows), _neighbours(new, cameras, rows)
+    a, b = (camera_neighbours(x, cameras, rows) for x in (old, new))
     chance = float((counts * (counts - 1)).sum() / (len(old) * (len(old) - 1)))
-    gaps = [_gap(part) for part in (a, b)]
     return Change(
         queries=len(rows),
         mean_cosine=cosine,
@@ -125,28 +138,6 @@ def measure_change(
         same_camera_before=float((a.own < a.other).float().mean()),
         same_camera_after=float((b.own < b.other).float().mean()),
         same_camera_by_chance=chance,
-        gap_before=gaps[0],
-        gap_after=gaps[1],
+        gap_before=a.gap,
+        gap_after=b.gap,
     )
-
-
-def gap_between_cameras(x: torch.Tensor, camids: torch.Tensor) -> float | None:
-    """The mean distance to the nearest crop on another camera, less that on the own camera.
-
-    In units of the mean distance between two crops; None where there are no such two.
-
-    Args:
-        x: (N, d) embeddings of length 1.
-        camids: (N,) cameras.
-    """
-    cameras = camids.to(x.device)
-    if len(torch.unique(cameras)) < 2:
-        return None
-    return _gap(_neighbours(x, cameras, torch.arange(len(x), device=x.device)))
-
-
-def _gap(part: _Neighbours) -> float | None:
-    both = torch.isfinite(part.own)
-    if not bool(both.any()) or part.mean == 0:
-        return None
-    return float((part.other[both] - part.own[both]).mean()) / part.mean

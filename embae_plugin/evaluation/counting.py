@@ -10,7 +10,6 @@ each distance with each of them does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -26,56 +25,30 @@ Edges = npt.NDArray[np.int64]
 Map = Callable[..., Iterator[Any]]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Gallery items no farther than each positive, ``(rows, slots)`` int64.
-
-    ``own`` counts over the items of the row's own camera, ``others`` over the rest.
-    """
-
-    others: Tensor
-    own: Tensor
-
-    @classmethod
-    def zeros(cls, positives: Tensor) -> Counts:
-        """Return counts of nothing, for positives ``(rows, slots)``."""
-        others = torch.zeros(positives.shape, dtype=torch.int64, device=positives.device)
-        return cls(others, torch.zeros_like(others))
-
-
-def add_counts(counts: Counts, distances: Tensor, positives: Tensor, own: Edges, run: Map) -> None:
+def add_counts(counts: Tensor, distances: Tensor, positives: Tensor, own: Edges, run: Map) -> None:
     """Count the distances that are no greater than each positive's, row by row.
 
     Args:
-        counts: what is added to.
+        counts: ``(2, rows, slots)`` int64, what is added to: gallery items of other cameras than
+            the row's own, and those of its own.
         distances: ``(rows, columns)`` without NaN.
         positives: ``(rows, slots)``; the count of a NaN (an empty slot) means nothing.
         own: ``(rows, 2)`` first and last column (exclusive) of the row's own camera.
         run: ``map``, or that of a pool of threads, which then share the rows.
     """
-    rows = len(own)
-    height = STRIP_ROWS if distances.device.type == "cpu" else rows
+    rows, on_cpu = len(own), distances.device.type == "cpu"
+    height = STRIP_ROWS if on_cpu else rows
     cameras = np.flatnonzero((own[1:] != own[:-1]).any(axis=1)) + 1
     cuts = np.unique(np.concatenate([[rows], cameras, np.arange(0, rows, height)])).tolist()
 
     def work(top: int, bottom: int) -> None:
-        strip = Counts(counts.others[top:bottom], counts.own[top:bottom])
-        _add_strip(strip, distances[top:bottom], positives[top:bottom], own[top].tolist())
+        strip, wanted = distances[top:bottom], positives[top:bottom].contiguous()
+        first, last = own[top].tolist()
+        edges = sorted({*range(0, strip.shape[1], SLICE_COLUMNS), strip.shape[1], first, last})
+        for left, right in pairwise(edges):
+            near = strip[:, left:right]
+            near = torch.from_numpy(np.sort(near.numpy(), axis=1)) if on_cpu else near.sort(1)[0]
+            total = counts[int(first <= left < last), top:bottom]
+            total += torch.searchsorted(near, wanted, right=True)
 
     list(run(work, cuts[:-1], cuts[1:]))  # list() raises what a thread raised
-
-
-def _add_strip(counts: Counts, distances: Tensor, positives: Tensor, own: list[int]) -> None:
-    columns = distances.shape[1]
-    edges = sorted({*range(0, columns, SLICE_COLUMNS), columns, *own})
-    wanted = positives.contiguous()
-    for left, right in pairwise(edges):
-        total = counts.own if own[0] <= left < own[1] else counts.others
-        total += torch.searchsorted(_sorted_rows(distances[:, left:right]), wanted, right=True)
-
-
-def _sorted_rows(values: Tensor) -> Tensor:
-    """Return a copy whose rows are sorted."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.numpy(), axis=1))
-    return values.sort(dim=1).values

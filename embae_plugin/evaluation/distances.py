@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
-from typing import Any
-from typing import Protocol as Interface
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,22 +18,6 @@ LEVELLED_AT_ONCE = 2**12  # columns whose distances are taken from elsewhere
 MATCH_BYTES = 128  # what the ranks of one positive take while a block is scored
 
 
-class DistanceBlocks(Interface):
-    """Anything that can make blocks of distances; only their order along a row matters."""
-
-    dtype: torch.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the blocks are."""
-
-    def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
-        """Return finite distances that the caller may overwrite, equal bits for equal arguments.
-
-        They are valid until the same thread calls again.
-        """
-
-
 class EmbeddingDistances:
     """Squared Euclidean distances of embeddings, less the query's own squared norm.
 
@@ -46,21 +26,15 @@ class EmbeddingDistances:
     are equally far, whatever that product rounds: their distance is computed once.
 
     Args:
-        q_emb: ``(num_query, dim)``; g_emb: ``(num_gallery, dim)``, any floating type.
+        q_emb, g_emb: ``(num_query, dim)`` and ``(num_gallery, dim)``, any floating type.
         q_order, g_order: the order that rows and columns shall have; their device is used.
 
     Raises:
         ValueError: NaN or infinite values, or a spread too wide for the floating type.
     """
 
-    def __init__(
-        self,
-        q_emb: Tensor | npt.NDArray[Any],
-        g_emb: Tensor | npt.NDArray[Any],
-        q_order: Tensor,
-        g_order: Tensor,
-    ) -> None:
-        self.dtype = working_dtype(q_emb, g_emb)
+    def __init__(self, q_emb: Tensor, g_emb: Tensor, q_order: Tensor, g_order: Tensor) -> None:
+        self.dtype, self.device = working_dtype(q_emb, g_emb), q_order.device
         query = take_rows(q_emb, q_order, self.dtype)
         gallery = take_rows(g_emb, g_order, self.dtype)
         check_finite("q_emb", query)
@@ -74,14 +48,15 @@ class EmbeddingDistances:
         self._query = torch.cat([query.mul_(-2), torch.ones_like(query[:, :1])], dim=1)
         norms = torch.einsum("nd,nd->n", gallery, gallery)
         self._gallery = torch.cat([gallery, norms[:, None]], dim=1)
-        self._repeated = _repeated(gallery, self._gallery)
+        self._equal = equal_rows(gallery)
+        self._once = self._gallery[torch.from_numpy(self._equal.first).to(self.device)]
         self._buffers = threading.local()  # each thread's own
 
-    @property
-    def device(self) -> torch.device:
-        return self._query.device
-
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
+        """Distances of some rows and columns, equal bits for equal arguments.
+
+        They may be overwritten, and are valid until the same thread calls again.
+        """
         shape = (row_stop - row_start, stop - start)
         size = shape[0] * shape[1]
         buffer: Tensor | None = getattr(self._buffers, "buffer", None)
@@ -91,72 +66,44 @@ class EmbeddingDistances:
         block = buffer[:size].view(shape)
         query = self._query[row_start:row_stop]
         torch.mm(query, self._gallery[start:stop].T, out=block)
-        for repeated in self._repeated:
-            repeated.level(block, query, start)
+        self._level(block, query, start)
         return block
 
-
-@dataclass(frozen=True)
-class _Repeated:
-    """Some gallery embeddings that occur more than once, and every place where they do.
-
-    Attributes:
-        once: ``(some, dim + 1)`` each of them, as it is multiplied with queries.
-        columns: the ascending gallery positions where they are.
-        which: which of them is at each position.
-    """
-
-    once: Tensor
-    columns: npt.NDArray[np.int64]
-    which: Tensor
-
-    def level(self, block: Tensor, query: Tensor, start: int) -> None:
-        """Give the places that lie in the block, columns from ``start`` on, one distance each.
+    def _level(self, block: Tensor, query: Tensor, start: int) -> None:
+        """Give equal gallery embeddings one distance, in the columns from ``start`` on.
 
         It comes from a product that is the same whichever columns the block has.
         """
-        left, right = np.searchsorted(self.columns, [start, start + block.shape[1]]).tolist()
-        if left == right:
-            return
-        distances = torch.mm(query, self.once.T)
-        for begin in range(left, right, LEVELLED_AT_ONCE):
-            some = slice(begin, min(begin + LEVELLED_AT_ONCE, right))
-            columns = torch.from_numpy(self.columns[some] - start).to(block.device)
-            block.index_copy_(1, columns, distances.index_select(1, self.which[some]))
-
-
-def _repeated(gallery: Tensor, factors: Tensor) -> list[_Repeated]:
-    """What occurs more than once, in parts that bound the memory of their distances."""
-    equal, parts = equal_rows(gallery), []
-    for first in range(0, len(equal.first), LEVELLED_AT_ONCE):
-        inside = (equal.group >= first) & (equal.group < first + LEVELLED_AT_ONCE)
-        once, which = (
-            torch.from_numpy(numbers).to(factors.device)
-            for numbers in (equal.first[first : first + LEVELLED_AT_ONCE],
-                            equal.group[inside] - first)
-        )  # fmt: skip
-        parts.append(_Repeated(factors[once], equal.rows[inside], which))
-    return parts
+        equal = self._equal
+        left, right = np.searchsorted(equal.rows, [start, start + block.shape[1]])
+        columns, group = equal.rows[left:right] - start, equal.group[left:right]
+        for first in range(0, len(self._once) if left < right else 0, LEVELLED_AT_ONCE):
+            distances = torch.mm(query, self._once[first : first + LEVELLED_AT_ONCE].T)
+            inside = np.flatnonzero((group >= first) & (group < first + LEVELLED_AT_ONCE))
+            for some in np.split(inside, range(LEVELLED_AT_ONCE, len(inside), LEVELLED_AT_ONCE)):
+                to, which = (
+                    torch.from_numpy(x).to(block.device)
+                    for x in (columns[some], group[some] - first)
+                )
+                block.index_copy_(1, to, distances.index_select(1, which))
 
 
 class MatrixDistances:
     """A distance matrix made elsewhere, ``(num_query, num_gallery)`` without NaN."""
 
-    def __init__(
-        self, distmat: Tensor | npt.NDArray[Any], q_order: Tensor, g_order: Tensor
-    ) -> None:
-        self.dtype = working_dtype(distmat)
+    def __init__(self, distmat: Tensor, q_order: Tensor, g_order: Tensor) -> None:
+        self.dtype, self.device = working_dtype(distmat), q_order.device
         self._distmat, self._q_order, self._g_order = distmat, q_order, g_order
 
-    @property
-    def device(self) -> torch.device:
-        return self._q_order.device
-
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
+        """Distances of some rows and columns, which may be overwritten."""
         rows = take_rows(self._distmat, self._q_order[row_start:row_stop], self.dtype)
         block = rows.index_select(1, self._g_order[start:stop])
         largest = torch.finfo(self.dtype).max
         return block.clamp_(min=-largest, max=largest)  # infinity is for what isn't counted
+
+
+DistanceBlocks = EmbeddingDistances | MatrixDistances
 
 
 def block_shape(

@@ -8,6 +8,7 @@ a single bit stay apart.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,9 +42,23 @@ class EqualRows:
             block: (any, N), a column for each of the N rows.
         """
         if len(self.rows):
-            rows, first = (_to(x, block.device) for x in (self.rows, self.first[self.group]))
+            rows, first = (
+                torch.from_numpy(x).to(block.device) for x in (self.rows, self.first[self.group])
+            )
             block.index_copy_(1, rows, block.index_select(1, first))
         return block
+
+    def nearest(self, block: Tensor, k: int) -> Tensor:
+        """The columns of the ``k`` smallest values of each row, ascending.
+
+        Of a group of equal rows (:meth:`level`) the first ones come first.
+        """
+        if not len(self.rows):
+            return block.topk(k, dim=1, largest=False).indices
+        # Enough to hold all that tie with the last one; then in order of their rows.
+        more = min(block.shape[1], k - 1 + int(np.bincount(self.group).max()))
+        found = block.topk(more, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+        return found.gather(1, block.gather(1, found).argsort(dim=1, stable=True)[:, :k])
 
 
 def equal_rows(matrix: Tensor) -> EqualRows:
@@ -52,38 +67,18 @@ def equal_rows(matrix: Tensor) -> EqualRows:
     0.0 and -0.0 are equal, and there must be no NaN. Takes one pass over the matrix; rows whose
     keys are the same are compared in full.
     """
-    _, key, count = np.unique(_keys(matrix), return_inverse=True, return_counts=True)
-    suspects = np.flatnonzero(count[key] > 1)
-    suspects = suspects[key[suspects].argsort(kind="stable")]
-    first, seen, last = np.arange(len(key)), dict[bytes, int](), -1
+    bits = matrix.view(_BITS[matrix.dtype])
+    # The sum of a row's bits, exact in any order, without the sign: all that -0.0 adds to it.
+    keys = bits.sum(1, dtype=bits.dtype) & torch.iinfo(bits.dtype).max
+    _, key, count = np.unique(keys.cpu().numpy(), return_inverse=True, return_counts=True)
+    suspects, first = np.flatnonzero(count[key] > 1), np.arange(len(matrix))
+    seen: dict[bytes, int] = {}
     for start in range(0, len(suspects), _AT_ONCE):
         some = suspects[start : start + _AT_ONCE]
         # + 0.0 takes the sign off -0.0
-        contents = (matrix[_to(some, matrix.device)] + 0.0).cpu().numpy()
-        for row, content in zip(some.tolist(), contents, strict=True):
-            if key[row] != last:  # rows of other keys are other rows
-                seen.clear()
-                last = key[row]
-            first[row] = seen.setdefault(content.tobytes(), row)
+        contents = (matrix[torch.from_numpy(some).to(matrix.device)] + 0.0).cpu().numpy()
+        first[some] = [seen.setdefault(hashlib.blake2b(content).digest(), row)
+                       for row, content in zip(some.tolist(), contents, strict=True)]
     rows = np.flatnonzero(np.bincount(first)[first] > 1)
     firsts, group = np.unique(first[rows], return_inverse=True)
     return EqualRows(rows, group.reshape(-1).astype(np.int64), firsts)
-
-
-def _keys(matrix: Tensor) -> Ints:
-    """(N,) a number for each row, the same for equal rows and rarely for others.
-
-    The bits of both halves, summed as integers, which is exact in any order. The sign bit is
-    dropped: all that -0.0 adds to a sum.
-    """
-    bits = matrix.view(_BITS[matrix.dtype])
-    half = bits.shape[1] // 2
-    sums = bits[:, : 2 * half].reshape(len(bits), 2, half).sum(2, dtype=bits.dtype)
-    if bits.shape[1] % 2:
-        sums[:, 1] += bits[:, -1]
-    left, right = (sums & torch.iinfo(bits.dtype).max).long().unbind(1)
-    return np.asarray((left * 2**31 + right).cpu().numpy(), dtype=np.int64)
-
-
-def _to(numbers: Ints, device: torch.device) -> Tensor:
-    return torch.from_numpy(numbers).to(device)

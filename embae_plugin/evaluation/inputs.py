@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,45 +14,47 @@ from torch import Tensor
 Codes = npt.NDArray[np.int64]
 
 
-def as_floating(name: str, values: Any) -> Tensor | npt.NDArray[Any]:
-    """Return ``values`` as a detached 2-D tensor or array, without copying numpy or torch data.
+def as_floating(name: str, values: Any) -> Tensor:
+    """Return ``values`` as a detached 2-D tensor of a floating type.
+
+    Floating numpy and torch data are not copied. Integers of 32 and more bits become float64,
+    others float32.
 
     Raises:
         ValueError: it isn't two-dimensional, is empty, or isn't numeric.
     """
-    matrix = values.detach() if isinstance(values, Tensor) else np.asarray(values)
-    if matrix.ndim != 2:
-        raise ValueError(f"{name} must be 2-D, got shape {tuple(matrix.shape)}")
-    if 0 in matrix.shape:
-        raise ValueError(f"{name} is empty: shape {tuple(matrix.shape)}")
-    if isinstance(matrix, np.ndarray) and matrix.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got dtype {matrix.dtype}")
-    if isinstance(matrix, Tensor) and (matrix.is_complex() or matrix.dtype == torch.bool):
-        raise ValueError(f"{name} must hold real numbers, got dtype {matrix.dtype}")
-    return matrix
-
-
-def take_rows(matrix: Tensor | npt.NDArray[Any], rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a fresh copy of these rows as ``dtype``, on the device of the index ``rows``."""
-    if isinstance(matrix, Tensor):
-        taken = matrix.index_select(0, rows.to(matrix.device))
+    found = values.detach() if isinstance(values, Tensor) else np.asarray(values)
+    if found.ndim != 2:
+        raise ValueError(f"{name} must be 2-D, got shape {tuple(found.shape)}")
+    if 0 in found.shape:
+        raise ValueError(f"{name} is empty: shape {tuple(found.shape)}")
+    if isinstance(found, Tensor):
+        numeric = not found.is_complex() and found.dtype != torch.bool
     else:
-        taken = torch.from_numpy(np.ascontiguousarray(matrix[rows.cpu().numpy()]))
-    return taken.to(device=rows.device, dtype=dtype)
+        numeric = found.dtype.kind in "fiu"
+    if not numeric:
+        raise ValueError(f"{name} must hold real numbers, got dtype {found.dtype}")
+    if isinstance(found, Tensor):
+        wide = torch.float64 if found.element_size() > 2 else torch.float32
+        return found if found.is_floating_point() else found.to(wide)
+    if found.dtype not in (np.float16, np.float32, np.float64):
+        found = found.astype(np.float64 if found.itemsize > 2 else np.float32)
+    if any(stride < 0 or stride % found.itemsize for stride in found.strides):
+        found = found.copy()  # torch knows no such memory
+    with warnings.catch_warnings():  # of arrays that are read-only; nothing writes to them here
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(found)
 
 
-def working_dtype(*matrices: Tensor | npt.NDArray[Any]) -> torch.dtype:
-    """float64 if any of them is (or is of 32/64-bit integers), else float32."""
+def take_rows(matrix: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a fresh copy of these rows as ``dtype``, on the device of the index ``rows``."""
+    return matrix.index_select(0, rows.to(matrix.device)).to(device=rows.device, dtype=dtype)
 
-    def wide(matrix: Tensor | npt.NDArray[Any]) -> bool:
-        if isinstance(matrix, Tensor):
-            integer = not matrix.is_floating_point()
-        else:
-            integer = matrix.dtype.kind in "iu"
-        itemsize = matrix.element_size() if isinstance(matrix, Tensor) else matrix.itemsize
-        return itemsize > 4 or (integer and itemsize > 2)
 
-    return torch.float64 if any(wide(matrix) for matrix in matrices) else torch.float32
+def working_dtype(*matrices: Tensor) -> torch.dtype:
+    """float64 if any of them is, else float32."""
+    wide = any(matrix.dtype == torch.float64 for matrix in matrices)
+    return torch.float64 if wide else torch.float32
 
 
 def check_finite(name: str, rows: Tensor) -> None:
@@ -69,21 +73,7 @@ def check_finite(name: str, rows: Tensor) -> None:
         )
 
 
-def check_no_nan(name: str, matrix: Tensor | npt.NDArray[Any]) -> None:
-    """Refuse NaN, and say how many rows have one.
-
-    Raises:
-        ValueError: at least one row has a NaN.
-    """
-    if isinstance(matrix, Tensor):
-        bad = int(matrix.amax(dim=1).isnan().sum())
-    else:
-        bad = int(np.isnan(matrix.max(axis=1)).sum())
-    if bad:
-        raise ValueError(f"{name}: {bad} of {len(matrix)} rows hold NaN")
-
-
-def encode_ids(name: str, query: Any, gallery: Any, sizes: tuple[int, int]) -> tuple[Codes, Codes]:
+def encode_ids(name: str, query: Any, gallery: Any, sizes: Sequence[int]) -> tuple[Codes, Codes]:
     """Map the ids of query and gallery to 0, 1, 2, ... in common; any integers will do.
 
     Camera ids may be strings too.
@@ -106,8 +96,9 @@ def _as_ids(name: str, values: Any, length: int) -> npt.NDArray[Any]:
         raise ValueError(f"{name} must be 1-D, got shape {ids.shape}")
     if len(ids) != length:
         raise ValueError(f"{name} has {len(ids)} ids for {length} rows")
-    strings_allowed = name.endswith("camids")
-    if ids.dtype.kind not in ("iuU" if strings_allowed else "iu"):
-        allowed = "integers or strings" if strings_allowed else "integers"
+    kinds, allowed = "iu", "integers"
+    if name.endswith("camids"):
+        kinds, allowed = "iuU", "integers or strings"
+    if ids.dtype.kind not in kinds:
         raise ValueError(f"{name} must be {allowed}, got dtype {ids.dtype}")
     return ids

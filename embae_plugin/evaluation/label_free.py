@@ -1,7 +1,8 @@
 """What can be said of embeddings of unlabelled crops: measures to choose an epoch by.
 
 The reconstruction loss falls as long as one trains, and accuracy does not rise as long. Each
-measure here reads embeddings and cameras and no identity; of each, more is meant to be better.
+measure here reads (N, V, d) embeddings of length 1, of V views of each crop, and (N,) cameras, and
+no identity; of each, more is meant to be better.
 Which one is to be trusted is a question of evidence: `embae curves` compares what each gives away.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.evaluation.change import gap_between_cameras
+from embae_plugin.evaluation.change import camera_neighbours
 from embae_plugin.evaluation.equal_rows import equal_rows
 
 MOST = 4096  # crops that are looked at: each is compared with all of them
@@ -23,10 +24,6 @@ def effective_rank(views: torch.Tensor, camids: torch.Tensor) -> float:
 
     The exponential of the entropy of the covariance's normalised eigenvalues: from 1 to d. An
     embedding that collapses onto what cameras, or a few people, differ by loses directions.
-
-    Args:
-        views: (N, V, d) embeddings of length 1 of each crop's views.
-        camids: (N,); not looked at.
     """
     x = F.normalize(views.mean(1), dim=1).double()
     x = x - x.mean(0)
@@ -40,12 +37,12 @@ def flip_agreement(views: torch.Tensor, camids: torch.Tensor) -> float:
     if views.shape[1] < 2:
         return float("nan")
     own = (views[:, 0] - views[:, 1]).norm(dim=1).mean()
-    return 1 - float(own / _mean_distance(views[:, 0]))
+    return 1 - float(own / torch.pdist(views[:1024, 0]).mean().clamp_(min=1e-12))
 
 
 def camera_mixing(views: torch.Tensor, camids: torch.Tensor) -> float:
     """The nearest crop on the own camera less that on others, in mean distances; NaN for one."""
-    gap = gap_between_cameras(F.normalize(views.mean(1), dim=1), camids)
+    gap = camera_neighbours(F.normalize(views.mean(1), dim=1), camids).gap
     return float("nan") if gap is None else -gap
 
 
@@ -67,10 +64,6 @@ def mutual_neighbours(views: torch.Tensor, camids: torch.Tensor) -> float:
             answered = int((back[there] == torch.arange(len(there), device=x.device)).sum())
             mutual, total = mutual + 2 * answered, total + sum(near.shape)
     return mutual / total if total else float("nan")
-
-
-def _mean_distance(x: torch.Tensor) -> torch.Tensor:
-    return torch.pdist(x[:1024]).mean().clamp_(min=1e-12)
 
 
 MEASURES: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {

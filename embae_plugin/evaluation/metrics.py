@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ class Scores:
         mAP_trapezoid: the same with the trapezoid rule of the Market-1501 MATLAB code.
         queries: number of scored queries.
         dropped_queries: number of queries with no positive left; they are in no average.
+        precision, first_rank: ``(num_query,)`` of each query, in their order: the mean precision
+            at its hits and the rank of the first one; NaN for a dropped query.
 
     Without a single scored query ``cmc`` and both mAPs are NaN.
     """
@@ -33,6 +36,8 @@ class Scores:
     mAP_trapezoid: float
     queries: int
     dropped_queries: int
+    precision: FloatArray = field(default_factory=lambda: np.empty(0), repr=False)
+    first_rank: FloatArray = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
     def rank1(self) -> float:
@@ -50,8 +55,7 @@ class Scores:
         return float(self.cmc[k - 1])
 
 
-@dataclass(frozen=True)
-class QueryScores:
+class QueryScores(NamedTuple):
     """Per-query results of one protocol, each ``(num_query,)``; NaN for a dropped query."""
 
     precision: Tensor
@@ -88,12 +92,13 @@ def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
     )
 
 
-def summarise(queries: QueryScores, max_rank: int) -> Scores:
-    """Average per-query results into :class:`Scores`."""
+def summarise(queries: QueryScores, max_rank: int, order: Tensor | None = None) -> Scores:
+    """Average per-query results into :class:`Scores`; query ``i`` was number ``order[i]``."""
     scored = ~queries.first_rank.isnan()
     number = int(scored.sum())
     first = queries.first_rank[scored].clamp(max=max_rank + 1).long()
     reached = torch.bincount(first, minlength=max_rank + 2)[1 : max_rank + 1].cumsum(0)
+    place: Tensor | slice = slice(None) if order is None else order.argsort()
     return Scores(
         # 0 / 0 is NaN in torch, as it shall be without a scored query
         cmc=(reached.double() / number).cpu().numpy(),
@@ -101,4 +106,6 @@ def summarise(queries: QueryScores, max_rank: int) -> Scores:
         mAP_trapezoid=float(queries.precision_trapezoid[scored].mean()),
         queries=number,
         dropped_queries=len(scored) - number,
+        precision=queries.precision[place].cpu().numpy(),
+        first_rank=queries.first_rank[place].cpu().numpy(),
     )

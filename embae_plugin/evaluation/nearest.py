@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embae_plugin.evaluation.equal_rows import EqualRows, equal_rows
+from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 INDEXES = ("flat", "ivf")
 _BLOCK_BYTES = 2**27
 _LEAST_IVF = 2000  # gallery images, below which lists would hold next to nothing
@@ -28,7 +27,7 @@ def faiss_or_none() -> Any:
         return importlib.import_module("faiss")
     except ImportError:
         logger.info("faiss is not installed, so the gallery is compared image by image (exact; "
-                    "pip install faiss-cpu makes large galleries faster)")  # fmt: skip
+                    "pip install faiss-cpu makes large galleries faster)")
         return None
 
 
@@ -39,11 +38,8 @@ def unit_length(embeddings: Floats) -> Floats:
 
 
 def nearest(
-    query: Floats,
-    gallery: Floats,
-    top: int,
-    hidden: NDArray[np.bool_] | None = None,
-    index: str = "flat",
+    query: Floats, gallery: Floats, top: int,
+    hidden: NDArray[np.bool_] | None = None, index: str = "flat",
 ) -> tuple[Ints, Floats]:
     """The ``top`` gallery rows most similar to each query.
 
@@ -65,69 +61,50 @@ def nearest(
         return np.zeros((len(query), 0), np.int64), np.zeros((len(query), 0), np.float32)
     pool = gallery if hidden is None else gallery[rows]
     equal = equal_rows(torch.from_numpy(pool))
-    compared = np.ones(len(pool), bool)
-    compared[equal.rows] = False
-    compared[equal.first] = True  # for all that equal it
-    once = np.flatnonzero(compared)
-    similarity, found = _compare(query, pool[once] if len(equal.rows) else pool, top, index)
-    found = np.where(found < 0, -1, once[found])
-    if len(equal.rows):
-        found, similarity = _with_equals(found, similarity, equal, top)
+    members: dict[int, list[int]] = {}  # of the first of equal rows, which is compared for all
+    for row, first in zip(equal.rows.tolist(), equal.first[equal.group].tolist(), strict=True):
+        members.setdefault(first, []).append(row)
+    once = np.setdiff1d(np.arange(len(pool)), np.setdiff1d(equal.rows, equal.first))
+    values, places = _compare(query, pool[once] if members else pool, top, index)
+    places = np.where(places < 0, -1, once[places])
+    found = np.full((len(query), top), -1, dtype=np.int64)
+    similarity = np.full((len(query), top), -np.inf, dtype=np.float32)
+    for n, line in enumerate(places.tolist()):
+        groups = [members.get(row, [row])[:top] for row in line]
+        some: Ints = np.concatenate(groups)[:top]
+        found[n, : len(some)] = some
+        similarity[n, : len(some)] = np.repeat(values[n], [len(group) for group in groups])[:top]
     order = np.lexsort((found, -similarity))
     found = np.take_along_axis(found, order, 1)
     return np.where(found < 0, -1, rows[found]), np.take_along_axis(similarity, order, 1)
 
 
 def _compare(query: Floats, gallery: Floats, top: int, index: str) -> tuple[Floats, Ints]:
+    """Similarities and rows of the ``top`` nearest, in any order among equally near ones."""
     top, faiss = min(top, len(gallery)), faiss_or_none()
     if faiss is not None:
         similarity, found = _index(faiss, np.ascontiguousarray(gallery), index).search(query, top)
         return similarity, found
     if index != "flat":
         logger.warning("--index %s needs faiss; comparing exactly instead", index)
-    return _product(query, gallery, top)
-
-
-def _with_equals(
-    found: Ints, similarity: Floats, equal: EqualRows, top: int
-) -> tuple[Ints, Floats]:
-    """Up to ``top`` rows of each query: those found, each followed by those equal to it."""
-    groups = np.split(equal.rows[equal.group.argsort(kind="stable")],
-                      np.bincount(equal.group).cumsum()[:-1])  # fmt: skip
-    members = {row: some[:top] for row, some in zip(equal.first.tolist(), groups, strict=True)}
-    rows = np.full((len(found), top), -1, dtype=np.int64)
-    values = np.full((len(found), top), -np.inf, dtype=np.float32)
-    for n, line in enumerate(found.tolist()):
-        parts = [members.get(row, [row]) for row in line]
-        some = np.concatenate(parts)[:top]
-        rows[n, : len(some)] = some
-        values[n, : len(some)] = np.repeat(similarity[n], [len(part) for part in parts])[:top]
-    return rows, values
-
-
-def _product(query: Floats, gallery: Floats, top: int) -> tuple[Floats, Ints]:
-    z, values, rows = torch.from_numpy(gallery), [], []
     step = max(1, _BLOCK_BYTES // (4 * len(gallery)))
-    for start in range(0, len(query), step):
-        best = (torch.from_numpy(query[start : start + step]) @ z.T).topk(top, dim=1)
-        values.append(best.values)
-        rows.append(best.indices)
-    return torch.cat(values).numpy(), torch.cat(rows).numpy()
+    z = torch.from_numpy(gallery).T
+    best = [(some @ z).topk(top, dim=1) for some in torch.split(torch.from_numpy(query), step)]
+    return (torch.cat([one.values for one in best]).numpy(),
+            torch.cat([one.indices for one in best]).numpy())
 
 
 def _index(faiss: Any, gallery: Floats, kind: str) -> Any:
-    width = gallery.shape[1]
-    flat = faiss.IndexFlatIP(width)
+    """A faiss index that holds the gallery."""
+    index = faiss.IndexFlatIP(gallery.shape[1])
     if kind == "ivf" and len(gallery) < _LEAST_IVF:
         logger.info("%d gallery images are too few for --index ivf; comparing exactly",
-                    len(gallery))  # fmt: skip
-    if kind != "ivf" or len(gallery) < _LEAST_IVF:
-        flat.add(gallery)
-        return flat
-    cells = int(4 * np.sqrt(len(gallery)))
-    cells = min(cells, len(gallery) // 39)  # faiss wants 39 images for each to train on
-    inverted = faiss.IndexIVFFlat(flat, width, cells, faiss.METRIC_INNER_PRODUCT)
-    inverted.train(gallery)
-    inverted.add(gallery)
-    inverted.nprobe = max(1, round(_CELLS_READ * cells))
-    return inverted
+                    len(gallery))
+    elif kind == "ivf":
+        cells = int(4 * np.sqrt(len(gallery)))
+        cells = min(cells, len(gallery) // 39)  # faiss wants 39 images for each to train on
+        index = faiss.IndexIVFFlat(index, gallery.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+        index.train(gallery)
+        index.nprobe = max(1, round(_CELLS_READ * cells))
+    index.add(gallery)
+    return index

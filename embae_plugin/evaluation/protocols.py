@@ -1,8 +1,7 @@
 """Evaluation protocols: which gallery items does a query ignore.
 
-Every rule used in person Re-ID looks only at whether a gallery item has the query's identity and
-whether it was taken by the query's camera, and only items of the query's camera are ever ignored.
-Two switches therefore describe a protocol completely, and the ranking code needs nothing else.
+Every rule used in person Re-ID ignores items of the query's camera only, and looks at nothing but
+whether they have the query's identity: two switches describe a protocol completely.
 """
 
 from __future__ import annotations
@@ -31,11 +30,8 @@ class Protocol:
     description: str
 
     def ignored(
-        self,
-        q_pids: npt.ArrayLike,
-        g_pids: npt.ArrayLike,
-        q_camids: npt.ArrayLike,
-        g_camids: npt.ArrayLike,
+        self, q_pids: npt.ArrayLike, g_pids: npt.ArrayLike,
+        q_camids: npt.ArrayLike, g_camids: npt.ArrayLike,
     ) -> npt.NDArray[np.bool_]:
         """Return the ``(num_query, num_gallery)`` mask of the items each query ignores.
 
@@ -45,40 +41,18 @@ class Protocol:
         same_pid = np.asarray(q_pids)[:, None] == np.asarray(g_pids)[None, :]
         same_camera = np.asarray(q_camids)[:, None] == np.asarray(g_camids)[None, :]
         switch = np.where(same_pid, self.ignores_same_identity, self.ignores_other_identities)
-        ignored: npt.NDArray[np.bool_] = same_camera & switch
-        return ignored
+        return np.asarray(same_camera & switch)
 
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
-            name="market",
-            ignores_same_identity=True,
-            ignores_other_identities=False,
-            description="ignore the query's identity in the query's camera (Zheng et al., 2015)",
-        ),
-        Protocol(
-            name="nd",
-            ignores_same_identity=True,
-            ignores_other_identities=True,
-            description="ignore everything in the query's camera (the paper's -nd columns)",
-        ),
+        Protocol("market", True, False,
+                 "ignore the query's identity in the query's camera (Zheng et al., 2015)"),
+        Protocol("nd", True, True,
+                 "ignore everything in the query's camera (the paper's -nd columns)"),
     )
 }
-
-
-def get_protocol(name: str) -> Protocol:
-    """Return the protocol called ``name``.
-
-    Raises:
-        ValueError: no protocol has this name.
-    """
-    try:
-        return PROTOCOLS[name]
-    except (KeyError, TypeError):
-        valid = ", ".join(sorted(PROTOCOLS))
-        raise ValueError(f"unknown evaluation protocol {name!r}; valid ones: {valid}") from None
 
 
 def get_protocols(names: str | Iterable[str]) -> list[Protocol]:
@@ -90,4 +64,8 @@ def get_protocols(names: str | Iterable[str]) -> list[Protocol]:
     chosen = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     if not chosen:
         raise ValueError(f"no evaluation protocol given; choose from {', '.join(PROTOCOLS)}")
-    return [get_protocol(name) for name in chosen]
+    for name in chosen:
+        if name not in PROTOCOLS:
+            valid = ", ".join(sorted(PROTOCOLS))
+            raise ValueError(f"unknown evaluation protocol {name!r}; valid ones: {valid}")
+    return [PROTOCOLS[name] for name in chosen]

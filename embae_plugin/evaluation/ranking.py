@@ -9,7 +9,6 @@ a processor rounds; a matrix of distances is taken as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -17,27 +16,22 @@ from torch import Tensor
 
 from embae_plugin.evaluation.blockwise import score_blocks
 from embae_plugin.evaluation.distances import EmbeddingDistances, MatrixDistances
-from embae_plugin.evaluation.inputs import as_floating, check_no_nan, encode_ids
+from embae_plugin.evaluation.inputs import as_floating
 from embae_plugin.evaluation.matching import Matching
 from embae_plugin.evaluation.metrics import FloatArray, Scores
 from embae_plugin.evaluation.protocols import get_protocols
 from embae_plugin.precision import full_precision
 
-__all__ = ["Scores", "evaluate_embeddings", "evaluate_rank"]
-
 BLOCK_BYTES = 2**27
+Values = npt.ArrayLike | Tensor
 
 
 @torch.inference_mode(False)  # a mode of one thread, whose tensors other threads can't write to
 @torch.no_grad()
 def evaluate_rank(
-    distmat: npt.ArrayLike | Tensor,
-    q_pids: npt.ArrayLike | Tensor,
-    g_pids: npt.ArrayLike | Tensor,
-    q_camids: npt.ArrayLike | Tensor,
-    g_camids: npt.ArrayLike | Tensor,
-    max_rank: int = 50,
-    protocol: str = "market",
+    distmat: Values,
+    q_pids: Values, g_pids: Values, q_camids: Values, g_camids: Values,
+    max_rank: int = 50, protocol: str = "market",
 ) -> tuple[FloatArray, float]:
     """Evaluate a distance matrix; the call and, under "market", the result are torchreid's.
 
@@ -58,12 +52,12 @@ def evaluate_rank(
         ValueError: an argument is empty, mis-shaped, NaN or unknown; the message says which.
     """
     matrix = as_floating("distmat", distmat)
-    device = matrix.device if isinstance(matrix, Tensor) else torch.device("cpu")
-    sizes = (matrix.shape[0], matrix.shape[1])
     chosen = get_protocols(protocol)
     _check_positive("max_rank", max_rank)
-    check_no_nan("distmat", matrix)
-    matching = _match((q_pids, g_pids, q_camids, g_camids), sizes, device)
+    bad = int(matrix.amax(dim=1).isnan().sum())
+    if bad:
+        raise ValueError(f"distmat: {bad} of {len(matrix)} rows hold NaN")
+    matching = Matching(q_pids, g_pids, q_camids, g_camids, matrix.shape, matrix.device)
     distances = MatrixDistances(matrix, matching.q_order, matching.g_order)
     scores = score_blocks(distances, matching, chosen, max_rank, BLOCK_BYTES)[chosen[0].name]
     return scores.cmc, scores.mAP
@@ -72,17 +66,11 @@ def evaluate_rank(
 @torch.inference_mode(False)  # a mode of one thread, whose tensors other threads can't write to
 @torch.no_grad()
 def evaluate_embeddings(
-    q_emb: npt.ArrayLike | Tensor,
-    g_emb: npt.ArrayLike | Tensor,
-    q_pids: npt.ArrayLike | Tensor,
-    g_pids: npt.ArrayLike | Tensor,
-    q_camids: npt.ArrayLike | Tensor,
-    g_camids: npt.ArrayLike | Tensor,
+    q_emb: Values, g_emb: Values,
+    q_pids: Values, g_pids: Values, q_camids: Values, g_camids: Values,
     *,
-    protocols: Iterable[str] = ("market", "nd"),
-    max_rank: int = 50,
-    block_bytes: int = BLOCK_BYTES,
-    device: str | torch.device | None = None,
+    protocols: Iterable[str] = ("market", "nd"), max_rank: int = 50,
+    block_bytes: int = BLOCK_BYTES, device: str | torch.device | None = None,
 ) -> dict[str, Scores]:
     """Score embeddings by Euclidean distance under several protocols at once.
 
@@ -111,23 +99,15 @@ def evaluate_embeddings(
             f"q_emb has {query.shape[1]} dimensions and g_emb {gallery.shape[1]}: "
             "embed both with one model"
         )
-    if device is None:
-        device = query.device if isinstance(query, Tensor) else "cpu"
-    device = torch.device(device)
+    device = torch.device(query.device if device is None else device)
     chosen = get_protocols(protocols)
     _check_positive("max_rank", max_rank)
     _check_positive("block_bytes", block_bytes)
-    sizes = (query.shape[0], gallery.shape[0])
-    matching = _match((q_pids, g_pids, q_camids, g_camids), sizes, device)
+    sizes = len(query), len(gallery)
+    matching = Matching(q_pids, g_pids, q_camids, g_camids, sizes, device)
     with full_precision(device):
         distances = EmbeddingDistances(query, gallery, matching.q_order, matching.g_order)
         return score_blocks(distances, matching, chosen, max_rank, block_bytes)
-
-
-def _match(ids: tuple[Any, ...], sizes: tuple[int, int], device: torch.device) -> Matching:
-    q_pids, g_pids = encode_ids("pids", ids[0], ids[1], sizes)
-    q_cams, g_cams = encode_ids("camids", ids[2], ids[3], sizes)
-    return Matching(q_pids, g_pids, q_cams, g_cams, device)
 
 
 def _check_positive(name: str, value: int) -> None:

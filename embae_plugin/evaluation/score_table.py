@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 from embae_plugin.atomic_file import replacing
@@ -19,53 +20,43 @@ SHOWN = ("rank1", "rank1_nd", "mAP", "mAP_nd")  # the paper's columns
 HEADERS = {"rank1": "Rank-1", "rank1_nd": "Rank-1-nd", "mAP": "mAP", "mAP_nd": "mAP-nd"}
 
 
-def _number(value: float) -> float | None:
-    """JSON has no NaN: a score without a single query becomes null."""
-    return None if math.isnan(value) else float(value)
-
-
 def score_row(
     variant: str, scores: Mapping[str, Scores], ranks: Sequence[int] = (1, 5, 10, 20)
 ) -> Row:
     """One row of ``results.json``: fractions for every protocol, ``nd`` ones with a suffix.
 
-    Rank-1 is always in it; ``queries`` counts all of them, the dropped ones included.
+    Rank-1 is always in it; ``queries`` counts all of them, the dropped ones included. JSON has
+    no NaN: a score without a single query is None.
     """
     row: Row = {"variant": variant}
     for protocol, result in scores.items():
         suffix = "" if protocol == "market" else f"_{protocol}"
-        for rank in dict.fromkeys((1, *ranks)):
-            row[f"rank{rank}{suffix}"] = _number(result.rank(rank))
-        row[f"mAP{suffix}"] = _number(result.mAP)
-        row[f"mAP{suffix}_trapezoid"] = _number(result.mAP_trapezoid)
-        row[f"dropped_queries{suffix}"] = int(result.dropped_queries)
-        row["queries"] = int(result.queries + result.dropped_queries)
-    return row
+        row |= {f"rank{rank}{suffix}": result.rank(rank) for rank in dict.fromkeys((1, *ranks))}
+        row |= {f"mAP{suffix}": result.mAP, f"mAP{suffix}_trapezoid": result.mAP_trapezoid,
+                f"dropped_queries{suffix}": result.dropped_queries,
+                "queries": result.queries + result.dropped_queries}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in row.items()}
 
 
-def _cell(value: float | None, base: float | None, gain: bool) -> str:
-    if value is None:
-        return "–"
-    text = f"{value:.3f}"
-    return text if not gain or base is None else f"{text} ({value - base:+.3f})"
-
-
-def score_table(rows: Sequence[Row], columns: Sequence[str] = SHOWN, style: str = "simple") -> str:
+def score_table(rows: Sequence[Row]) -> str:
     """The rows as the paper prints them, with the gain over the baseline in brackets.
 
     Args:
         rows: of :func:`score_row`; a row named ``baseline`` is what gains are measured against.
-        columns: keys of a row.
-        style: a ``tabulate`` format, for example ``simple`` or ``github``.
     """
     base = next((row for row in rows if row["variant"] == "baseline"), {})
-    body = [
-        [row["variant"]]
-        + [_cell(row.get(c), base.get(c), row["variant"] != "baseline") for c in columns]
-        for row in rows
-    ]
-    headers = ["Model", *(HEADERS.get(column, column) for column in columns)]
-    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
+
+    def cell(row: Row, column: str) -> str:
+        value, start = row.get(column), base.get(column)
+        if value is None:
+            return "–"
+        gain = "" if row["variant"] == "baseline" or start is None else f" ({value - start:+.3f})"
+        return f"{value:.3f}{gain}"
+
+    body = [[row["variant"], *(cell(row, column) for column in SHOWN)] for row in rows]
+    headers = ["Model", *(HEADERS[column] for column in SHOWN)]
+    return str(tabulate(body, headers=headers, disable_numparse=True))
 
 
 def dropped_note(rows: Sequence[Row]) -> str:
@@ -120,17 +111,13 @@ def plot_scores(path: str | Path, target: str, rows: Sequence[Row]) -> None:
     from matplotlib.figure import Figure  # not pyplot, whose backend is the caller's choice
 
     figure = Figure(figsize=(max(4.8, 1.5 + 1.3 * len(rows)), 4.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(SHOWN)
+    axes, places, width = figure.subplots(), np.arange(len(rows)), 0.8 / len(SHOWN)
     for number, column in enumerate(SHOWN):
         heights = [row.get(column) or 0.0 for row in rows]
-        places = [place + (number - 1.5) * width for place in range(len(rows))]
-        bars = axes.bar(places, heights, width, label=HEADERS[column])
+        bars = axes.bar(places + (number - 1.5) * width, heights, width, label=HEADERS[column])
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
-    axes.set_xticks(range(len(rows)), [row["variant"] for row in rows])
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("score")
-    axes.set_title(f"target {target}, without its labels")
+    axes.set_xticks(places, [row["variant"] for row in rows])
+    axes.set(ylim=(0, 1.05), ylabel="score", title=f"target {target}, without its labels")
     figure.legend(ncols=4, fontsize=8, loc="outside lower center", frameon=False)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=150)

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 
 @torch.inference_mode()
 def embed_views(
-    f_emb: Callable[[torch.Tensor], torch.Tensor],
-    features: torch.Tensor,
-    normalize: bool = True,
-    batch_size: int = 8192,
+    f_emb: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor,
+    normalize: bool = True, batch_size: int = 8192,
 ) -> torch.Tensor:
     """Embeddings from trunk features in several views.
 
@@ -29,17 +27,10 @@ def embed_views(
     Returns:
         (N, z_id_dim) float32.
     """
-    count, views, _ = features.shape
-    step = max(1, batch_size // views)
+    views = features.shape[1]
     parts = [
-        _mean_over_views(f_emb, features[start : start + step]) for start in range(0, count, step)
+        f_emb(some.flatten(0, 1)).float().view(len(some), views, -1).mean(1)
+        for some in torch.split(features, max(1, batch_size // views))
     ]
     embeddings = torch.cat(parts)
     return F.normalize(embeddings, dim=1) if normalize else embeddings
-
-
-def _mean_over_views(
-    f_emb: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
-) -> torch.Tensor:
-    count, views, width = features.shape
-    return f_emb(features.reshape(-1, width)).float().view(count, views, -1).mean(1)

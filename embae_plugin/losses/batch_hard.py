@@ -7,28 +7,9 @@ training step that holds this loss can be captured as a CUDA graph.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-
-class BatchHardStatistics(NamedTuple):
-    """What to watch during training; scalars on the device, detached.
-
-    Attributes:
-        active: fraction of the triplets whose hardest negative is no farther than the hardest
-            positive (soft margin), or that violate the margin (hinge).
-        d_pos: mean distance to the hardest positive.
-        d_neg: mean distance to the hardest negative.
-        valid: number of anchors that have a triplet at all.
-    """
-
-    active: torch.Tensor
-    d_pos: torch.Tensor
-    d_neg: torch.Tensor
-    valid: torch.Tensor
 
 
 def pairwise_distances(x: torch.Tensor) -> torch.Tensor:
@@ -86,20 +67,6 @@ def batch_hard_mine(
     return d_pos.masked_fill(~valid, 0), d_neg.masked_fill(~valid, 0), valid
 
 
-def triplet_penalty(gap: torch.Tensor, margin: float | None) -> torch.Tensor:
-    """The penalty for each anchor.
-
-    Args:
-        gap: (B,) ``d_pos - d_neg``.
-        margin: of the hinge ``max(0, margin + gap)``; None for the soft margin ``softplus(gap)``.
-
-    Returns:
-        (B,).
-    """
-    # Not log1p(exp(gap)), which is inf from gap = 89 on in float32.
-    return F.softplus(gap) if margin is None else F.relu(gap + margin)
-
-
 class BatchHardTripletLoss(nn.Module):
     """Mean over anchors of how much farther the hardest positive is than the hardest negative.
 
@@ -139,21 +106,7 @@ class BatchHardTripletLoss(nn.Module):
             ValueError: the shapes do not fit together.
         """
         d_pos, d_neg, valid = batch_hard_mine(pairwise_distances(features), pids)
-        return self._mean_penalty(d_pos - d_neg, valid)
-
-    def with_statistics(
-        self, features: torch.Tensor, pids: torch.Tensor
-    ) -> tuple[torch.Tensor, BatchHardStatistics]:
-        """The loss of :meth:`forward`, and what to watch during training."""
-        d_pos, d_neg, valid = batch_hard_mine(pairwise_distances(features), pids)
-        loss = self._mean_penalty(d_pos - d_neg, valid)
-        with torch.no_grad():
-            gap = d_pos - d_neg
-            count = valid.sum()
-            active = (gap >= 0 if self.margin is None else gap + self.margin > 0) & valid
-            mean_of = [total.sum() / count.clamp(min=1) for total in (active, d_pos, d_neg)]
-            return loss, BatchHardStatistics(mean_of[0], mean_of[1], mean_of[2], count)
-
-    def _mean_penalty(self, gap: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        weight = valid.to(gap.dtype)
-        return (triplet_penalty(gap, self.margin) * weight).sum() / weight.sum().clamp(min=1)
+        gap, weight = d_pos - d_neg, valid.to(d_pos.dtype)
+        # Not log1p(exp(gap)), which is inf from gap = 89 on in float32.
+        penalty = F.softplus(gap) if self.margin is None else F.relu(gap + self.margin)
+        return (penalty * weight).sum() / weight.sum().clamp(min=1)

@@ -32,13 +32,9 @@ def cross_covariance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     if len(a) < 2:
         return (a.sum() + b.sum()) * 0.0
-    a, b = (_standardised(x.float()) for x in (a, b))
+    a, b = (x.float() - x.float().mean(0) for x in (a, b))
+    a, b = (x * torch.rsqrt(x.square().mean(0) + 1e-12) for x in (a, b))
     return (a.T @ b / len(a)).square().mean()
-
-
-def _standardised(x: torch.Tensor) -> torch.Tensor:
-    centred = x - x.mean(0)
-    return centred * torch.rsqrt(centred.square().mean(0) + 1e-12)
 
 
 @dataclass(frozen=True)
@@ -69,16 +65,11 @@ class Bottleneck(Settings, node="nuisance"):
         """(B, d) what the decoder gets of a training batch's z_nui (B, d)."""
         if self.noise:
             spread = z_nui.std(0, unbiased=False, keepdim=True)
-            z_nui = z_nui + self.noise * spread * self._draw(z_nui, generator)
+            drawn = torch.randn(z_nui.shape, generator=generator).to(z_nui)
+            z_nui = z_nui + self.noise * spread * drawn
         if self.variational:
-            z_nui = z_nui + self._draw(z_nui, generator)
-        if self.dropout:
-            z_nui = dropout(z_nui, self.dropout, generator)
-        return z_nui
-
-    @staticmethod
-    def _draw(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(like.shape, generator=generator).to(like)
+            z_nui = z_nui + torch.randn(z_nui.shape, generator=generator).to(z_nui)
+        return dropout(z_nui, self.dropout, generator) if self.dropout else z_nui
 
     def penalty(self, z_id: torch.Tensor, z_nui: torch.Tensor) -> torch.Tensor:
         """What is added to the reconstruction error of a batch; a scalar."""

@@ -26,16 +26,12 @@ class ReconstructionLoss(nn.Module):
         Raises:
             ValueError: the shapes differ or are not two-dimensional.
         """
-        return self.per_sample(reconstruction, feature).sum() / max(len(feature), 1)
-
-    def per_sample(self, reconstruction: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
-        """The mean squared error of each sample, (B,)."""
         if reconstruction.shape != feature.shape or feature.ndim != 2:
             raise ValueError(
                 "reconstruction and feature must both be (B, D), got "
                 f"{tuple(reconstruction.shape)} and {tuple(feature.shape)}"
             )
-        dtype = torch.promote_types(
-            torch.promote_types(reconstruction.dtype, feature.dtype), torch.float32
-        )
-        return (reconstruction.to(dtype) - feature.to(dtype)).square().mean(dim=1)
+        dtype = torch.promote_types(reconstruction.dtype, feature.dtype)
+        dtype = torch.promote_types(dtype, torch.float32)
+        error = (reconstruction.to(dtype) - feature.to(dtype)).square().mean(dim=1)
+        return error.sum() / max(len(feature), 1)

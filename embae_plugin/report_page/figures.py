@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from embae_plugin.report_page.projection import Points
@@ -17,7 +18,7 @@ BEFORE, AFTER = "#d9822b", "#3f8fd2"
 COLOURS = (
     "#3f8fd2", "#d9822b", "#2f9e70", "#d1556b", "#9a76d8", "#a39128", "#c463b2", "#4fa3b5",
     "#a9744a", "#7d9a3a",
-)  # fmt: skip
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 SYMBOLS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★", "◀", "▶")
 GREY = "#8a8f98"
@@ -27,44 +28,38 @@ _STYLE: Any = {
     "xtick.color": INK, "ytick.color": INK, "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.facecolor": "none", "legend.frameon": False,
     "grid.color": INK, "grid.alpha": 0.15, "text.parse_math": False,
-}  # fmt: skip
+}
 
 
 def style(index: int) -> tuple[str, str, str]:
     """Colour, matplotlib marker and the same marker as a character, of the i-th group."""
-    return COLOURS[index % len(COLOURS)], MARKERS[(index // len(COLOURS) + index) % 10], SYMBOLS[
-        (index // len(COLOURS) + index) % 10
-    ]  # fmt: skip
+    marker = (index // len(COLOURS) + index) % len(MARKERS)
+    return COLOURS[index % len(COLOURS)], MARKERS[marker], SYMBOLS[marker]
 
 
-def _drawn(name: str, draw: Any, size: tuple[float, float] = (4.2, 3.1)) -> str:
+def _drawn(name: str, draw: Callable[[Any], None], size: tuple[float, float]) -> Markup:
     """What ``draw(axes)`` draws, as SVG whose ids begin with ``name``."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots()
-        draw(axes)
+        draw(figure.subplots())
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True,
-                       metadata={"Date": None, "Creator": None})  # fmt: skip
-    return _inline(out.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    """Without its prologue, fixed size and metadata; ids apart from those of other plots."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+                       metadata={"Date": None, "Creator": None})
+    # Without prologue, fixed size and metadata; ids apart from those of other plots.
+    svg = out.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    for side in ("width", "height"):
+        svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
-    return svg.replace(INK, "currentColor").strip()
+    return Markup(svg.replace(INK, "currentColor").strip())
 
 
-def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> str:
+def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> Markup:
     """Cumulative match characteristics."""
 
     def draw(axes: Any) -> None:
@@ -76,21 +71,21 @@ def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> str:
         axes.grid(True)
         axes.legend(loc="lower right" if min(before[-1], after[-1]) > 0.4 else "upper left")
 
-    return _drawn(name, draw)
+    return _drawn(name, draw, (4.2, 3.1))
 
 
-def histogram_figure(
-    name: str, groups: Sequence[tuple[str, NDArray[Any]]], limits: tuple[float, float]
-) -> str:
+def histogram_figure(name: str, groups: Mapping[str, NDArray[Any]]) -> Markup:
     """Densities of distances; the first with a solid outline, the second with a dashed one."""
     from matplotlib.colors import to_rgba
 
+    limits = (0, max(float(values.max()) for values in groups.values()) or 1.0)
+
     def draw(axes: Any) -> None:
         looks = ((COLOURS[2], "-"), (COLOURS[3], "--"))
-        for (label, values), (colour, line) in zip(groups, looks, strict=False):
+        for (label, values), (colour, line) in zip(groups.items(), looks, strict=False):
             axes.hist(values, bins=50, range=limits, density=True, histtype="stepfilled",
                       facecolor=to_rgba(colour, 0.45), edgecolor=colour, linestyle=line,
-                      linewidth=1.4, label=label)  # fmt: skip
+                      linewidth=1.4, label=label)
         axes.set(xlabel="distance", ylabel="density", xlim=limits, yticks=[])
         axes.margins(y=0.3)  # room for the legend
         axes.legend(loc="upper left")
@@ -98,7 +93,7 @@ def histogram_figure(
     return _drawn(name, draw, (4.2, 2.6))
 
 
-def scatter_figure(name: str, points: Points, groups: NDArray[np.int64], count: int) -> str:
+def scatter_figure(name: str, points: Points, groups: NDArray[np.int64], count: int) -> Markup:
     """Points of ``count`` groups in their styles; group −1 small and grey, underneath."""
 
     def draw(axes: Any) -> None:
@@ -107,7 +102,7 @@ def scatter_figure(name: str, points: Points, groups: NDArray[np.int64], count: 
         for group in range(count):
             colour, marker, _ = style(group)
             axes.scatter(*points[groups == group].T, s=13, c=colour, marker=marker, alpha=0.8,
-                         linewidths=0)  # fmt: skip
+                         linewidths=0)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_aspect("equal", adjustable="datalim")

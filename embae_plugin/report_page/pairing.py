@@ -75,41 +75,44 @@ def read_pair(
         FileNotFoundError: a file is not there.
         ValueError: the files are not of the same crops, or disagree on a camera or an identity.
     """
-    tables = read_embeddings(before), read_embeddings(after)
-    old, new = tables
+    old, new = read_embeddings(before), read_embeddings(after)
+    if bool(query) != bool(gallery):
+        raise ValueError("--query and --gallery belong together: name both files, or neither")
+    for name, table in ((before, old), (after, new)):
+        if not len(table):
+            raise ValueError(f"{name} holds no embeddings")
+        if len(np.unique(table.paths)) != len(table):
+            raise ValueError(f"{name} holds a path twice")
+        if not np.isfinite(table.embeddings).all():
+            raise ValueError(f"{name} holds embeddings that are not finite numbers")
     order = _matching_rows(old, new, before, after)
     _check_same("cameras", old.cameras, new.cameras[order], old.paths)
-    pids = _identities(old, new, order)
+    pids = np.full(len(old), "") if old.pids is None else old.pids.astype(str)
+    if new.pids is not None:
+        theirs = new.pids.astype(str)[order]
+        if old.pids is not None:
+            _check_same("identities", pids, theirs, old.paths)
+        pids = theirs
     camera_names, cameras = np.unique(old.cameras.astype(str), return_inverse=True)
     asked, searched = queries_and_gallery(pids)
     codes = np.full(len(pids), UNKNOWN, dtype=np.int64)
     pid_names, codes[asked] = np.unique(pids[asked], return_inverse=True)
-    if bool(query) != bool(gallery):
-        raise ValueError("--query and --gallery belong together: name both files, or neither")
-    chosen = (np.flatnonzero(asked), np.flatnonzero(searched))
-    if query:
-        chosen = (_listed(query, old, asked), _listed(gallery, old, searched))
-    for name, table in ((before, old), (after, new)):
-        if not np.isfinite(table.embeddings).all():
-            raise ValueError(f"{name} holds embeddings that are not finite numbers")
     return Pair(
-        tuple(map(str, old.paths)), cameras.reshape(-1).astype(np.int64),
-        tuple(map(str, camera_names)), codes, tuple(map(str, pid_names)),
-        old.embeddings, np.ascontiguousarray(new.embeddings[order]), *chosen, not query,
-        str(images_root or old.about.get("root") or new.about.get("root") or ""),
-        (old.about, new.about),
-    )  # fmt: skip
+        paths=tuple(old.paths.tolist()), cameras=cameras.reshape(-1).astype(np.int64),
+        camera_names=tuple(camera_names.tolist()), pids=codes, pid_names=tuple(pid_names.tolist()),
+        before=old.embeddings, after=np.ascontiguousarray(new.embeddings[order]),
+        query=_listed(query, old, asked) if query else np.flatnonzero(asked),
+        gallery=_listed(gallery, old, searched) if gallery else np.flatnonzero(searched),
+        leave_one_out=not query,
+        root=str(images_root or old.about.get("root") or new.about.get("root") or ""),
+        about=(old.about, new.about),
+    )
 
 
 def _matching_rows(
     old: EmbeddingTable, new: EmbeddingTable, before: str | Path, after: str | Path
 ) -> Ints:
     """For each row of ``old``, the row of ``new`` with the same path."""
-    for name, table in ((before, old), (after, new)):
-        if not len(table):
-            raise ValueError(f"{name} holds no embeddings")
-        if len(np.unique(table.paths)) != len(table):
-            raise ValueError(f"{name} holds a path twice")
     place = {path: row for row, path in enumerate(new.paths.tolist())}
     absent = [path for path in old.paths.tolist() if path not in place]
     if absent or len(old) != len(new):
@@ -129,16 +132,6 @@ def _check_same(what: str, ours: NDArray[Any], theirs: NDArray[Any], paths: NDAr
             f"the two files name other {what} for {len(differ)} crops, for example {paths[row]}: "
             f"{ours[row]} and {theirs[row]}"
         )
-
-
-def _identities(old: EmbeddingTable, new: EmbeddingTable, order: Ints) -> NDArray[np.str_]:
-    """Identities as text, from whichever file has them."""
-    ours = None if old.pids is None else old.pids.astype(str)
-    theirs = None if new.pids is None else new.pids.astype(str)[order]
-    if ours is not None and theirs is not None:
-        _check_same("identities", ours, theirs, old.paths)
-    found = ours if ours is not None else theirs
-    return np.full(len(old), "", dtype="<U1") if found is None else found
 
 
 def _listed(path: str | Path, table: EmbeddingTable, usable: NDArray[np.bool_]) -> Ints:

@@ -1,4 +1,4 @@
-"""How each query fares, and the ranked lists that show it."""
+"""Ranked lists that are worth a reader's time, and how sure a mean over queries is."""
 
 from __future__ import annotations
 
@@ -10,23 +10,10 @@ from numpy.typing import NDArray
 
 from embae_plugin.evaluation.equal_rows import equal_rows
 from embae_plugin.evaluation.protocols import Protocol
-from embae_plugin.report_page.pairing import UNKNOWN, Floats, Ints, Pair
+from embae_plugin.report_page.pairing import Floats, Ints, Pair
 
 Doubles = NDArray[np.float64]
 _BLOCK = 256
-
-
-@dataclass(frozen=True)
-class PerQuery:
-    """One model under one protocol; NaN for a query without a positive.
-
-    Attributes:
-        precision: (Q,) average precision.
-        first: (Q,) rank of the first positive.
-    """
-
-    precision: Doubles
-    first: Doubles
 
 
 @dataclass(frozen=True)
@@ -41,79 +28,65 @@ class Entry:
     verdict: str
 
 
-def distances(x: Floats, query: Ints, gallery: Ints) -> Floats:
-    """(Q, G) Euclidean distances, equal to equal crops; a crop's to itself is infinite."""
-    q, g = x[query], x[gallery]
-    squared = (q * q).sum(1)[:, None] + (g * g).sum(1)[None] - 2 * (q @ g.T)
-    equal_rows(torch.from_numpy(g)).level(torch.from_numpy(squared))
-    out: Floats = np.sqrt(np.maximum(squared, 0))
-    out[query[:, None] == gallery[None, :]] = np.inf
-    return out
+@dataclass(frozen=True)
+class Ranked:
+    """One query with its nearest crops before and after, and notes that say how good they are."""
+
+    query: int
+    before: list[Entry]
+    after: list[Entry]
+    notes: tuple[str, ...]
 
 
-def per_query(pair: Pair, x: Floats, query: Ints, protocol: Protocol) -> PerQuery:
-    """Average precision and first hit of each query among the pair's gallery.
+@dataclass(frozen=True)
+class Group:
+    """Lists chosen by one rule."""
 
-    Of equally far crops those of other people come first, as in the evaluator.
+    title: str
+    explanation: str
+    lists: list[Ranked]
+
+
+def nearest_crops(
+    x: Floats, query: Ints, pool: Ints, apart: Ints, length: int
+) -> tuple[Ints, Floats]:
+    """(Q, length) rows and Euclidean distances of the crops nearest to each query.
+
+    Equal crops are equally far, and come in the pool's order. Where there are fewer, rows are −1.
+
+    Args:
+        x: (N, d) embeddings.
+        query, pool: rows of ``x``, those whose nearest are wanted and those to be found.
+        apart: (N,) numbers, by which a crop must differ from the query to be found.
     """
-    parts = [_block(pair, x, query[i : i + _BLOCK], protocol)
-             for i in range(0, len(query), _BLOCK)]  # fmt: skip
-    return PerQuery(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _block(pair: Pair, x: Floats, query: Ints, protocol: Protocol) -> tuple[Doubles, Doubles]:
-    gallery = pair.gallery
-    same, ignored = _same_and_ignored(pair, query, gallery, protocol)
-    order = np.lexsort((same, distances(x, query, gallery)))
-    counts = ~np.take_along_axis(ignored, order, 1)
-    hits = np.take_along_axis(same, order, 1) & counts
-    rank, found = counts.cumsum(1), hits.cumsum(1)
-    total = hits.sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.where(hits, found / rank, 0.0).sum(1) / total
-    first = np.where(total > 0, np.where(hits, rank, np.inf).min(1), np.nan)
-    return precision, first
-
-
-def _same_and_ignored(
-    pair: Pair, query: Ints, gallery: Ints, protocol: Protocol
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    q_pids, g_pids = pair.pids[query], pair.pids[gallery]
-    same = (q_pids[:, None] == g_pids[None, :]) & (q_pids[:, None] != UNKNOWN)
-    ignored = protocol.ignored(q_pids, g_pids, pair.cameras[query], pair.cameras[gallery])
-    return same, ignored | (query[:, None] == gallery[None, :])
-
-
-def ranked_list(pair: Pair, x: Floats, row: int, protocol: Protocol, length: int) -> list[Entry]:
-    """The nearest gallery crops of one query, ignored ones among them but not the query itself."""
-    query, gallery = np.array([row]), pair.gallery
-    distance = distances(x, query, gallery)[0]
-    same, ignored = (mask[0] for mask in _same_and_ignored(pair, query, gallery, protocol))
-    order = np.lexsort((same, distance))[:length]
-    return [
-        Entry(int(gallery[i]), float(distance[i]),
-              "ignored" if ignored[i] else "right" if same[i] else "wrong")
-        for i in order
-        if np.isfinite(distance[i])
-    ]  # fmt: skip
-
-
-def neighbours(pair: Pair, x: Floats, query: Ints, length: int) -> tuple[Ints, Floats]:
-    """(Q, length) rows and distances of each crop's nearest crops on other cameras.
-
-    Where there are fewer, rows are −1.
-    """
-    everything = np.arange(len(pair))
+    gallery = torch.from_numpy(x[pool])
+    squares, equal = gallery.square().sum(1), equal_rows(gallery)
     rows, near = [], []
     for start in range(0, len(query), _BLOCK):
         block = query[start : start + _BLOCK]
-        distance = distances(x, block, everything)
-        distance[pair.cameras[block][:, None] == pair.cameras[None, :]] = np.inf
-        order = np.argsort(distance, axis=1, kind="stable")[:, :length]
-        found = np.take_along_axis(distance, order, 1)
-        rows.append(np.where(np.isfinite(found), order, -1))
-        near.append(found)
+        q = torch.from_numpy(x[block])
+        squared = q.square().sum(1, keepdim=True) + squares - 2 * q @ gallery.T
+        distance = equal.level(squared).clamp_(min=0).sqrt_()
+        distance[torch.from_numpy(apart[block][:, None] == apart[pool])] = torch.inf
+        found = equal.nearest(distance, min(length, len(pool)))
+        near.append(distance.gather(1, found).numpy())
+        rows.append(np.where(np.isfinite(near[-1]), pool[found.numpy()], -1))
     return np.concatenate(rows), np.concatenate(near)
+
+
+def ranked_list(pair: Pair, x: Floats, row: int, protocol: Protocol, length: int) -> list[Entry]:
+    """The nearest gallery crops of one query, ignored ones among them but not the query itself.
+
+    Of equal crops those of other people come first, as in the evaluator.
+    """
+    same = pair.pids[pair.gallery] == pair.pids[row]
+    pool, itself = pair.gallery[np.argsort(same, kind="stable")], np.arange(len(pair))
+    rows, near = (one[0] for one in nearest_crops(x, np.array([row]), pool, itself, length))
+    pids, cameras = pair.pids, pair.cameras
+    ignored = protocol.ignored(pids[[row]], pids[rows], cameras[[row]], cameras[rows])[0]
+    verdicts = np.where(ignored, "ignored", np.where(pids[rows] == pids[row], "right", "wrong"))
+    places = zip(rows.tolist(), near.tolist(), verdicts.tolist(), strict=True)
+    return [Entry(*place) for place in places if place[0] >= 0]
 
 
 def overlap(a: Ints, b: Ints) -> Doubles:
@@ -121,6 +94,84 @@ def overlap(a: Ints, b: Ints) -> Doubles:
     both = (a[:, :, None] == b[:, None, :]) & (a[:, :, None] >= 0)
     counts = np.maximum((a >= 0).sum(1), 1)
     return np.asarray(both.any(2).sum(1) / counts, dtype=np.float64)
+
+
+def pick(values: Doubles, people: Ints, count: int) -> list[int]:
+    """Places of the largest ``values``, one for each of the people; NaNs are left out.
+
+    Equal values come in the order of their places.
+    """
+    chosen: dict[int, int] = {}
+    for place in np.argsort(-values, kind="stable").tolist():
+        if not np.isnan(values[place]):
+            chosen.setdefault(int(people[place]), place)
+    return list(chosen.values())[:count]
+
+
+def labelled_groups(
+    pair: Pair, query: Ints, old: Doubles, new: Doubles, protocol: Protocol,
+    count: int, length: int,
+) -> list[Group]:
+    """Best, worst and most changed queries under a protocol.
+
+    Args:
+        query: (Q,) rows.
+        old, new: (Q,) their average precision before and after.
+        count, length: lists in a group, and crops in a list.
+    """
+    gain = new - old
+    rules = (
+        ("Most improved", "the largest gains of average precision", gain, gain > 0),
+        ("Most worsened", "the largest losses of average precision", -gain, gain < 0),
+        ("Best after adaptation", "the highest average precision", new, True),
+        ("Worst after adaptation", "the lowest average precision", -new, True),
+    )
+
+    def ranked(place: int) -> Ranked:
+        row = int(query[place])
+        before, after = (ranked_list(pair, x, row, protocol, length)
+                         for x in (pair.before, pair.after))
+        notes = tuple(f"average precision {values[place]:.2f}" for values in (old, new))
+        return Ranked(row, before, after, notes)
+
+    groups = [
+        Group(title, f"Queries with {text}, one for each identity.",
+              [ranked(place) for place in pick(np.where(wanted, values, np.nan),
+                                               pair.pids[query], count)])
+        for title, text, values, wanted in rules
+    ]
+    return [group for group in groups if group.lists]
+
+
+def unlabelled_groups(pair: Pair, query: Ints, count: int, length: int) -> list[Group]:
+    """Crops whose neighbours on other cameras changed most, and least; none for one camera."""
+    everyone = np.arange(len(pair))
+    found = [nearest_crops(x, query, everyone, pair.cameras, length)
+             for x in (pair.before, pair.after)]
+    (old, _), (new, _) = found
+    if not (old >= 0).any():
+        return []
+    kept = overlap(new, old)
+    rules = (
+        ("Most changed neighbours", "share the fewest neighbours before and after", 1 - kept),
+        ("Least changed neighbours", "share the most neighbours before and after", kept),
+    )
+
+    def ranked(place: int) -> Ranked:
+        before, after = (
+            [Entry(row, distance, "kept" if row in other[place] else "new")
+             for row, distance in zip(rows[place].tolist(), near[place].tolist(), strict=True)
+             if row >= 0]
+            for (rows, near), other in zip(found, (new, old), strict=True)
+        )
+        note = f"{kept[place]:.0%} of the neighbours stayed"
+        return Ranked(int(query[place]), before, after, ("", note))
+
+    return [
+        Group(title, f"Crops that {text}; their nearest crops on other cameras.",
+              [ranked(place) for place in pick(values, query, count)])
+        for title, text, values in rules
+    ]
 
 
 def mean_interval(
@@ -138,6 +189,5 @@ def mean_interval(
     sums, counts = np.bincount(codes, values[kept]), np.bincount(codes).astype(np.float64)
     size = len(sums)
     weights = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)
-    means = (weights @ sums) / (weights @ counts)
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.percentile((weights @ sums) / (weights @ counts), [2.5, 97.5])
     return float(low), float(high)

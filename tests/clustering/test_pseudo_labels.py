@@ -107,13 +107,6 @@ def test_bad_settings_are_refused():
         pseudo_labels(x[:0], camera[:0])
 
 
-def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    x, _, camera = world(offset=0.0)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
-        pseudo_labels(x, camera)
-
-
 @pytest.mark.parametrize(
     ("labels", "doubt"),
     [

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.evaluation.change import _neighbours, measure_change
+from embae_plugin.evaluation.change import camera_neighbours, measure_change
 
 
 def on_circle(*degrees: float) -> torch.Tensor:
@@ -78,5 +78,5 @@ def test_equal_crops_are_equally_near(count):
     assert measure_change(before, after, camids).new_neighbour == 0
     alone = F.normalize(torch.randn(count, 257, generator=draw), dim=1)
     alone[1:] = alone[1]  # the first crop is as far from all others, on its camera and off it
-    found = _neighbours(alone, torch.from_numpy(camids), torch.tensor([0]))
+    found = camera_neighbours(alone, torch.from_numpy(camids), torch.tensor([0]))
     assert found.own == found.other and found.which == 2

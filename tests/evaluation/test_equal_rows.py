@@ -137,7 +137,8 @@ def test_blocks_threads_and_order_change_nothing(monkeypatch, block_bytes, at_on
 def test_zeros_of_either_sign_are_one_point():
     data = Retrieval.random(0, queries=9, gallery=36, cameras=2, dim=2)
     data.g_emb[:] = [[0.0, 1.0], [-0.0, 1.0], [0.0, -1.0], [-0.0, -1.0]] * 9
-    made = distances.EmbeddingDistances(*data.args[:2], torch.arange(9), torch.arange(36))
+    x, y = map(torch.from_numpy, data.args[:2])
+    made = distances.EmbeddingDistances(x, y, torch.arange(9), torch.arange(36))
     assert all(len(torch.unique(row)) == 2 for row in made.block(0, 9, 0, 36))
     assert_as_by_hand(data, evaluate_embeddings(*data.args))
 
@@ -146,7 +147,8 @@ def test_zeros_of_either_sign_are_one_point():
 def test_a_distance_is_the_same_in_every_piece(monkeypatch, start, stop):
     monkeypatch.setattr(distances, "LEVELLED_AT_ONCE", 7)
     data = repeated(37)
-    made = distances.EmbeddingDistances(data.q_emb, data.g_emb, torch.arange(37), torch.arange(203))
+    x, y = torch.from_numpy(data.q_emb), torch.from_numpy(data.g_emb)
+    made = distances.EmbeddingDistances(x, y, torch.arange(37), torch.arange(203))
     whole = made.block(3, 20, 0, 203).clone()
     for members in groups_by_hand(data.g_emb):
         assert (whole[:, members] == whole[:, members[:1]]).all()

@@ -71,3 +71,14 @@ def test_wrong_distance_matrices(change, message):
     good = {name: value for name, value in GOOD.items() if not name.endswith("emb")}
     with pytest.raises(ValueError, match=message):
         evaluate_rank(**{"distmat": np.ones((2, 4)), **good, **change})
+
+
+def test_any_layout_of_memory_and_any_real_numbers():
+    packed = np.zeros((2, 3), dtype=[("name", "S1"), ("x", "f4")])["x"]
+    packed[:] = GOOD["q_emb"]
+    expected = evaluate_embeddings(**GOOD)["market"].mAP
+    for q_emb in (packed, GOOD["q_emb"].astype(">f8"),
+                  GOOD["q_emb"].astype(np.uint8), GOOD["q_emb"].tolist()):
+        assert evaluate_embeddings(**{**GOOD, "q_emb": q_emb})["market"].mAP == expected
+    mirrored = {"q_emb": GOOD["q_emb"][:, ::-1], "g_emb": GOOD["g_emb"][:, ::-1]}
+    assert evaluate_embeddings(**{**GOOD, **mirrored})["market"].mAP == expected

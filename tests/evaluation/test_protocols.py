@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embae_plugin.evaluation import PROTOCOLS, Protocol, evaluate_rank, get_protocol
+from embae_plugin.evaluation import PROTOCOLS, Protocol, evaluate_rank
 from embae_plugin.evaluation.protocols import get_protocols
 
 # gallery: same pid + same cam, same pid + other cam, other pid + same cam, other pid + other cam
@@ -20,7 +20,7 @@ def test_what_a_query_ignores(name, ignored):
 
 def test_an_unknown_protocol_is_named_with_the_valid_ones():
     with pytest.raises(ValueError, match=r"'cuhk03'; valid ones: market, nd"):
-        get_protocol("cuhk03")
+        get_protocols("cuhk03")
     with pytest.raises(ValueError, match="choose from market, nd"):
         get_protocols([])
 

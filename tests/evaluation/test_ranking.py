@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embae_plugin.evaluation import evaluate_embeddings, evaluate_rank
-from tests.evaluation.brute_force import Retrieval, brute_force
+from tests.evaluation.brute_force import Retrieval, average_precisions, brute_force, ranked_matches
 
 # One query (pid 1, camera 0) on a line at 0. From near to far:
 #   pid 1 cam 0 (same camera), pid 2 cam 0, pid 1 cam 1, pid 3 cam 1, pid 3 cam 0, pid 1 cam 2
@@ -120,6 +120,19 @@ def test_brute_force(seed):
         again = evaluate_rank(data.distmat, *data.ids, max_rank, protocol)
         np.testing.assert_allclose(again[0], cmc, atol=1e-12)
         np.testing.assert_allclose(again[1], mean_ap, atol=1e-12)
+
+
+@pytest.mark.parametrize("protocol", ["market", "nd"])
+def test_each_query_has_its_result_in_its_place(protocol):
+    data = Retrieval.random(9, queries=40, gallery=60, identities=12, cameras=3)
+    scores = evaluate_embeddings(*data.args)[protocol]
+    q_pids, g_pids, q_camids, g_camids = data.ids
+    matches = [ranked_matches(far, pid, g_pids, camid, g_camids, protocol)
+               for far, pid, camid in zip(data.distmat, q_pids, q_camids, strict=True)]
+    first = [match.argmax() + 1 if match.any() else np.nan for match in matches]
+    precision = [average_precisions(match)[0] if match.any() else np.nan for match in matches]
+    np.testing.assert_array_equal(scores.first_rank, first)
+    np.testing.assert_allclose(scores.precision, precision, atol=1e-12)
 
 
 @pytest.mark.parametrize("identities", [2, 3])

@@ -23,11 +23,11 @@ def write_run(folder: Path, seed: int, base: float, curve: list[float] | None = 
     folder.mkdir(parents=True, exist_ok=True)
     keys = ("rank1", "rank1_nd", "mAP", "mAP_nd")
     rows = [{"variant": "baseline", **dict.fromkeys(keys, base)},
-            {"variant": "fix", **dict.fromkeys(keys, curve[-1])}]  # fmt: skip
+            {"variant": "fix", **dict.fromkeys(keys, curve[-1])}]
     content = {"target": "market1501", "sources": ["viper"], "seed": seed, "rows": rows}
     (folder / "results.json").write_text(json.dumps(content))
     epochs = [{"phase": "embedding", "epoch": number, "reconstruction": 1 / number,
-               **dict.fromkeys(keys, value)} for number, value in enumerate(curve, 1)]  # fmt: skip
+               **dict.fromkeys(keys, value)} for number, value in enumerate(curve, 1)]
     (folder / "history.json").write_text(json.dumps({"transfer-fix": epochs}))
     return folder
 

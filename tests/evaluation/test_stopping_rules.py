@@ -36,9 +36,9 @@ def test_what_rules_give_away_over_curves_and_runs():
     lines = {line[:18].strip(): line[18:].split() for line in text.splitlines()[3:]}
     assert text.startswith("2 curves of 2 run(s)")
     assert lines["last"] == ["0.1000", "0.1000", "+0.0000", "+0.0000",
-                             "0.0500", "0.0500", "+0.0000", "+0.0000"]  # fmt: skip
+                             "0.0500", "0.0500", "+0.0000", "+0.0000"]
     assert lines["effective rank"] == ["0.0500", "0.1000", "+0.0000", "+0.1000",
-                                       "0.0250", "0.0500", "+0.0000", "+0.0500"]  # fmt: skip
+                                       "0.0250", "0.0500", "+0.0000", "+0.0500"]
     assert lines["flip agreement"][:4] == ["0.2000", "0.2000", "-0.1000", "-0.1000"]
 
 

@@ -158,23 +158,9 @@ def test_bfloat16_autocast_changes_nothing():
 def test_nothing_waits_for_the_device():
     # Tensors on "meta" have no values: reading one, or a shape that depends on one, raises.
     x = torch.zeros(6, 4, device="meta", requires_grad=True)
-    loss, _ = BatchHardTripletLoss().with_statistics(x, torch.zeros(6, device="meta"))
+    loss = BatchHardTripletLoss()(x, torch.zeros(6, device="meta"))
     loss.backward()
     assert loss.shape == () and x.grad.shape == x.shape
-
-
-def test_statistics_by_hand():
-    loss, stats = BatchHardTripletLoss().with_statistics(LINE.clone().requires_grad_(), PIDS)
-    assert loss.item() == BatchHardTripletLoss()(LINE, PIDS).item()
-    assert stats.active.item() == 0.5
-    assert (stats.d_pos.item(), stats.d_neg.item(), stats.valid.item()) == (3.5, 3.75, 4)
-    assert not any(value.requires_grad for value in stats)
-    assert BatchHardTripletLoss(2.5).with_statistics(LINE, PIDS)[1].active.item() == 1
-
-
-def test_statistics_without_triplets():
-    _, stats = BatchHardTripletLoss().with_statistics(LINE, torch.zeros(4))
-    assert [value.item() for value in stats] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("margin", ["hard", -0.1, float("nan"), float("inf"), None, True])

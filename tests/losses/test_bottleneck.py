@@ -101,7 +101,7 @@ def test_decorrelation_moves_both_codes_apart():
     assert torch.autograd.gradcheck(
         cross_covariance, [code(6, 2).double().requires_grad_(), code(6, 2, 1).double()],
         atol=1e-2, rtol=1e-2, eps=1e-3,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

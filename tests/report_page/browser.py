@@ -18,7 +18,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars", "--remote-debugging-pipe",
-)  # fmt: skip
+)
 
 
 def find_chromium() -> str | None:
@@ -90,7 +90,7 @@ def opened(program: str, seconds: float = 90) -> Iterator[Browser]:
         process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{child_in} 4>&{child_out}', "bash", *words],
             pass_fds=(child_in, child_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         os.close(child_in)
         os.close(child_out)
         try:

@@ -22,7 +22,7 @@ def browser():
 def show(browser: Browser, path, width: int = 1100, dark: bool = False) -> None:
     browser.events.clear()
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
-                 deviceScaleFactor=1, mobile=width < 500)  # fmt: skip
+                 deviceScaleFactor=1, mobile=width < 500)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.call("Emulation.setEmulatedMedia", features=[scheme])
     browser.call("Page.navigate", url=path.as_uri())
@@ -45,7 +45,7 @@ def test_it_opens_without_a_fault(browser, files, name, width):
     browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     faults = [*browser.of("Runtime.exceptionThrown"), *browser.of("Runtime.consoleAPICalled"),
-              *browser.of("Log.entryAdded")]  # fmt: skip
+              *browser.of("Log.entryAdded")]
     assert faults == []
     urls = [one["request"]["url"] for one in browser.of("Network.requestWillBeSent")]
     assert urls and [url for url in urls if not url.startswith(("file:", "data:"))] == []
@@ -91,7 +91,7 @@ def test_by_keyboard(browser, files):
     for _ in range(60):
         press(browser, "Tab", 9)
         seen.append(browser.evaluate(
-            "document.activeElement.tagName + ' ' + document.activeElement.className"))  # fmt: skip
+            "document.activeElement.tagName + ' ' + document.activeElement.className"))
         if "ARTICLE ranked" in seen:
             break
     assert "SUMMARY " in seen and seen[-1] == "ARTICLE ranked"

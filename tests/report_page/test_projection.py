@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
-from embae_plugin.report_page import projection
+from embae_plugin.report_page import Settings, projection
 
 
 def test_sample_holds_whole_people_and_keeps_to_its_limit(pair):
@@ -18,7 +20,6 @@ def test_sample_holds_whole_people_and_keeps_to_its_limit(pair):
 
 
 def test_tsne_is_the_same_for_a_seed(pair):
-    pytest.importorskip("sklearn")
     first, again = (projection.project(pair.before, "tsne", 3) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert first.shape == (48, 2) and np.isfinite(first).all()
@@ -40,10 +41,16 @@ def test_maps_are_turned_not_bent():
     np.testing.assert_allclose(back, points - points.mean(0), atol=1e-9)
 
 
-def test_what_is_not_installed(monkeypatch, caplog):
-    monkeypatch.setattr(projection.importlib.util, "find_spec", lambda name: None)
-    assert projection.available("tsne") == "pca" and "pip install scikit-learn" in caplog.text
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_few_crops_lie_on_the_plane_too(count):
+    flat = projection.project(np.eye(count, 3, dtype=np.float32), "tsne", 0)
+    assert flat.shape == (count, 2) and np.isfinite(flat).all()
+    assert np.isfinite(projection.project(np.ones((9, 3), np.float32), "tsne", 0)).all()
+
+
+def test_maps_that_cannot_be_drawn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match="pip install umap-learn"):
-        projection.available("umap")
+        projection.project(np.eye(9, dtype=np.float32), "umap", 0)
     with pytest.raises(ValueError, match="must be one of tsne, umap, pca"):
-        projection.available("som")
+        Settings(map_method="som")

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from embae_plugin.evaluation.learning_curves import plot_mean_curves
+from embae_plugin.evaluation.learning_curves import plot_curves
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.lab.seeds import (
     BASELINE,
@@ -82,7 +82,7 @@ def _draw(path: Path, runs: Sequence[RunScores]) -> None:
     if len(runs) > 1:
         title += f": mean ± standard deviation of {len(runs)} seeds"
     baselines = [one.rows.get(BASELINE, {}) for one in runs]
-    if not plot_mean_curves(path, [one.curves for one in runs], baselines, title):
+    if not plot_curves(path, [one.curves for one in runs], baselines, title, gains=True):
         raise ValueError(
             f"nothing to draw for {path}: no variant has scored epochs in all of "
             f"{', '.join(str(one.folder) for one in runs)}; train with test.eval_freq 1"
