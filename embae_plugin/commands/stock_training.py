@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
-from typing import Any
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 import torch
+import torch.nn.functional as F
 from yacs.config import CfgNode
 
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.evaluation import evaluate_embeddings
+from embae_plugin.evaluation.score_table import score_row, score_table, write_results
 from embae_plugin.models.weight_files import read_file, read_state
 from embae_plugin.settings.config import (
     engine_run_kwargs,
@@ -64,7 +70,45 @@ def run_stock(cfg: CfgNode) -> None:
             datamanager, model, margin=triplet.margin, weight_t=triplet.weight_t,
             weight_x=triplet.weight_x, **common,
         )  # fmt: skip
-    engine.run(**settings)
+    torch.backends.cudnn.benchmark = use_gpu  # as torchreid's script has it
+    with redirect_stdout(cast("TextIO", _Lines())):  # torchreid prints losses and scores
+        engine.run(**settings)
+    _write_results(cfg, engine, datamanager)
+
+
+class _Lines(io.TextIOBase):
+    """Logs what is printed, line by line."""
+
+    rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in filter(None, lines):
+            logger.info("%s", line)
+        return len(text)
+
+
+@torch.no_grad()
+def _write_results(cfg: CfgNode, engine: Any, datamanager: Any) -> None:
+    """The scores of the last weights on each target by both protocols, as results.json."""
+    normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
+    engine.set_model_mode("eval")
+    for target, loaders in datamanager.test_loader.items():
+        parts = []
+        for name in ("query", "gallery"):
+            found = [engine.parse_data_for_eval(data) for data in loaders[name]]
+            images = (x.cuda() if engine.use_gpu else x for x, _, _ in found)
+            z = torch.cat([engine.extract_features(x).float().cpu() for x in images])
+            labels = (torch.cat([torch.as_tensor(one[n]) for one in found]).numpy() for n in (1, 2))
+            parts.append((F.normalize(z, dim=1) if normalize else z, *labels))
+        (q, q_pids, q_cams), (g, g_pids, g_cams) = parts
+        scores = evaluate_embeddings(q, g, q_pids, g_pids, q_cams, g_cams)
+        row = score_row(cfg.model.name, scores, list(cfg.test.ranks))
+        several = len(datamanager.test_loader) > 1
+        path = Path(cfg.data.save_dir) / (f"results_{target}.json" if several else "results.json")
+        about = {"sources": list(cfg.data.sources), "seed": cfg.train.seed}
+        write_results(path, target, [row], **about)
+        logger.info("%s, by both protocols: %s\n%s", target, path, score_table([row]))
 
 
 def load_matching(model: torch.nn.Module, path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_a_run_goes_on_from_torchreids_checkpoint(root, tmp_path, caplog):
     assert [path.name for path in (tmp_path / "two" / "model").glob("*tar-*")] == [
         "model.pth.tar-2"
     ]
+
+
+def test_losses_and_scores_are_logged_and_kept(root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run_stock(config(root, tmp_path, "data.targets", "['market1501']"))
+    assert "epoch: [1/1]" in caplog.text and "loss" in caplog.text
+    said = float(caplog.text.split("mAP: ")[1].split("%")[0])
+    (row,) = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
+    assert row["variant"] == "embae_mobilenetv1" and 0 <= row["rank1_nd"] <= 1
+    assert 100 * row["mAP"] == pytest.approx(said, abs=0.051)  # torchreid's own
 
 
 def test_mistakes_are_named(root, tmp_path):
