@@ -79,13 +79,13 @@ _SOURCE_B = (
 )
 _TARGET = (
     Camera(*_STREET, (0, 30), (1.10, 1.0, 0.86), gamma=0.9, contrast=1.06, falloff=0.3),
-    Camera(*_SHOP, (180, 150), (0.88, 0.98, 1.12), gamma=1.25, blur=0.8, noise=8, falloff=-0.4),
-    Camera(*_CORRIDOR, (90, 60), (0.95, 1.08, 0.90), contrast=0.75, blur=0.9, noise=7,
-           perspective=0.25),
-    Camera(*_YARD, (270, 225), (1.14, 1.08, 1.02), gamma=0.8, contrast=0.88, blur=0.7, noise=6),
-    Camera(*_PARK, (0, 180), (1.02, 0.93, 1.06), blur=1.5, noise=7, scale=0.84),
-    Camera(*_PLAZA, (120, 300), (1.12, 0.95, 0.80), gamma=1.15, contrast=0.9, blur=0.8, noise=10,
-           scale=0.98, perspective=0.3),
+    Camera(*_SHOP, (180, 150), (0.90, 0.98, 1.12), gamma=1.2, blur=0.8, noise=7, falloff=-0.35),
+    Camera(*_CORRIDOR, (90, 60), (0.95, 1.08, 0.91), contrast=0.78, blur=0.8, noise=6,
+           perspective=0.2),
+    Camera(*_YARD, (270, 225), (1.12, 1.08, 1.02), gamma=0.82, contrast=0.9, blur=0.6, noise=5),
+    Camera(*_PARK, (0, 180), (1.02, 0.93, 1.06), blur=1.2, noise=6, scale=0.84),
+    Camera(*_PLAZA, (120, 300), (1.12, 0.95, 0.81), gamma=1.12, contrast=0.9, blur=0.7, noise=8,
+           scale=0.98, perspective=0.25),
 )
 
 SPECS: dict[str, SetSpec] = {

@@ -128,4 +128,4 @@ def test_the_target_misleads_whoever_does_not_know_its_cameras():
     known = target - target.mean(1, keepdims=True)
     spread = [np.std(pictures.mean(1), axis=0).mean() for pictures in (source, target)]
     assert spread[1] > 1.5 * spread[0]
-    assert rank1(source) > 1.5 * rank1(target) and rank1(known) > 1.5 * rank1(target)
+    assert rank1(source) > 1.25 * rank1(target) and rank1(known) > 1.5 * rank1(target)
