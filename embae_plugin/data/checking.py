@@ -10,10 +10,9 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from embae_plugin.data.datasets.catalog import SPECS, find_spec
+from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.data.datasets.generation import read_metadata
-from embae_plugin.data.datasets.shots import plan, scaled
-from embae_plugin.data.datasets.synthetic import read_subsets
+from embae_plugin.data.datasets.synthetic import planned_items
 from embae_plugin.data.layouts import READERS, count
 from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts, how_to_get
 
@@ -89,22 +88,21 @@ def check_all(root: str | Path, names: Sequence[str] = ()) -> list[Check]:
 
 def _check_built_in(name: str, folder: Path) -> Check:
     """A set that this package draws, against what its own plan says."""
-    spec, found_here = find_spec(name), partial(Check, name, str(folder))
+    found_here = partial(Check, name, str(folder))
     if not folder.is_dir() or not any(folder.iterdir()):
         return found_here("built in", messages=("drawn when it is first used",))
     try:
         metadata = read_metadata(folder)
-        scale, seed = float(str(metadata["scale"])), int(str(metadata["seed"]))
-        subsets = read_subsets(folder, spec.layout, int(str(metadata["train_ids"])))
-        shots = plan(scaled(spec, scale), seed)
+        scale, seed = metadata["scale"], metadata["seed"]
+        subsets = planned_items(folder)
     except (ValueError, OSError) as error:
         return found_here("damaged", messages=(str(error),))
     published = {
-        part: count(((s.pid, s.camera) for s in shots if s.subset == part), nobody=(0,))
-        for part in subsets
+        part: count(((pid, camera) for _, pid, camera in items), nobody=(0,))
+        for part, items in subsets.items()
     }
     found = {
-        part: count(((pid, camera) for _, pid, camera in items), nobody=(0,))
+        part: count(((pid, cam) for path, pid, cam in items if Path(path).is_file()), nobody=(0,))
         for part, items in subsets.items()
     }
     note = [f"drawn with scale {scale:g}, seed {seed}"] if (scale, seed) != (1.0, 0) else []

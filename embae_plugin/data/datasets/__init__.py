@@ -7,7 +7,6 @@ from embae_plugin.data.datasets.synthetic import (
     SyntheticSourceA,
     SyntheticSourceB,
     SyntheticTarget,
-    contact_sheet,
 )
 from embae_plugin.data.datasets.ward import WARD
 
@@ -16,6 +15,5 @@ __all__ = [
     "SyntheticSourceA",
     "SyntheticSourceB",
     "SyntheticTarget",
-    "contact_sheet",
     "generate",
 ]

@@ -1,147 +1,140 @@
-"""Draws one person in one pose: a walking body with clothes, hair and carried things."""
+"""Draws one person in one pose: a walking body of flat shapes with clothes, hair and a bag.
+
+Lengths are shares of the person's height; x is to the person's left, y up and z forward.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageDraw
 
-from embae_plugin.data.datasets.clothing import draw_carried, draw_head, draw_upper
-from embae_plugin.data.datasets.geometry import Sketch, Tube, Vec, View, shade
-from embae_plugin.data.datasets.people import LOWERS, Person
+from embae_plugin.data.datasets.people import PATTERNS, Color, Person
 
-SUPERSAMPLE = 2
+_SUPERSAMPLE = 2
+# The trunk from the lowest hem to the neck: heights, half of its width, half of its depth.
+_LEVELS = (0.28, 0.50, 0.61, 0.75, 0.80, 0.85)
+_BROAD = np.array((0.115, 0.105, 0.092, 0.125, 0.11, 0.045))
+_DEEP = np.array((0.075, 0.075, 0.075, 0.072, 0.055, 0.04))
 
 
-@dataclass(frozen=True)
-class Pose:
-    """How a person is seen at one moment.
+class Figure:
+    """One picture of a person on a transparent canvas.
 
-    heading: radians, 0 = facing the viewer, pi / 2 = towards the picture's right side.
-    phase: radians of the walking cycle.
-    elevation, perspective: see :class:`~embae_plugin.data.datasets.geometry.View`.
-    light: -1 (light from the left) to 1 (from the right).
+    size: (width, height) of the crop in pixels; crops of any shape are resized to one, so the
+    person is as wide as the crop is. heading: radians, 0 = facing the viewer, pi / 2 = walking to
+    the picture's right. phase: radians of the walking cycle. height: the person's, as a share of
+    the crop's. center, bottom: of the body axis and the ground, as shares of width and height.
+    perspective: how much wider the top of the body looks than its bottom (near, high cameras).
     """
 
-    heading: float
-    phase: float
-    elevation: float = 0.0
-    perspective: float = 0.0
-    light: float = 0.3
+    def __init__(
+        self, person: Person, size: tuple[int, int], heading: float, phase: float,
+        height: float = 0.92, center: float = 0.5, bottom: float = 0.97, perspective: float = 0.0,
+    ) -> None:
+        self.person, self.phase, self.perspective = person, phase, perspective
+        self.facing, self.across = math.cos(heading), math.sin(heading)
+        width, tall = size[0] * _SUPERSAMPLE, size[1] * _SUPERSAMPLE
+        self.canvas = Image.new("RGBA", (width, tall))
+        self.pen = ImageDraw.Draw(self.canvas)
+        self.scale, self.stretch = height * tall, size[0] / 56
+        self.left, self.bottom = center * width, bottom * tall
+        self.halves = person.girth * np.hypot(_BROAD * self.facing, _DEEP * self.across)
 
+    def draw(self) -> Image.Image:
+        """The RGBA picture, of the crop's size and transparent outside the person."""
+        near = -1 if self.across > 0.0 else 1
+        self.arm(-near)
+        self.leg(-near)
+        self.leg(near)
+        self.trunk()
+        self.arm(near)
+        self.head()
+        return self.canvas.reduce(_SUPERSAMPLE)
 
-@dataclass(frozen=True)
-class Placement:
-    """Where the person stands in the crop.
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Pixel of a point ``x`` to the right of the body axis and ``y`` above the ground."""
+        wide = self.scale * self.stretch * (1.0 + self.perspective * (y - 0.5))
+        return self.left + wide * x, self.bottom - self.scale * y
 
-    height: the person's height as a share of the crop's height.
-    center: the body axis, as a share of the crop's width.
-    bottom: the ground under the feet, as a share of the crop's height from its top.
-    stretch: how much wider the person looks: crops of any shape are resized to one.
-    """
+    def oval(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
+        """An ellipse around (x, y), which is in the picture's plane."""
+        self.pen.ellipse((*self.at(x - rx, y + ry), *self.at(x + rx, y - ry)), fill=color)
 
-    height: float = 0.92
-    center: float = 0.5
-    bottom: float = 0.97
-    stretch: float = 1.15
+    def limb(
+        self, joints: list[tuple[float, float, float]], radius: float, color: Color, side: int = 0
+    ) -> None:
+        """A thick line through points (x, y, z) of the body, with round joints."""
+        if side:  # without a difference, left and right would run together
+            color = tuple(int(value * (0.87 + 0.05 * side)) for value in color)
+        points = [(x * self.facing + z * self.across, y) for x, y, z in joints]
+        width = round(2 * radius * self.scale)
+        self.pen.line([self.at(*point) for point in points], fill=color, width=width)
+        for point in points:
+            self.oval(*point, radius / self.stretch, radius, color)
 
+    def band(self, low: float, high: float, color: Color, half: float = 0, side: int = 0) -> None:
+        """The trunk between two heights; or only ``half`` of the half width on either side of the
+        chest's middle (``side`` 1) or of the back's (-1), as far as that is in view."""
+        half = half * side * self.facing if side else 1.0
+        left, right = max(-1.0, side * self.across - half), min(1.0, side * self.across + half)
+        if left < right:
+            heights = [low, *(level for level in _LEVELS if low < level < high), high]
+            rows = [*zip(np.interp(heights, _LEVELS, self.halves).tolist(), heights, strict=True)]
+            points = [self.at(left * width, y) for width, y in rows]
+            points += [self.at(right * width, y) for width, y in reversed(rows)]
+            self.pen.polygon(points, fill=color)
 
-def _leg(person: Person, side: int, phase: float) -> tuple[Vec, Vec, Vec]:
-    """Hip, knee and ankle of one leg; the other leg is half a cycle away."""
-    swing = person.stride * math.sin(phase)
-    bend = 0.08 + 1.1 * person.stride * max(0.0, math.cos(phase)) * (1.0 + 0.3 * math.sin(phase))
-    hip = (side * 0.56 * person.hip, person.hip_height, 0.0)
-    thigh, shin = 0.49 * person.hip_height, 0.45 * person.hip_height
-    knee = (hip[0], hip[1] - thigh * math.cos(swing), thigh * math.sin(swing))
-    angle = swing - bend
-    ankle = (hip[0], knee[1] - shin * math.cos(angle), knee[2] + shin * math.sin(angle))
-    return hip, knee, ankle
+    def leg(self, side: int) -> None:
+        """The leg of one side, with its shoe and its part of the trousers."""
+        who, phase = self.person, self.phase + side * math.pi / 2
+        swing, lift = who.stride * math.sin(phase), 0.05 * max(0.0, math.cos(phase))
+        x, ankle = side * 0.055 * who.girth, 0.46 * swing - lift
+        joints = [(x, 0.5, 0.0), (x, 0.27 + 0.3 * lift, 0.24 * swing), (x, 0.04 + lift, ankle)]
+        self.limb(joints, 0.03 * who.girth, who.skin)
+        self.limb([joints[2], (x, 0.025 + lift, ankle + 0.05)], 0.024, who.shoes)
+        if not who.skirt:
+            self.limb(joints[: 3 if who.long_legs else 2], 0.045 * who.girth, who.lower, side)
 
+    def arm(self, side: int) -> None:
+        """The arm of one side, with its sleeve and a hand bag."""
+        who, phase = self.person, self.phase - side * math.pi / 2
+        x, swing = side * 0.125 * who.girth, who.stride * math.sin(phase)
+        hand = 0.28 * swing + 0.05
+        joints = [(x, 0.78, 0.0), (1.1 * x, 0.63, 0.14 * swing), (1.1 * x, 0.48, hand)]
+        self.limb(joints, 0.022 * who.girth, who.skin)
+        self.limb(joints[: 3 if who.long_sleeves else 2], 0.031 * who.girth, who.upper, side)
+        if who.carried == "hand bag" and side == who.side:
+            self.limb([(x, 0.38, hand - 0.04), (x, 0.38, hand + 0.04)], 0.05, who.bag)
 
-def _along(start: Vec, end: Vec, share: float) -> Vec:
-    return tuple(p + share * (q - p) for p, q in zip(start, end, strict=True))  # type: ignore[return-value]
+    def trunk(self) -> None:
+        """Hips or skirt, the upper garment with its pattern, and a bag on the back or shoulder."""
+        who, on_back = self.person, [(0.0, 0.75, -0.09), (0.0, 0.63, -0.11)]
+        if who.carried == "backpack" and self.facing > 0.0:
+            self.limb(on_back, 0.085, who.bag)
+        self.band(0.28 if who.skirt else 0.45, 0.62, who.lower)
+        self.band(who.hem, 0.85, who.upper)
+        for low, high, half, side in PATTERNS[who.pattern]:
+            self.band(low, high, who.second, half, side)
+        if who.carried == "shoulder bag":
+            x = 0.13 * who.side
+            self.limb([(-0.5 * x, 0.82, 0.0), (x, 0.5, 0.0)], 0.011, who.bag)
+            self.limb([(x, 0.46, -0.04), (x, 0.46, 0.04)], 0.05, who.bag)
+        elif who.carried == "backpack":
+            for color, half in ((who.bag, 0.8), (who.upper, 0.4)):  # straps
+                self.band(0.62, 0.82, color, half, 1)
+            if self.facing <= 0.0:
+                self.limb(on_back, 0.085, who.bag)
 
-
-def _draw_legs(sketch: Sketch, person: Person, phase: float) -> tuple[float, float]:
-    """Legs, shoes and whatever covers them; returns how far the knees spread in z."""
-    _, is_skirt, _ = LOWERS[person.lower]
-    bare = person.skin
-    loose = person.limb * person.lower_loose
-    knees = []
-    for side in (-1, 1):
-        hip, knee, ankle = _leg(person, side, phase + (0.0 if side > 0 else math.pi))
-        knees.append(knee[2])
-        key = -0.5 + 0.2 * sketch.view.project(hip[0], 0.3, 0.5 * knee[2])[2]
-        color = shade(person.lower_color, 0.96 if side > 0 else 0.88)
-        toe = (ankle[0], ankle[1] - 0.028, ankle[2] + 0.062)
-        sketch.limb(key, knee, ankle, 0.034 * person.limb, 0.022 * person.limb, bare)
-        sketch.limb(key + 0.001, _along(ankle, toe, -0.1), toe, 0.024, 0.018, person.shoes)
-        if is_skirt:
-            sketch.limb(key + 0.002, hip, knee, 0.05 * person.limb, 0.034 * person.limb, bare)
-            continue
-        upper_share = min(1.0, person.leg_cover / 0.52)
-        sketch.limb(key + 0.002, hip, knee, 0.048 * person.limb, 0.034 * person.limb, bare)
-        cuff = _along(hip, knee, upper_share)
-        sketch.limb(key + 0.004, hip, cuff, 0.055 * loose, 0.043 * loose, color)
-        if upper_share >= 1.0:
-            hem = _along(knee, ankle, (person.leg_cover - 0.52) / 0.48)
-            sketch.limb(key + 0.003, knee, hem, 0.041 * loose, 0.033 * loose, color)
-    return min(knees), max(knees)
-
-
-def _draw_lower(sketch: Sketch, person: Person, knees: tuple[float, float]) -> None:
-    """The hips, and the skirt if the lower garment (or a dress) is one."""
-    h = person.hip_height
-    hips = Tube(
-        (
-            (h - 0.05, 0.86 * person.hip, 0.075, 0.0),
-            (h + 0.04, person.hip, 0.08, 0.0),
-            (h + 0.12, 1.02 * person.waist, 0.07, 0.0),
-        )
-    )
-    sketch.tube(-0.3, hips, person.lower_color)
-    _, is_skirt, _ = LOWERS[person.lower]
-    if not is_skirt:
-        return
-    hem = h * (1.0 - person.leg_cover)
-    reach, back = max(0.06, 0.75 * knees[1]), min(-0.06, 0.75 * knees[0])
-    skirt = Tube(
-        (
-            (hem, 1.22 * person.hip * person.lower_loose, 0.03 + (reach - back) / 2,
-             (reach + back) / 2),
-            (h + 0.02, 1.04 * person.hip, 0.085, 0.0),
-            (h + 0.11, 1.02 * person.waist, 0.07, 0.0),
-        )
-    )  # fmt: skip
-    sketch.tube(-0.25, skirt, person.lower_color)
-
-
-def draw_figure(person: Person, pose: Pose, place: Placement, size: tuple[int, int]) -> Image.Image:
-    """Draws ``person`` in ``pose``.
-
-    size: (width, height) of the crop in pixels.
-    Returns an RGBA picture of that size; outside the person and its shadow it is transparent.
-    """
-    view = View(pose.heading, pose.elevation, pose.perspective)
-    sketch = Sketch(view, pose.light)
-    knees = _draw_legs(sketch, person, pose.phase)
-    _draw_lower(sketch, person, knees)
-    hands = draw_upper(sketch, person, pose.phase, knees)
-    draw_head(sketch, person)
-    draw_carried(sketch, person, hands)
-
-    width, height = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
-    scale = place.height * height
-    left, bottom = place.center * width, place.bottom * height
-    canvas = Image.new("RGBA", (width, height))
-    draw = ImageDraw.Draw(canvas)
-    radius_y = scale * (0.018 + 0.10 * math.sin(pose.elevation))
-    draw.ellipse(
-        (left - 0.17 * scale, bottom - radius_y, left + 0.17 * scale, bottom + radius_y),
-        fill=(12, 12, 14, 105),
-    )
-    wide = scale * place.stretch
-    for _, points, color in sorted(sketch.parts, key=lambda part: part[0]):
-        draw.polygon([(left + wide * x, bottom - scale * y) for x, y in points], fill=(*color, 255))
-    return canvas.reduce(SUPERSAMPLE)
+    def head(self) -> None:
+        """Neck, hair, face and hat."""
+        who = self.person
+        self.limb([(0.0, 0.84, 0.0), (0.0, 0.88, 0.0)], 0.03, who.skin)
+        if who.long_hair and self.facing < 0.5:
+            self.oval(-0.02 * self.across, 0.86, 0.055, 0.10, who.hair)
+        self.oval(0.0, 0.935, 0.046, 0.063, who.hair)
+        if self.facing > -0.5:
+            self.oval(0.016 * self.across, 0.925, 0.026 + 0.014 * self.facing, 0.05, who.skin)
+        if who.hat:
+            self.oval(0.01 * self.across, 0.975, 0.055, 0.03, who.hat)

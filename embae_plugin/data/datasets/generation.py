@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 import secrets
 import shutil
 import sys
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from embae_plugin.data.datasets.catalog import SetSpec, find_spec
-from embae_plugin.data.datasets.shots import Shot, Studio, names, plan, scaled, take_roll
-
-logger = logging.getLogger(__name__)
+from embae_plugin.data.datasets.shots import Shot, names, plan, scaled, take
 
 # To be raised whenever the pictures of some seed change, however slightly.
-VERSION = 2
+VERSION = 3
 METADATA = "generator.json"
-_ROLL = 100
 
 
 def generate(
-    name: str,
-    root: str | Path,
-    scale: float = 1.0,
-    seed: int = 0,
-    workers: int | None = None,
+    name: str, root: str | Path, scale: float = 1.0, seed: int = 0, workers: int | None = None
 ) -> Path:
     """Draws the data set ``name`` into ``root/name`` and returns that folder.
 
@@ -53,27 +45,26 @@ def generate(
     if seed < 0 or (workers is not None and workers < 1):
         raise ValueError(f"seed {seed} must be >= 0 and workers {workers} >= 1 (or None)")
     folder = Path(root).expanduser().absolute() / name
-    if _in_use(folder):
-        return _existing(folder, scale, seed)
-    shots = plan(spec, seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for every attempt: processes that start together can't collide.
-    draft = folder.parent / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        _draw(spec, seed, shots, draft, workers)
-        metadata = {
-            "name": name, "generator": VERSION, "seed": seed, "scale": scale,
-            "train_ids": spec.train_ids, "counts": dict(Counter(shot.subset for shot in shots)),
-        }  # fmt: skip
-        (draft / METADATA).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-        return _publish(draft, folder, scale, seed)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    if not in_use(folder):
+        # A name of its own for every attempt: processes that start together can't collide.
+        draft = folder.parent / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        try:
+            _draw(spec, seed, draft, workers)
+            metadata = {"name": name, "generator": VERSION, "seed": seed, "scale": scale}
+            (draft / METADATA).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+            os.replace(draft, folder)
+        except OSError:
+            if not in_use(folder):  # or else somebody was faster
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    read_metadata(folder, scale, seed)
+    return folder
 
 
 def read_metadata(
     folder: Path, scale: float | None = None, seed: int | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What ``folder`` says about itself, checked against this generator.
 
     scale, seed: what the caller wants, None for whatever is there.
@@ -84,72 +75,39 @@ def read_metadata(
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         found = {key: metadata[key] for key in ("generator", "seed", "scale")}
-        complete = {"train_ids", "counts"} <= set(metadata)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder} was not made by the generator of the built-in data sets: it has no "
             f"readable {METADATA}. {remedy}"
         ) from error
-    wanted = {"generator": VERSION, "seed": seed, "scale": scale}
-    for key, value in wanted.items():
+    for key, value in {"generator": VERSION, "seed": seed, "scale": scale}.items():
         if value is not None and found[key] != value:
             raise ValueError(
                 f"{folder} was drawn with {key} {found[key]}, but {key} {value} is wanted. {remedy}"
             )
-    if not complete:
-        raise ValueError(f"{folder / METADATA} lacks the numbers of people and images. {remedy}")
-    return dict(metadata)
+    return found
 
 
-def _in_use(folder: Path) -> bool:
+def in_use(folder: Path) -> bool:
+    """Whether ``folder`` is there and not empty."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def _existing(folder: Path, scale: float, seed: int) -> Path:
-    read_metadata(folder, scale, seed)
-    logger.debug("%s exists already and is kept", folder)
-    return folder
+def _take_into(draft: Path, spec: SetSpec, seed: int, shot: Shot, path: str) -> None:
+    (draft / path).parent.mkdir(parents=True, exist_ok=True)
+    take(spec, seed, shot).save(draft / path, quality=85, compress_level=1)
 
 
-def _publish(draft: Path, folder: Path, scale: float, seed: int) -> Path:
-    """Gives the finished draft its name, unless somebody else was faster."""
-    try:
-        if folder.is_dir() and not _in_use(folder):
-            folder.rmdir()
-        os.replace(draft, folder)
-    except OSError:
-        if not _in_use(folder):
-            raise
-        return _existing(folder, scale, seed)
-    return folder
-
-
-def _draw(spec: SetSpec, seed: int, shots: list[Shot], draft: Path, workers: int | None) -> None:
-    """Takes all shots into ``draft``, rolls of them in parallel."""
-    jobs = [(shot, draft / path) for shot, path in zip(shots, names(spec, shots), strict=True)]
-    for directory in {path.parent for _, path in jobs}:
-        directory.mkdir(parents=True, exist_ok=True)
-    rolls = [jobs[k : k + _ROLL] for k in range(0, len(jobs), _ROLL)]
-    workers = min(_default_workers() if workers is None else workers, len(rolls))
-    take = partial(take_roll, Studio(spec, seed).prepare())
-    bar = tqdm(total=len(jobs), desc=f"drawing {spec.name}", unit="img", disable=None)
-    with bar:
-        if workers == 1 or not _can_fork():
-            for roll in rolls:
-                bar.update(take(roll))
-            return
-        # Forked, not spawned: a worker that imported torch again would start for seconds.
-        context = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for taken in pool.map(take, rolls):
-                bar.update(taken)
-
-
-def _default_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores or 1, 8))
-
-
-def _can_fork() -> bool:
+def _draw(spec: SetSpec, seed: int, draft: Path, workers: int | None) -> None:
+    """Takes all shots into ``draft``, in parallel."""
+    shots = plan(spec, seed)
+    jobs = partial(_take_into, draft, spec, seed), shots, names(spec, shots)
+    show = partial(tqdm, total=len(shots), desc=f"drawing {spec.name}", unit="img", disable=None)
     # A daemon, such as a data loader's worker, may have no children; macOS forks unsafely.
-    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+    if sys.platform != "linux" or multiprocessing.current_process().daemon or workers == 1:
+        list(show(map(*jobs)))
+        return
+    workers = workers or min(len(os.sched_getaffinity(0)), 8)
+    # Forked, not spawned: a worker that imported torch again would start for seconds.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+        list(show(pool.map(*jobs, chunksize=20)))

@@ -6,29 +6,28 @@ so a picture does not depend on which process takes it, or on what was taken bef
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from embae_plugin.data.datasets.cameras import photograph, sample_passage
+from embae_plugin.data.datasets.cameras import photograph
 from embae_plugin.data.datasets.catalog import SetSpec
-from embae_plugin.data.datasets.people import Person, sample_person
-from embae_plugin.data.datasets.scenes import paint_scene
+from embae_plugin.data.datasets.people import Person
 
-_PERSON, _SCENE, _PASSAGE, _PICTURE, _PLAN = range(5)
+_PERSON, _WALK, _PICTURE, _PLAN = 0, 2, 3, 4
 _FIRST_DISTRACTOR = 100_000
+_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
 
 @dataclass(frozen=True)
 class Shot:
     """One picture to take.
 
-    subset: "train", "query" or "gallery". person: number of the person in the set, from 1.
-    pid: the number in the file name (0 for distractors). camera: 0-based. step: which picture
-    of that person's walk past that camera, 0-based.
+    subset: "train", "query" or "gallery". person: from 1. pid: the same, but 0 for distractors.
+    camera: 0-based. step: which picture of the walk past that camera, 0-based.
     """
 
     subset: str
@@ -39,14 +38,16 @@ class Shot:
 
 
 def scaled(spec: SetSpec, scale: float) -> SetSpec:
-    """``spec`` with ``scale`` times as many people (at least 4 to train on and 3 to test)."""
+    """``spec`` with ``scale`` times as many people (at least 4 to train on and 3 to test).
+
+    Raises ValueError if ``scale`` is not in (0, 10].
+    """
     if not 0.0 < scale <= 10.0:
         raise ValueError(f"scale of {spec.name} is {scale}, expected a number in (0, 10]")
+    sizes = (round(n * scale) for n in (spec.train_ids, spec.test_ids, spec.distractors))
+    train_ids, test_ids, distractors = sizes
     return replace(
-        spec,
-        train_ids=max(4, round(spec.train_ids * scale)),
-        test_ids=max(3, round(spec.test_ids * scale)),
-        distractors=round(spec.distractors * scale),
+        spec, train_ids=max(4, train_ids), test_ids=max(3, test_ids), distractors=distractors
     )
 
 
@@ -72,78 +73,22 @@ def plan(spec: SetSpec, seed: int) -> list[Shot]:
     return shots
 
 
-@dataclass
-class Studio:
-    """Takes the shots of one set; keeps the scenes and the latest person at hand."""
-
-    spec: SetSpec
-    seed: int
-    _scenes: dict[int, Image.Image] = field(default_factory=dict)
-    _latest: tuple[int, Person] | None = None
-
-    def person(self, number: int) -> Person:
-        """Person ``number`` of the set."""
-        if self._latest is None or self._latest[0] != number:
-            rng = np.random.default_rng([self.seed, self.spec.index, _PERSON, number])
-            self._latest = number, sample_person(rng, self.spec.wardrobe)
-        return self._latest[1]
-
-    def scene(self, camera: int) -> Image.Image:
-        """The background of ``camera``."""
-        if camera not in self._scenes:
-            rng = np.random.default_rng([self.seed, self.spec.index, _SCENE, camera])
-            settings = self.spec.cameras[camera]
-            self._scenes[camera] = paint_scene(settings.scene, rng, settings.clutter)
-        return self._scenes[camera]
-
-    def prepare(self) -> Studio:
-        """Paints all scenes at once, so that copies of this studio need not; returns itself."""
-        for camera in range(len(self.spec.cameras)):
-            self.scene(camera)
-        return self
-
-    def take(self, shot: Shot) -> Image.Image:
-        """The picture of ``shot``, RGB, of the set's size."""
-        key = [self.seed, self.spec.index, _PASSAGE, shot.person, shot.camera]
-        camera, size = self.spec.cameras[shot.camera], self.spec.size
-        passage = sample_passage(camera, size[0], np.random.default_rng(key))
-        key[2] = _PICTURE
-        rng = np.random.default_rng([*key, shot.step])
-        crowded = rng.random() < camera.crowded
-        passer_by = sample_person(rng, self.spec.wardrobe) if crowded else None
-        return photograph(
-            self.person(shot.person), camera, passage, shot.step, self.scene(shot.camera), size,
-            passer_by, rng,
-        )  # fmt: skip
-
-
-def file_name(spec: SetSpec, shot: Shot, number: int) -> str:
-    """Path of a shot inside the set's folder; ``number`` is unique within person and camera."""
-    if spec.layout == "ward":
-        return f"{shot.person:04d}{shot.camera + 1:04d}{number:04d}.png"
-    folder = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-    return f"{folder[shot.subset]}/{shot.pid:04d}_c{shot.camera + 1}s1_{number:06d}_00.jpg"
-
-
 def names(spec: SetSpec, shots: list[Shot]) -> Iterator[str]:
-    """The file name of each shot."""
-    counts: dict[tuple[int, int], int] = {}
+    """The path of each shot inside the set's folder."""
+    counts: Counter[tuple[int, int]] = Counter()
     for shot in shots:
-        key = (shot.pid, shot.camera)
-        counts[key] = counts.get(key, 0) + 1
-        yield file_name(spec, shot, counts[key])
+        counts[shot.pid, shot.camera] += 1
+        pid, camera, number = shot.pid, shot.camera + 1, counts[shot.pid, shot.camera]
+        ward = f"{pid:04d}{camera:04d}{number:04d}.png"
+        market = f"{_FOLDERS[shot.subset]}/{pid:04d}_c{camera}s1_{number:06d}_00.jpg"
+        yield ward if spec.layout == "ward" else market
 
 
-def save(image: Image.Image, path: Path, quality: int) -> None:
-    """Writes a picture in the format of its suffix."""
-    if path.suffix == ".jpg":
-        image.save(path, "JPEG", quality=quality)
-    else:
-        image.save(path, "PNG", compress_level=1)
-
-
-def take_roll(studio: Studio, roll: list[tuple[Shot, Path]]) -> int:
-    """Takes and saves some shots of a set; returns their number."""
-    for shot, path in roll:
-        save(studio.take(shot), path, studio.spec.cameras[shot.camera].quality)
-    return len(roll)
+def take(spec: SetSpec, seed: int, shot: Shot) -> Image.Image:
+    """The picture of ``shot``, RGB, of the set's size."""
+    person, walk, rng = (
+        np.random.default_rng([seed, spec.index, purpose, shot.person, *more])
+        for purpose, *more in ((_PERSON,), (_WALK, shot.camera), (_PICTURE, shot.camera, shot.step))
+    )
+    who, camera = Person(person, spec.wardrobe), spec.cameras[shot.camera]
+    return photograph(who, camera, spec.size, shot.step, walk, rng)

@@ -49,7 +49,7 @@ def test_split_ids_are_fixed_and_different(tmp_path):
     write(tmp_path / "ward")
     splits = [frozenset(n[:4] for n in names(load(tmp_path, split_id=i).train)) for i in range(6)]
     assert splits == [frozenset(f"{p:04d}" for p in split_people(list(range(1, 7)), i))
-                      for i in range(6)]  # fmt: skip
+                      for i in range(6)]
     assert len(set(splits)) > 1
     assert len(split_people(list(range(70)), 0)) == 35 and len(split_people([4, 5, 9], 0)) == 1
 
