@@ -94,7 +94,7 @@ def _write_results(cfg: CfgNode, engine: Any, datamanager: Any) -> None:
     normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
     engine.set_model_mode("eval")
     for target, loaders in datamanager.test_loader.items():
-        parts = []
+        parts: list[Any] = []
         for name in ("query", "gallery"):
             found = [engine.parse_data_for_eval(data) for data in loaders[name]]
             images = (x.cuda() if engine.use_gpu else x for x, _, _ in found)
