@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.lab.seeds import (
-    mean_text,
-    read_run,
-    read_runs,
-    schedule_table,
-    spread_table,
-)
+from embae_plugin.lab.seeds import mean_text, read_run, read_runs, spread_table
+from embae_plugin.lab.stopping_rules import schedule_table
 
 
 def write_run(folder: Path, seed: int, base: float, curve: list[float] | None = None) -> Path:
@@ -88,7 +83,7 @@ def test_what_is_no_finished_run_is_named(tmp_path):
         read_run(tmp_path)
     write_run(tmp_path / "a", 1, 0.3)
     (tmp_path / "a" / "history.json").write_text("{")
-    with pytest.raises(ValueError, match="history.json cannot be read"):
+    with pytest.raises(ValueError, match="history.json is not what embae train writes"):
         read_run(tmp_path / "a")
     (tmp_path / "a" / "history.json").unlink()
     (tmp_path / "a" / "results.json").write_text('{"rows": []}')

@@ -7,7 +7,7 @@ import inspect
 import pytest
 import torch
 
-from embae_plugin.lab.ablation import ablate
+from embae_plugin.lab.commands.ablate import ablate
 from embae_plugin.methods import past_the_paper as beyond
 from embae_plugin.methods.clusters import ImageClusterEngine
 from embae_plugin.methods.comparisons import COMPARE

@@ -14,24 +14,18 @@ Ints = NDArray[np.int64]
 def draw_world(
     cameras: int, crops: int, near: bool = False, unequal: float = 0.8, seed: int = 1
 ) -> tuple[Ints, Ints]:
-    """Clusters of 4 to 30 crops by 2 to 5 cameras of unequal shares.
+    """Clusters of 4 to 30 crops by 2 to 5 of ``cameras``, at least ``crops`` in all.
 
-    Args:
-        cameras: C.
-        crops: at least so many.
-        near: a cluster's cameras are neighbours, on a ring, more often than not.
-        unequal: standard deviation of the logarithm of how many people a camera sees.
-        seed: of everything.
+    ``near``: a cluster's cameras are neighbours, on a ring, more often than not. ``unequal``:
+    standard deviation of the logarithm of how many people a camera sees.
 
     Returns:
         (N,) clusters and (N,) cameras, the latter numbered without gaps.
     """
     random = np.random.default_rng([seed, cameras, crops])
     share = np.exp(unequal * random.standard_normal(cameras))
-    labels: list[Ints] = []
-    camids: list[Ints] = []
-    total = 0
-    while total < crops:
+    labels, camids = list[Ints](), list[Ints]()
+    while sum(map(len, labels)) < crops:
         size = int(random.integers(4, 31))
         number = min(int(random.integers(2, 6)), size, cameras)
         weight = share
@@ -42,17 +36,14 @@ def draw_world(
         more = random.choice(seen, size - number, p=random.dirichlet(np.ones(number)))
         labels.append(np.full(size, len(labels)))
         camids.append(np.concatenate([seen, more]))
-        total += size
     found = np.unique(np.concatenate(camids), return_inverse=True)[1]
     return np.concatenate(labels), found.astype(np.int64).reshape(-1)
 
 
 def measure(batches: torch.Tensor, labels: Ints, camids: Ints) -> dict[str, float]:
-    """Shares of rows and crops, from 0 to 1.
+    """Shares of rows of (S, B) ``batches``, and of the N crops, from 0 to 1.
 
-    Args:
-        batches: (S, B) indices.
-        labels, camids: (N,) clusters, numbered without gaps, and cameras.
+    ``labels`` and ``camids`` are (N,) clusters, numbered without gaps, and cameras.
 
     Returns:
         ``few``: rows whose camera has fewer than four in the batch. ``across``: rows that meet

@@ -7,30 +7,22 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-Task = Callable[[], float]
 NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One quantity, measured some times.
+    """One quantity, measured some times."""
 
-    Attributes:
-        values: one for each repeat.
-        unit: ``s``, ``ms`` or ``MB``, of which less is better, or a rate such as ``img/s``.
-        who: whose it is, where that isn't obvious (``torchreid 0.2.5, Python``).
-    """
-
-    values: tuple[float, ...]
-    unit: str
-    who: str = ""
+    values: tuple[float, ...]  # one for each repeat
+    unit: str  # s, ms or MB, of which less is better, or a rate such as img/s
+    who: str = ""  # whose it is, where that isn't obvious
 
     @property
     def median(self) -> float:
@@ -42,19 +34,9 @@ class Measured:
         """Half the range of the repeats; 0 for a single one."""
         return (max(self.values) - min(self.values)) / 2
 
-    @property
-    def is_rate(self) -> bool:
-        """More is better."""
-        return self.unit.endswith("/s")
-
     def times_better_than(self, other: float) -> float:
         """By what factor the median beats another value of the same unit."""
-        return self.median / other if self.is_rate else other / self.median
-
-    def scaled(self, factor: float, unit: str = "") -> Measured:
-        """Every value times ``factor``."""
-        values = tuple(value * factor for value in self.values)
-        return Measured(values, unit or self.unit, self.who)
+        return self.median / other if self.unit.endswith("/s") else other / self.median
 
     def as_rate(self, amount: float, unit: str) -> Measured:
         """From seconds to ``amount`` per second."""
@@ -63,29 +45,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
-
-    Attributes:
-        subject: which of the command's subjects it belongs to.
-        what: the work.
-        device: ``cpu`` or ``cuda``.
-        stock: torchreid's, or whatever else ours is compared with; None if there is nothing.
-        ours: None where it was not measured; ``note`` says why.
-        floor: the least that this machine could do it in, in the unit of ``ours``.
-        floor_text: what the floor counts.
-        note: what is compared, and what was found besides.
-        size: of the work, where all rows of the subject share it.
-    """
+    """One line of the table."""
 
     subject: str
-    what: str
+    what: str  # the work
     device: str
-    stock: Measured | None = None
-    ours: Measured | None = None
-    floor: float | None = None
-    floor_text: str = ""
-    note: str = ""
-    size: str = ""
+    stock: Measured | None = None  # torchreid's, or whatever else ours is compared with
+    ours: Measured | None = None  # None where it was not measured; the note says why
+    floor: float | None = None  # the least that this machine could do it in, in the unit of ours
+    floor_text: str = ""  # what the floor counts
+    note: str = ""  # what is compared, and what was found besides
+    size: str = ""  # of the work, where all rows of the subject share it
 
     @property
     def ratio(self) -> float | None:
@@ -107,13 +77,13 @@ def not_measured(subject: str, what: str, device: str, why: str) -> Row:
     return Row(subject, what, device, note=f"{NOT_MEASURED}: {why}")
 
 
-def synchronise(device: str | torch.device) -> None:
+def synchronise(device: str) -> None:
     """Waits for a GPU's queue; nothing on a CPU."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
-def seconds(work: Callable[[], Any], device: str | torch.device = "cpu") -> float:
+def seconds(work: Callable[[], object], device: str = "cpu") -> float:
     """The wall-clock seconds of one call."""
     synchronise(device)
     start = time.perf_counter()
@@ -122,33 +92,18 @@ def seconds(work: Callable[[], Any], device: str | torch.device = "cpu") -> floa
     return time.perf_counter() - start
 
 
-def timed(work: Callable[[], Any], device: str | torch.device = "cpu") -> Task:
-    """``work`` as a task for :func:`alternate`."""
-    return lambda: seconds(work, device)
-
-
 def alternate(
-    label: str, tasks: Sequence[Task], repeats: int, warm_up: int = 0
-) -> list[list[float]]:
+    label: str, tasks: Sequence[Callable[[], float]], repeats: int, warm_up: int = 0
+) -> list[tuple[float, ...]]:
     """Runs tasks in turn, so that whatever else the machine does disturbs them alike.
 
-    Args:
-        label: for the progress bar.
-        tasks: each does its work once and returns how long it took.
-        repeats: rounds that count.
-        warm_up: rounds before them that don't.
+    Each does its work once and returns how long it took; the first ``warm_up`` rounds don't count.
 
     Returns:
         for each task, what it returned in each round.
     """
-    taken: list[list[float]] = [[] for _ in tasks]
-    total = (repeats + warm_up) * len(tasks)
-    with tqdm(total=total, desc=label, unit="run", disable=None, leave=False) as bar:
-        for number in range(-warm_up, repeats):
-            for task, values in zip(tasks, taken, strict=True):
-                value = task()
-                if number >= 0:
-                    values.append(value)
-                bar.update()
-    logger.info("%s: %s s", label, " | ".join(f"{statistics.median(v):.3g}" for v in taken))
+    rounds = tqdm(range(warm_up + repeats), desc=label, unit="round", disable=None, leave=False)
+    table = [[task() for task in tasks] for _ in rounds]
+    taken = [values[warm_up:] for values in zip(*table, strict=True)]
+    logger.info("%s: %s", label, " | ".join(f"{statistics.median(v):.3g}" for v in taken))
     return taken

@@ -11,31 +11,28 @@ IDENTITIES, CAMERAS = 750, 6  # of Market-1501's test split; its background is t
 IMAGES_EACH = 17  # gallery images of an identity
 BACKGROUND = 2798 / 15913  # share of gallery images that show none of the identities
 
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
 
 class Retrieval(NamedTuple):
     """What an evaluator takes."""
 
-    q_emb: npt.NDArray[np.float32]
-    g_emb: npt.NDArray[np.float32]
-    q_pids: npt.NDArray[np.int64]
-    g_pids: npt.NDArray[np.int64]
-    q_camids: npt.NDArray[np.int64]
-    g_camids: npt.NDArray[np.int64]
+    q_emb: Floats
+    g_emb: Floats
+    q_pids: Ints
+    g_pids: Ints
+    q_camids: Ints
+    g_camids: Ints
 
 
 def make_retrieval(
     num_query: int, num_gallery: int, dim: int, seed: int = 0, matched: int = 15913
 ) -> Retrieval:
-    """Draws a retrieval.
+    """Draws a retrieval: identity's centre, camera's, and noise, scaled to length 1.
 
-    An embedding is its identity's centre, its camera's, and noise, scaled to length 1. What a
-    gallery has beyond ``matched`` images is distractors, as in Market-1501+500k: queries keep
-    the number of positives that they have in Market-1501, about 17.
-
-    Args:
-        num_query, num_gallery, dim: sizes.
-        seed: of everything.
-        matched: gallery images up to which identities are drawn as in Market-1501.
+    What a gallery has beyond ``matched`` images is distractors, as in Market-1501+500k: queries
+    keep the number of positives that they have in Market-1501, about 17.
     """
     rng = np.random.default_rng(seed)
     known = int(min(num_gallery, matched) * (1 - BACKGROUND))
@@ -49,9 +46,7 @@ def make_retrieval(
     people[0] = 0
     cameras = rng.standard_normal((CAMERAS, dim), dtype=np.float32)
 
-    def embed(
-        pids: npt.NDArray[np.int64], camids: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
+    def embed(pids: Ints, camids: Ints) -> Floats:
         out = np.empty((len(pids), dim), dtype=np.float32)
         for start in range(0, len(pids), 8192):  # in pieces: the peak of memory is measured
             part = out[start : start + 8192]

@@ -5,21 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from itertools import groupby
 
 from tabulate import tabulate
 
 from embae_plugin.lab.benchmark.measure import NOT_MEASURED, Measured, Row
+from embae_plugin.lab.benchmark.subjects import SUBJECTS
 
 HEADERS = ("work", "on", "against", "ours", "ratio", "floor", "× floor")
-TITLES = {
-    "ranking": "Ranking at Market size",
-    "growth": "Ranking with large galleries",
-    "training": "Stage 1 training",
-    "features": "Feature extraction",
-    "stages": "Stages 2 and 3 on cached features",
-    "adaptation": "A target, end to end",
-}
 _EXPLANATION = """\
 Each cell is the median ± half the range of the repeats. The ratio says how many times better ours
 is: less time, less memory, or more images a second. The floor is the least the machine could do
@@ -48,20 +41,19 @@ def cell(measured: Measured | None) -> str:
     return f"{_number(measured.median)}{spread} {measured.unit}"
 
 
-def _body(rows: Sequence[Row], marks: Sequence[str]) -> list[list[str]]:
-    body = []
-    for row, mark in zip(rows, marks, strict=True):
-        unit = row.ours.unit if row.ours else ""
-        body.append([
-            row.what + mark,
-            row.device,
-            cell(row.stock),
-            cell(row.ours),
-            "–" if row.ratio is None else f"{_number(row.ratio)} ×",
-            "–" if not row.floor else f"{_number(row.floor)} {unit}",
-            "–" if row.times_floor is None else _number(row.times_floor),
-        ])  # fmt: skip
-    return body
+def _title(subject: str) -> str:
+    return SUBJECTS[subject].title if subject in SUBJECTS else subject
+
+
+def _cells(row: Row, mark: str = "") -> list[str]:
+    floor = f"{_number(row.floor)} {row.ours.unit}" if row.floor and row.ours else "–"
+    ratio = "–" if row.ratio is None else f"{_number(row.ratio)} ×"
+    times = "–" if row.times_floor is None else _number(row.times_floor)
+    return [row.what + mark, row.device, cell(row.stock), cell(row.ours), ratio, floor, times]
+
+
+def _table(body: Sequence[Sequence[str]], headers: Sequence[str], style: str) -> str:
+    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
 
 
 def remark(row: Row) -> str:
@@ -73,68 +65,52 @@ def remark(row: Row) -> str:
 
 def subject_table(rows: Sequence[Row], style: str) -> str:
     """The rows of one subject with numbered remarks; equal remarks share a number."""
-    remarks = list(dict.fromkeys(remark(row) for row in rows if remark(row)))
-    marks = [f" [{remarks.index(remark(row)) + 1}]" if remark(row) else "" for row in rows]
-    table = tabulate(_body(rows, marks), headers=HEADERS, tablefmt=style, disable_numparse=True)
+    remarks = list(dict.fromkeys(filter(None, map(remark, rows))))
+    body = [_cells(r, f" [{remarks.index(remark(r)) + 1}]" if remark(r) else "") for r in rows]
+    sizes = {(row.device, row.size): None for row in rows if row.size}  # what they work on
+    if len({size for _, size in sizes}) > 1:
+        told = [f"{device}: {size}" for device, size in sizes]
+    else:
+        told = [size for _, size in sizes][:1]
     lines = [f"{number}. {text}." for number, text in enumerate(remarks, 1)]
-    return "\n".join([*_size_line(rows), table, "", *lines]).rstrip()
+    size_lines = ["; ".join(told) + ".", ""] if told else []
+    return "\n".join([*size_lines, _table(body, HEADERS, style), "", *lines]).rstrip()
 
 
-def _size_line(rows: Sequence[Row]) -> list[str]:
-    """What all rows work on, by device where that differs."""
-    sizes = {(row.device, row.size): None for row in rows if row.size}
-    if not sizes:
-        return []
-    if len({size for _, size in sizes}) == 1:
-        return [f"{next(iter(sizes))[1]}.", ""]
-    return ["; ".join(f"{device}: {size}" for device, size in sizes) + ".", ""]
-
-
-def _by_subject(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    subjects: dict[str, list[Row]] = {}
-    for row in rows:
-        subjects.setdefault(row.subject, []).append(row)
-    return subjects
+def _subjects(rows: Sequence[Row], style: str) -> list[tuple[str, str]]:
+    """The title and the table of each subject."""
+    groups = groupby(rows, lambda row: row.subject)
+    return [(_title(subject), subject_table(list(own), style)) for subject, own in groups]
 
 
 def text(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     """Everything, for a terminal."""
-    parts = [
-        f"{TITLES.get(subject, subject)}\n\n{subject_table(own, 'simple')}"
-        for subject, own in _by_subject(rows).items()
-    ]
-    lines = "\n".join(f"{name}: {value}" for name, value in facts.items())
-    return "\n\n".join([*parts, lines])
+    parts = [f"{title}\n\n{table}" for title, table in _subjects(rows, "simple")]
+    return "\n\n".join([*parts, "\n".join(f"{name}: {value}" for name, value in facts.items())])
 
 
 def overview(rows: Sequence[Row], style: str) -> str:
     """One table of everything that was measured or left out, without the remarks."""
-    body = [
-        [TITLES.get(row.subject, row.subject), *cells[:2], *cells[3:5], cells[6]]
-        for row, cells in zip(rows, _body(rows, [""] * len(rows)), strict=True)
-        if row.ours is not None or row.note.startswith(NOT_MEASURED)
-    ]
-    headers = ("subject", "work", "on", "ours", "ratio", "× floor")
-    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
+    shown = [row for row in rows if row.ours is not None or row.note.startswith(NOT_MEASURED)]
+    body = []
+    for row in shown:
+        what, device, _, ours, ratio, _, times = _cells(row)
+        body.append([_title(row.subject), what, device, ours, ratio, times])
+    return _table(body, ("subject", "work", "on", "ours", "ratio", "× floor"), style)
 
 
 def markdown(rows: Sequence[Row], facts: Mapping[str, str], command: str) -> str:
     """Everything, as a page."""
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    parts = ["# Benchmarks", f"Made by `{command}`.", lines, _EXPLANATION]
-    parts += ["## Everything in one table", _OVERVIEW, overview(rows, "github")]
-    for subject, own in _by_subject(rows).items():
-        parts += [f"## {TITLES.get(subject, subject)}", subject_table(own, "github")]
+    parts = ["# Benchmarks", f"Made by `{command}`.", lines, _EXPLANATION,
+             "## Everything in one table", _OVERVIEW, overview(rows, "github")]
+    for title, table in _subjects(rows, "github"):
+        parts += [f"## {title}", table]
     return "\n\n".join(parts) + "\n"
 
 
 def as_json(rows: Sequence[Row], facts: Mapping[str, str], command: str) -> str:
     """Everything, for programs: every repeat of every measurement."""
-    content: dict[str, Any] = {
-        "command": command,
-        "facts": dict(facts),
-        "rows": [
-            {**asdict(row), "ratio": row.ratio, "times_floor": row.times_floor} for row in rows
-        ],
-    }
+    plain = [{**asdict(row), "ratio": row.ratio, "times_floor": row.times_floor} for row in rows]
+    content = {"command": command, "facts": dict(facts), "rows": plain}
     return json.dumps(content, indent=2, allow_nan=False) + "\n"

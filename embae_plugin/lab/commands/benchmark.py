@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from embae_plugin.evaluation.score_table import write_text
-from embae_plugin.lab.benchmark.machine import DEVICES
-from embae_plugin.lab.benchmark.sizes import FULL, QUICK, Sizes
-from embae_plugin.lab.benchmark.subjects import SUBJECTS, choose, choose_devices, run_subjects
+from embae_plugin.lab.benchmark.context import FULL, QUICK
+from embae_plugin.lab.benchmark.machine import DEVICES, present_devices
+from embae_plugin.lab.benchmark.subjects import SUBJECTS, chosen, run_subjects
 from embae_plugin.lab.benchmark.table_page import as_json, markdown, text
 from embae_plugin.runtime import log_to
 
@@ -38,32 +38,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=0, help=f"of each measurement (default: {default})"
     )
     parser.add_argument("--cython-dir", default="", metavar="DIR",
-                        help="folder with torchreid's rank_cy extension, built")  # fmt: skip
+                        help="folder with torchreid's rank_cy extension, built")
     parser.add_argument("--out", default="", metavar="FILE.md",
-                        help="write the tables there, and FILE.json beside it")  # fmt: skip
+                        help="write the tables there, and FILE.json beside it")
     parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
-
-
-def sizes_of(arguments: argparse.Namespace) -> Sizes:
-    """The sizes that the command line asks for."""
-    return QUICK if arguments.quick else FULL
 
 
 def command_of(arguments: argparse.Namespace) -> str:
     """The command line, without what only says where files are."""
-    parts = ["embae", "benchmark"]
-    parts += ["--quick"] if arguments.quick else []
-    parts += ["--only", arguments.only] if arguments.only else []
-    parts += ["--devices", arguments.devices] if arguments.devices else []
-    parts += ["--repeats", str(arguments.repeats)] if arguments.repeats else []
-    parts += ["--cython-dir", "DIR"] if arguments.cython_dir else []
-    return shlex.join(parts)
+    parts = ["embae", "benchmark", *["--quick"] * arguments.quick]
+    for flag in ("only", "devices", "repeats"):
+        value = getattr(arguments, flag)
+        parts += [f"--{flag}", str(value)] if value else []
+    return shlex.join([*parts, *["--cython-dir", "DIR"] * bool(arguments.cython_dir)])
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the benchmark."""
-    names, sizes = choose(arguments.only), sizes_of(arguments)
-    devices = choose_devices(arguments.devices)
+    sizes = QUICK if arguments.quick else FULL
+    names = chosen(arguments.only, list(SUBJECTS), "--only: there is no subject")
+    devices = chosen(arguments.devices, DEVICES, "--devices: no device")
+    absent = [name for name in devices if name not in present_devices()]
+    if arguments.devices and absent:
+        raise ValueError(f"--devices {arguments.devices}: torch sees no {absent[0]} device here "
+                         "(`embae doctor` says why)")
     if arguments.repeats < 0:
         raise ValueError(f"--repeats {arguments.repeats}: must be at least 1")
     out = Path(arguments.out) if arguments.out else None

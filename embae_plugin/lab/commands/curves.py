@@ -17,19 +17,11 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from embae_plugin.evaluation.learning_curves import plot_mean_curves
 from embae_plugin.evaluation.score_table import write_text
-from embae_plugin.lab.seeds import (
-    BASELINE,
-    RunScores,
-    read_run,
-    read_runs,
-    schedule_table,
-    spread_table,
-)
-from embae_plugin.lab.stopping_rules import stopping_table
+from embae_plugin.lab.seeds import BASELINE, RunScores, read_run, read_runs, spread_table
+from embae_plugin.lab.stopping_rules import schedule_table, stopping_table
 from embae_plugin.runtime import log_to
 
 logger = logging.getLogger(__name__)
@@ -40,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of embae train")
     parser.add_argument("--out", default="", help="a PNG of the curves")
     parser.add_argument("--stopping", action="store_true",
-                        help="compare label-free rules to stop by, of any runs")  # fmt: skip
+                        help="compare label-free rules to stop by, of any runs")
     parser.add_argument("--tables", default="", help="write the tables to this Markdown file, too")
 
 
@@ -48,22 +40,21 @@ def tables(runs: Sequence[RunScores]) -> str:
     """The scores of the runs and, if they have curves, the cost of the schedule, as Markdown."""
     seeds = ", ".join(str(run.seed) for run in runs)
     count = "one seed" if len(runs) == 1 else f"mean ± standard deviation over {len(runs)} seeds"
-    parts = [f"{', '.join(runs[0].sources)} → {runs[0].target}: {count} ({seeds})",
-             spread_table(runs)]  # fmt: skip
+    text = (f"{', '.join(runs[0].sources)} → {runs[0].target}: {count} ({seeds})\n\n"
+            f"{spread_table(runs)}")
     schedule = schedule_table(runs)
-    if schedule:
-        parts += ["The last epoch of adaptation against the best one (of each seed; picked by the "
-                  "target's labels)", schedule]  # fmt: skip
-    return "\n\n".join(parts)
+    return text if not schedule else (
+        f"{text}\n\nThe last epoch of adaptation against the best one (of each seed; picked by the "
+        f"target's labels)\n\n{schedule}"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
+    if arguments.stopping and arguments.out:
+        raise ValueError("--out draws curves of runs of one pair; --stopping has tables alone")
     if arguments.stopping:
-        if arguments.out:
-            raise ValueError("--out draws curves of runs of one pair; --stopping has tables alone")
-        runs = [read_run(folder) for folder in arguments.runs]
-        text = stopping_table(runs)
+        text = stopping_table([read_run(folder) for folder in arguments.runs])
     else:
         runs = read_runs(arguments.runs)
         text = tables(runs)
@@ -73,11 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
             write_text(arguments.tables, text + "\n")
             logger.info("written: %s", arguments.tables)
         if arguments.out:
-            _draw(Path(arguments.out), runs)
+            _draw(arguments.out, runs)
     return 0
 
 
-def _draw(path: Path, runs: Sequence[RunScores]) -> None:
+def _draw(path: str, runs: Sequence[RunScores]) -> None:
     title = f"{' + '.join(runs[0].sources)} → {runs[0].target}, without its labels"
     if len(runs) > 1:
         title += f": mean ± standard deviation of {len(runs)} seeds"

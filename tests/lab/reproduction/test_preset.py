@@ -74,7 +74,7 @@ def test_base_beside_the_preset(tmp_path):
     ("tables: {1: {sources: viper}}", "sources is 'viper'; it must be a list"),
     ("tables: {1: {target: 3}}", "target is 3; it must be text"),
     ("seeds: 0\ntables: {1: {}}", "seeds is 0; it must be how many"),
-    ("settings: 3\ntables: {1: {}}", "settings: must be 'key: value' pairs"),
+    ("settings: 3\ntables: {1: {}}", "settings is 3; it must be 'key: value' pairs"),
     ("a: [", "not a readable yaml file"),
 ])  # fmt: skip
 def test_refused(tmp_path, text, words):
