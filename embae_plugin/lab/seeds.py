@@ -6,12 +6,12 @@ so that what the seeds' first stages differ by cancels.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tabulate import tabulate
 
@@ -44,8 +44,9 @@ def mean_text(values: Sequence[float], digits: int = 3, signed: bool = False) ->
 
 def _beside(seeds: Sequence[Seed], variants: Sequence[str], column: str) -> list[list[float]]:
     """The scores of some variants in each run that has all of them."""
-    rows: list[list[Any]] = [[seed.get(name, {}).get(column) for name in variants] for seed in seeds]
-    return [row for row in rows if None not in row]
+    rows = ([seed.get(name, {}).get(column) for name in variants] for seed in seeds)
+    found: list[list[Any]] = [row for row in rows if None not in row]
+    return found
 
 
 def scores_of(seeds: Sequence[Seed], variant: str, column: str) -> tuple[float, ...]:
@@ -65,8 +66,7 @@ def _shares(seeds: Sequence[Seed], variant: str, column: str) -> str:
     return f"{mean_text(shares, 0)} %" if shares else "–"
 
 
-@dataclass(frozen=True)
-class RunScores:
+class RunScores(NamedTuple):
     """What a run folder of ``embae train`` says of its scores."""
 
     folder: Path  # where it was read
@@ -88,31 +88,27 @@ def _read(path: Path, take: Callable[[Any], T]) -> T:
         raise ValueError(f"{path} is not what embae train writes: {e!r}") from None
 
 
-def _scored(row: Row) -> Row:
-    """A row of ``results.json``, whose scores may be absent but must be numbers."""
-    return {**row, **{c: float(row[c]) for c in SHOWN if row.get(c) is not None}}
+def _scored(row: Row, columns: Sequence[str]) -> Row:
+    """A row in which these columns must be numbers."""
+    return {**row, **{column: float(row[column]) for column in columns}}
 
 
 def _curves(history: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    return {
-        name: [{**row, **{c: float(row[c]) for c in COLUMNS}, "epoch": int(row["epoch"])}
-               for row in curve]
-        for name, curve in adaptation_curves(history).items()
-    }
+    return {name: [{**_scored(row, COLUMNS), "epoch": int(row["epoch"])} for row in curve]
+            for name, curve in adaptation_curves(history).items()}
 
 
 def read_run(folder: str | Path) -> RunScores:
     """Reads ``results.json`` and, if it is there, ``history.json``.
 
-    Raises:
-        FileNotFoundError: ``results.json`` is not there.
-        ValueError: one of the two is damaged.
+    Raises FileNotFoundError without the former, ValueError where one of the two is damaged.
     """
     folder = Path(folder)
     history = folder / "history.json"
     run = _read(folder / "results.json", lambda content: RunScores(
         folder, str(content["target"]), tuple(content["sources"]), int(content["seed"]),
-        {str(row["variant"]): _scored(row) for row in content["rows"]}, {},
+        {str(row["variant"]): _scored(row, [c for c in SHOWN if row.get(c) is not None])
+         for row in content["rows"]}, {},
     ))
     if history.exists():
         run.curves.update(_read(history, _curves))
@@ -120,19 +116,13 @@ def read_run(folder: str | Path) -> RunScores:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunScores]:
-    """Several runs of the same data, each with a seed of its own.
-
-    Raises:
-        FileNotFoundError, ValueError: see :func:`read_run`; also where sources or target differ,
-            or a seed comes twice.
-    """
+    """Several runs of the same data, each with a seed of its own: ValueError if they are not."""
     runs = [read_run(folder) for folder in folders]
-    for run in runs[1:]:
-        for what in ("sources", "target"):
-            first, other = getattr(runs[0], what), getattr(run, what)
-            if first != other:
-                raise ValueError(f"{runs[0].folder} and {run.folder} differ in the {what}: {first} "
-                                 f"and {other}; averaged are runs of one pair")
+    for run, what in itertools.product(runs, ("sources", "target")):
+        first, other = getattr(runs[0], what), getattr(run, what)
+        if first != other:
+            raise ValueError(f"{runs[0].folder} and {run.folder} differ in the {what}: {first} "
+                             f"and {other}; averaged are runs of one pair")
     seeds = [run.seed for run in runs]
     twice = [seed for seed in seeds if seeds.count(seed) > 1]
     if twice:

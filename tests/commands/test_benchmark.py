@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embae_plugin.commands.main import build_parser, main
-from embae_plugin.lab.benchmark import ranking_speed, subjects
+from embae_plugin.lab.benchmark import ranking_speed
 from embae_plugin.lab.benchmark.context import FULL, QUICK
 from embae_plugin.lab.benchmark.machine import Rates
 from embae_plugin.lab.benchmark.measure import Row
@@ -20,12 +20,12 @@ from tests.lab.benchmark.tiny import TINY, SameProcess
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny sizes, one process, and a machine whose rates need no measuring."""
     monkeypatch.setattr(verb, "QUICK", TINY)
-    monkeypatch.setattr(subjects, "FreshProcess", SameProcess)
+    monkeypatch.setattr(verb, "FreshProcess", SameProcess)
     monkeypatch.setattr(ranking_speed, "FreshProcess", SameProcess)
     monkeypatch.setattr("embae_plugin.lab.benchmark.stages.IMAGES", 256)
     monkeypatch.setattr("embae_plugin.lab.benchmark.stock_torchreid.WORKERS", 1)
     rates = Rates(flops=1e9, flops_bf16=0.0, bytes=1e9)
-    monkeypatch.setattr("embae_plugin.lab.benchmark.context.measure_rates", lambda *_: rates)
+    monkeypatch.setattr("embae_plugin.lab.commands.benchmark.measure_rates", lambda *_: rates)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
@@ -37,7 +37,7 @@ def test_every_subject_has_its_rows_on_paper_and_on_the_screen(
     assert main(["benchmark", "--quick", "--out", str(out)]) == 0
     content = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     measured = [row for row in content["rows"] if row["device"] == "cpu" and row["ours"]]
-    assert {row["subject"] for row in measured} == set(subjects.SUBJECTS)
+    assert {row["subject"] for row in measured} == set(verb.SUBJECTS)
     for subject in ("ranking", "growth", "training", "features", "stages"):
         assert any(row["ratio"] for row in measured if row["subject"] == subject), subject
     for row in content["rows"]:
@@ -73,9 +73,8 @@ def test_a_subject_for_which_memory_is_short_leaves_a_row_and_the_others(
     def too_large(_: object, device: str) -> list[Row]:
         raise MemoryError("a larger machine would do")
 
-    short = subjects.Subject("Growth", "growth", too_large)
-    monkeypatch.setitem(subjects.SUBJECTS, "growth", short)
-    rows, _ = subjects.run_subjects(["growth", "ranking"], TINY, 1)
+    monkeypatch.setitem(verb.SUBJECTS, "growth", ("growth", too_large))
+    rows, _ = verb.run_subjects(["growth", "ranking"], TINY, 1)
     assert rows[0].note == "not measured: a larger machine would do"
     assert next(row for row in rows if row.subject == "ranking").ratio is not None
 

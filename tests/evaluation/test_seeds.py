@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from embae_plugin.lab.commands.curves import schedule_table
 from embae_plugin.lab.seeds import mean_text, read_run, read_runs, spread_table
-from embae_plugin.lab.stopping_rules import schedule_table
 
 
 def write_run(folder: Path, seed: int, base: float, curve: list[float] | None = None) -> Path:

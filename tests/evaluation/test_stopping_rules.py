@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from embae_plugin.evaluation.label_free import MEASURES
+from embae_plugin.lab.commands.curves import chosen, stopping_table
 from embae_plugin.lab.seeds import RunScores
-from embae_plugin.lab.stopping_rules import chosen, stopping_table
 
 SCORES = [0.30, 0.50, 0.40]
 

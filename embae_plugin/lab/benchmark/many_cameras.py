@@ -14,13 +14,10 @@ Ints = NDArray[np.int64]
 def draw_world(
     cameras: int, crops: int, near: bool = False, unequal: float = 0.8, seed: int = 1
 ) -> tuple[Ints, Ints]:
-    """Clusters of 4 to 30 crops by 2 to 5 of ``cameras``, at least ``crops`` in all.
+    """(N,) clusters of 4 to 30 crops by 2 to 5 of ``cameras``, and (N,) cameras, without gaps.
 
     ``near``: a cluster's cameras are neighbours, on a ring, more often than not. ``unequal``:
     standard deviation of the logarithm of how many people a camera sees.
-
-    Returns:
-        (N,) clusters and (N,) cameras, the latter numbered without gaps.
     """
     random = np.random.default_rng([seed, cameras, crops])
     share = np.exp(unequal * random.standard_normal(cameras))
@@ -43,15 +40,13 @@ def draw_world(
 def measure(batches: torch.Tensor, labels: Ints, camids: Ints) -> dict[str, float]:
     """Shares of rows of (S, B) ``batches``, and of the N crops, from 0 to 1.
 
-    ``labels`` and ``camids`` are (N,) clusters, numbered without gaps, and cameras.
-
-    Returns:
-        ``few``: rows whose camera has fewer than four in the batch. ``across``: rows that meet
-        their cluster in another camera. ``repeated``: rows whose crop is in the batch already.
-        ``never``: crops that no batch holds; ``clusters never`` of clusters. ``uneven``: root mean
-        square of how often a crop comes less its fair share (its cluster's, as often as any other,
-        divided by its crops), over the mean. ``least camera``: rows of the camera that comes least
-        over its fair share. ``cameras``: of a batch.
+    ``labels`` and ``camids`` are (N,) clusters, numbered without gaps, and cameras. ``few``: rows
+    whose camera has fewer than four in the batch. ``across``: rows that meet their cluster in
+    another camera. ``repeated``: rows whose crop is in the batch already. ``never``: crops that no
+    batch holds; ``clusters never`` of clusters. ``uneven``: root mean square of how often a crop
+    comes less its fair share (its cluster's, as often as any other, divided by its crops), over
+    the mean. ``least camera``: rows of the camera that comes least over its fair share.
+    ``cameras``: of a batch.
     """
     rows = batches.numpy()
     few, across, cameras = [], [], []

@@ -13,8 +13,7 @@ import torch
 from embae_plugin.data.augment import flip, normalise
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.image_bank import ImageBank
-from embae_plugin.lab.benchmark.context import Context
-from embae_plugin.lab.benchmark.drawn_crops import read_data
+from embae_plugin.lab.benchmark.context import Context, read_data
 from embae_plugin.lab.benchmark.machine import Rates, operations_of
 from embae_plugin.lab.benchmark.measure import Measured, Row, alternate, seconds
 from embae_plugin.lab.benchmark.ranking_speed import PRODUCT, product_floor

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.lab.benchmark.context import Sizes
-from embae_plugin.lab.benchmark.drawn_crops import DATASET
+from embae_plugin.lab.benchmark.context import DATASET, Sizes
 from embae_plugin.lab.benchmark.machine import cores
 from embae_plugin.lab.benchmark.measure import synchronise
 from embae_plugin.lab.benchmark.retrieval_inputs import Retrieval
@@ -36,11 +35,7 @@ NORM = (0.5, 0.5, 0.5)
 def cython_evaluator(folder: str | Path = "") -> Evaluator | None:
     """torchreid's evaluator in Cython, or None where there is none.
 
-    Args:
-        folder: that holds a built ``rank_cy``; ``""`` looks in the installed torchreid.
-
-    Raises:
-        FileNotFoundError: the folder has none for this Python; says how it is built.
+    A ``folder`` must hold a built ``rank_cy``; without one, the installed torchreid is looked at.
     """
     if not folder:
         return getattr(sys.modules[bridge.evaluate_rank.__module__], "evaluate_cy", None)
@@ -73,10 +68,7 @@ def rank_stock(data: Retrieval, evaluate: Evaluator) -> tuple[float, float]:
 
 
 def build_model(sizes: Sizes, num_classes: int = 0) -> EmbAE:
-    """The model that both sides run: what ``build_model("embae_mobilenetv1", …)`` gives.
-
-    Its weights are random, the same at every call.
-    """
+    """The model that both sides run; its weights are random, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     trunk = build_trunk(sizes.trunk, generator=generator)
     return EmbAE(trunk, num_classes, "triplet" if num_classes else "embae", generator=generator)
@@ -119,11 +111,7 @@ class Clock:
             self._ticks.append(time.perf_counter())
 
     def seconds_per_image(self) -> float:
-        """The mean over all steps but the first.
-
-        Raises:
-            ValueError: fewer than two steps.
-        """
+        """The mean over all steps but the first, of which there must be any."""
         if len(self._ticks) < 2:
             raise ValueError(f"{len(self._ticks)} step(s) are too few to time: 2 are the least")
         synchronise(self._device)

@@ -10,9 +10,16 @@ from itertools import groupby
 from tabulate import tabulate
 
 from embae_plugin.lab.benchmark.measure import NOT_MEASURED, Measured, Row
-from embae_plugin.lab.benchmark.subjects import SUBJECTS
 
 HEADERS = ("work", "on", "against", "ours", "ratio", "floor", "× floor")
+TITLES = {
+    "ranking": "Ranking at Market size",
+    "growth": "Ranking with large galleries",
+    "training": "Stage 1 training",
+    "features": "Feature extraction",
+    "stages": "Stages 2 and 3 on cached features",
+    "adaptation": "A target, end to end",
+}
 _EXPLANATION = """\
 Each cell is the median ± half the range of the repeats. The ratio says how many times better ours
 is: less time, less memory, or more images a second. The floor is the least the machine could do
@@ -41,10 +48,6 @@ def cell(measured: Measured | None) -> str:
     return f"{_number(measured.median)}{spread} {measured.unit}"
 
 
-def _title(subject: str) -> str:
-    return SUBJECTS[subject].title if subject in SUBJECTS else subject
-
-
 def _cells(row: Row, mark: str = "") -> list[str]:
     floor = f"{_number(row.floor)} {row.ours.unit}" if row.floor and row.ours else "–"
     ratio = "–" if row.ratio is None else f"{_number(row.ratio)} ×"
@@ -67,20 +70,17 @@ def subject_table(rows: Sequence[Row], style: str) -> str:
     """The rows of one subject with numbered remarks; equal remarks share a number."""
     remarks = list(dict.fromkeys(filter(None, map(remark, rows))))
     body = [_cells(r, f" [{remarks.index(remark(r)) + 1}]" if remark(r) else "") for r in rows]
-    sizes = {(row.device, row.size): None for row in rows if row.size}  # what they work on
-    if len({size for _, size in sizes}) > 1:
-        told = [f"{device}: {size}" for device, size in sizes]
-    else:
-        told = [size for _, size in sizes][:1]
     lines = [f"{number}. {text}." for number, text in enumerate(remarks, 1)]
-    size_lines = ["; ".join(told) + ".", ""] if told else []
-    return "\n".join([*size_lines, _table(body, HEADERS, style), "", *lines]).rstrip()
+    text = "\n".join([_table(body, HEADERS, style), "", *lines]).rstrip()
+    sizes = {row.size: row.device for row in rows if row.size}  # what they work on
+    told = [f"{device}: {size}" for size, device in sizes.items()] if len(sizes) > 1 else sizes
+    return f"{'; '.join(told)}.\n\n{text}" if sizes else text
 
 
 def _subjects(rows: Sequence[Row], style: str) -> list[tuple[str, str]]:
     """The title and the table of each subject."""
     groups = groupby(rows, lambda row: row.subject)
-    return [(_title(subject), subject_table(list(own), style)) for subject, own in groups]
+    return [(TITLES[subject], subject_table(list(own), style)) for subject, own in groups]
 
 
 def text(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
@@ -95,7 +95,7 @@ def overview(rows: Sequence[Row], style: str) -> str:
     body = []
     for row in shown:
         what, device, _, ours, ratio, _, times = _cells(row)
-        body.append([_title(row.subject), what, device, ours, ratio, times])
+        body.append([TITLES[row.subject], what, device, ours, ratio, times])
     return _table(body, ("subject", "work", "on", "ours", "ratio", "× floor"), style)
 
 

@@ -12,6 +12,7 @@ Market-1501 code. Trains nothing. Writes ablation.json and ablation.md into the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -22,7 +23,6 @@ from yacs.config import CfgNode
 
 from embae_plugin.evaluation.score_table import HEADERS, Row, score_row, write_text
 from embae_plugin.methods.pipeline import STAGES, Run
-from embae_plugin.models.embae import EmbAE
 from embae_plugin.runtime import log_to
 from embae_plugin.settings.config import check_config, load_config
 from embae_plugin.training.scoring import score_model
@@ -44,12 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of(folder: Path, root: str) -> CfgNode:
-    """The configuration that a run was trained with.
-
-    Raises:
-        FileNotFoundError: the folder holds no ``config.yaml``.
-        ValueError: it is no run of ``loss.name embae``.
-    """
+    """The configuration that a run of ``loss.name embae`` was trained with; refuses others."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: --run takes the data.save_dir of a run of "
@@ -61,20 +56,6 @@ def config_of(folder: Path, root: str) -> CfgNode:
     if cfg.loss.name != "embae":
         raise ValueError(f"{path}: loss.name is {cfg.loss.name!r}; only runs of embae are scored")
     return cfg
-
-
-def _finished(run: Run, variants: Sequence[str]) -> dict[str, EmbAE]:
-    found = {name: run.finished(stage) for name, stage in STAGES.items()
-             if not variants or name in variants}
-    models = {name: model for name, model in found.items() if model is not None}
-    absent = [name for name in variants if name not in models]
-    if absent or not models:
-        there = ", ".join(models) or "none"
-        raise FileNotFoundError(
-            f"{run.save_dir} holds no finished {', '.join(absent) or 'model'} (finished: {there}). "
-            "Train it with embae train, the same data.save_dir and embae.variants"
-        )
-    return models
 
 
 def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> list[Row]:
@@ -95,15 +76,24 @@ def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> 
     query, gallery = run.data.query, run.data.gallery
     if query is None or gallery is None:
         raise ValueError("the target has no labelled query and gallery to score on")
+    found = {name: run.finished(stage) for name, stage in STAGES.items()
+             if not variants or name in variants}
+    models = {name: model for name, model in found.items() if model is not None}
+    absent = [name for name in variants if name not in models]
+    if absent or not models:
+        there = ", ".join(models) or "none"
+        raise FileNotFoundError(
+            f"{run.save_dir} holds no finished {', '.join(absent) or 'model'} (finished: {there}). "
+            "Train it with embae train, the same data.save_dir and embae.variants"
+        )
     rows = []
-    for variant, model in _finished(run, variants).items():
-        for views in tta:
-            logger.info("%s, test-time augmentation %s", variant, views)
-            for normalized in (False, True):
-                scores = score_model(model, run.store, query, gallery, views, normalized,
-                                     run.cfg.embae.test.protocols)
-                row = score_row(variant, scores, run.cfg.test.ranks)
-                rows.append({"tta": views, "normalized": normalized, **row})
+    for (variant, model), views in itertools.product(models.items(), tta):
+        logger.info("%s, test-time augmentation %s", variant, views)
+        for normalized in (False, True):
+            scores = score_model(model, run.store, query, gallery, views, normalized,
+                                 run.cfg.embae.test.protocols)
+            row = score_row(variant, scores, run.cfg.test.ranks)
+            rows.append({"tta": views, "normalized": normalized, **row})
     return rows
 
 

@@ -27,9 +27,14 @@ from embae_plugin import __version__
 from embae_plugin.commands.train import run_config
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.lab.reproduction.jobs import plan_jobs
-from embae_plugin.lab.reproduction.plot import plot_tables
 from embae_plugin.lab.reproduction.preset import load_preset, seeds_of
-from embae_plugin.lab.reproduction.render import as_csv, as_json, as_markdown, as_text
+from embae_plugin.lab.reproduction.render import (
+    as_csv,
+    as_json,
+    as_markdown,
+    as_text,
+    plot_tables,
+)
 from embae_plugin.lab.reproduction.runner import Outcome, dry_run, reproduce, table_results
 from embae_plugin.runtime import log_to
 

@@ -20,6 +20,7 @@ from embae_plugin.settings.config import COMPARISONS, VARIANTS, check_config, fl
 
 PUL, PUL_BASELINE = "pul", "pul_baseline"
 PUBLISHED_NETWORK = "embae_resnet50"
+_ORDER = (*VARIANTS, *(name for c in COMPARISONS for name in (f"{c}-baseline", c)))  # a run's rows
 # What may change between two calls without changing a score.
 _ELSEWHERE = ("data.root", "data.save_dir", "data.workers", "train.print_freq", "embae.variants",
               "embae.cache_dir", "embae.image_memory_share", "embae.save_interval")
@@ -40,19 +41,15 @@ class PulSetting:
 
     def variant(self, role: str) -> str:
         """The row of ``results.json`` that holds the scores of a role."""
-        if role == PUL_BASELINE:
-            return "pul-baseline" if self.own else "baseline"
-        return role
+        return role if role != PUL_BASELINE else "pul-baseline" if self.own else "baseline"
 
     def label(self, row: PaperRow) -> str:
         """The row's name; it says so where PUL is not the published one."""
         if not is_pul(row) or self.published:
             return row.label
-        if self.own:
-            return f"{row.label} ({self.network})"
-        if row.role == PUL_BASELINE:
-            return f"{row.label} (= Baseline Embedding)"
-        return "PUL on the EmbAE embedding" + (", heads only" if self.heads_only else "")
+        if not self.own and row.role == PUL:
+            return "PUL on the EmbAE embedding" + ", heads only" * self.heads_only
+        return f"{row.label} ({self.network if self.own else '= Baseline Embedding'})"
 
     def note(self) -> str:
         """A remark for tables with PUL's rows; ``""`` where there is nothing to say."""
@@ -119,16 +116,14 @@ def plan_jobs(
     """The runs that ``tables`` need.
 
     Without ``root`` data are looked for where the configuration says, or, where all of them are
-    built in, in ``OUT/reid-data``. ``options`` go over the preset's settings.
-
-    Raises:
-        ValueError: the preset lacks a table, a configuration cannot work, or two tables with the
-            same data sets want different settings.
+    built in, in ``OUT/reid-data``. ``options`` go over the preset's settings. Raises ValueError
+    where the preset lacks a table, a configuration cannot work, or tables with the same data sets
+    want different settings.
     """
     missing = [str(number) for number in tables if number not in preset.tables]
     if missing:
-        there = ", ".join(map(str, preset.tables))
-        raise ValueError(f"{preset.path} has no table {', '.join(missing)}; it has {there}")
+        raise ValueError(f"{preset.path} has no table {', '.join(missing)}; it has "
+                         f"{', '.join(map(str, preset.tables))}")
     plan = Plan([], {}, {number: table_rows(number, all_variants) for number in tables})
     kinds: dict[str, Job] = {}  # of no seed yet
     for number, rows in plan.rows.items():
@@ -139,30 +134,25 @@ def plan_jobs(
                          node.pul.heads_only)
         plan.pul[number] = pul
         key = f"{'+'.join(cfg.data.sources)}-to-{'+'.join(cfg.data.targets)}"
-        own = [row for row in rows if is_pul(row)] if preset.pul else []
-        shared = [row for row in rows if row not in own]
-        for name, needed, its in ((key, shared, cfg), (f"{key}-pul", own, pul_cfg)):
-            if needed:
-                wanted = {pul.variant(row.role) for row in needed}
-                kinds[name] = _with(kinds.get(name, Job(name, 0, (), (), its)), number, wanted,
-                                    its, preset.path)
+        apart = [row for row in rows if is_pul(row)] if preset.pul else []
+        for name, its, needed in ((key, cfg, [row for row in rows if row not in apart]),
+                                  (f"{key}-pul", pul_cfg, apart)):
+            if not needed:
+                continue
+            job = kinds.get(name, Job(name, 0, (), (), its))
+            mine = settings_of(its)
+            differing = [key for key, value in settings_of(job.cfg).items() if mine[key] != value]
+            if differing:
+                raise ValueError(
+                    f"{preset.path}: tables {job.tables[0]} and {number} are both {name}, but "
+                    f"differ in {', '.join(differing)}. Tables with the same data share their "
+                    "runs, so their settings must agree"
+                )
+            wanted = {*job.rows, *(pul.variant(row.role) for row in needed)}
+            kinds[name] = replace(job, tables=(*job.tables, number),
+                                  rows=tuple(row for row in _ORDER if row in wanted))
     plan.jobs = [_seeded(kind, seed, out, root) for seed in seeds for kind in kinds.values()]
     return plan
-
-
-def _with(job: Job, number: int, wanted: set[str], cfg: CfgNode, where: Path) -> Job:
-    """A job that serves one more table on the same data."""
-    mine = settings_of(cfg)
-    differing = [name for name, value in settings_of(job.cfg).items() if mine[name] != value]
-    if differing:
-        raise ValueError(
-            f"{where}: tables {job.tables[0]} and {number} are both {job.key}, but differ in "
-            f"{', '.join(differing)}. Tables with the same data share their runs, so their "
-            "settings must agree"
-        )
-    order = (*VARIANTS, *(name for c in COMPARISONS for name in (f"{c}-baseline", c)))
-    more = tuple(name for name in order if name in wanted and name not in job.rows)
-    return replace(job, tables=(*job.tables, number), rows=(*job.rows, *more))
 
 
 def _seeded(kind: Job, seed: int, out: Path, root: str) -> Job:

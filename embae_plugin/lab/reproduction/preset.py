@@ -51,17 +51,15 @@ class Preset:
     def config(self, number: int, options: Sequence[str] = (), pul: bool = False) -> CfgNode:
         """The training configuration of a table, or of PUL's own run for it.
 
-        ``options`` are ``key value`` pairs, over all but what the preset says of PUL's run.
-
-        Raises:
-            ValueError: a key or value that the configuration does not take.
+        ``options`` are ``key value`` pairs, over all but what the preset says of PUL's run. Raises
+        ValueError for a key or value that the configuration does not take.
         """
         table = self.tables[number]
         base = table.get("base") or self.base
         beside = self.path.parent / base
         cfg = load_config(beside if beside.is_file() else base)
         cfg = self._merged(cfg, {**self.settings, **_flat(table.get("settings"))}, "settings")
-        cfg.data.sources = list(table.get("sources") or cfg.data.sources)
+        cfg.data.sources = [str(name) for name in table.get("sources") or cfg.data.sources]
         cfg.data.targets = [table["target"]] if table.get("target") else cfg.data.targets
         cfg = load_config("", list(options), cfg)
         return self._merged(cfg, self.pul, "pul") if pul else cfg
@@ -74,45 +72,30 @@ class Preset:
             raise ValueError(text) from None
 
 
-def find_preset(name: str) -> Path:
-    """A preset by its path, or one of the package's own by its name.
-
-    Raises:
-        FileNotFoundError: neither is there; lists the built-in ones.
-    """
-    path = Path(name)
-    stem = path.name.removesuffix(".yaml").removeprefix(PREFIX)
-    for place in (path, config_folder() / f"{PREFIX}{stem}.yaml"):
-        if place.is_file():
-            return place
-    names = sorted(p.stem.removeprefix(PREFIX) for p in config_folder().glob(f"{PREFIX}*.yaml"))
-    raise FileNotFoundError(
-        f"preset {name} is no file, and not one of the built-in presets {', '.join(names)}"
-    )
-
-
 def seeds_of(value: Any, where: str) -> tuple[int, ...]:
-    """Seeds from a number of them (1, 2, …) or a list.
-
-    Raises:
-        ValueError: not that, or a seed twice.
-    """
+    """Seeds from a number of them (1, 2, …) or a list of different ones; else ValueError."""
     seeds = list(range(1, min(value, MOST_SEEDS + 1) + 1)) if type(value) is int else value
-    good = isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)
-    if not good or len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
+    good = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not good or not 1 <= len(set(seeds)) == len(seeds) <= MOST_SEEDS:
         raise ValueError(f"{where} is {value!r}; it must be how many seeds, 1 to {MOST_SEEDS}, or "
                          "a list of different whole numbers")
     return tuple(seeds)
 
 
 def load_preset(name: str) -> Preset:
-    """Reads and checks a preset (see the module for its keys).
+    """Reads and checks a preset by its path, or one of the package's own by its name.
 
-    Raises:
-        FileNotFoundError: there is no such preset.
-        ValueError: names the file, the key, and what would be right.
+    Raises FileNotFoundError with the names of those, or ValueError with file, key, and what would
+    be right.
     """
-    path = find_preset(name)
+    path, folder = Path(name), config_folder()
+    if not path.is_file():
+        path = folder / f"{PREFIX}{path.name.removesuffix('.yaml').removeprefix(PREFIX)}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem.removeprefix(PREFIX) for p in folder.glob(f"{PREFIX}*.yaml"))
+        raise FileNotFoundError(
+            f"preset {name} is no file, and not one of the built-in presets {', '.join(names)}"
+        )
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -125,10 +108,7 @@ def load_preset(name: str) -> Preset:
     for key, table in tables.items():
         if key not in TABLES or isinstance(key, bool):
             raise ValueError(f"{path}: tables: there is no table {key!r}; there are 1, 2, 3 and 4")
-        where = f"{path}: tables: {key}"
-        sources = _checked(table, where, _TABLE_KEYS).get("sources") or []
-        if not all(isinstance(source, str) for source in sources):
-            raise ValueError(f"{where}: sources is {sources!r}; it must be data sets' names")
+        _checked(table, f"{path}: tables: {key}", _TABLE_KEYS)
     return Preset(
         path.stem.removeprefix(PREFIX), path, content.get("about") or "",
         content.get("base") or "embae.yaml", seeds_of(content.get("seeds", 3), f"{path}: seeds"),

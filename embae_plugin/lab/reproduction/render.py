@@ -1,4 +1,4 @@
-"""Tables as text, Markdown, CSV and JSON."""
+"""Tables as text, Markdown, CSV, JSON and a picture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from embae_plugin.atomic_file import replacing
 from embae_plugin.evaluation.score_table import HEADERS
 from embae_plugin.lab.reproduction.published import TABLES
 from embae_plugin.lab.reproduction.tables import Cell, TableResult
@@ -101,14 +103,11 @@ def as_csv(tables: Results) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({key: f"{value:.6f}" if isinstance(value, float) else
+                         " ".join(map(str, value)) if isinstance(value, list) else value
+                         for key, value in row.items()})
     return stream.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def as_json(tables: Results) -> list[dict[str, Any]]:
@@ -121,3 +120,50 @@ def as_json(tables: Results) -> list[dict[str, Any]]:
          "rows": list(records(table))}
         for table in tables
     ]
+
+
+def plot_tables(path: str | Path, tables: Sequence[TableResult]) -> None:
+    """As PNG: for each table with scores a strip of a panel for each score.
+
+    Ours are bars with their spread, the published numbers marks.
+    """
+    from matplotlib.figure import Figure  # not pyplot, whose backend is the caller's choice
+
+    shown = [table for table in tables if table.seeds]
+    if not shown:
+        return
+    heights = [0.9 + 0.34 * len(table.rows) for table in shown]
+    figure = Figure(figsize=(12, sum(heights)), layout="constrained")
+    strips = figure.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for strip, table in zip(strips, shown, strict=True):
+        strip.suptitle(heading(table), fontsize=10, x=0.01, ha="left")
+        columns = list(zip(*table.rows, strict=True))
+        panels = strip.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        marks: dict[str, Any] = {}  # what any of the panels shows, once
+        for axes, cells in zip(panels, columns, strict=True):
+            _panel(axes, cells)
+            handles, labels = axes.get_legend_handles_labels()
+            marks.update(zip(labels, handles, strict=True))
+        strip.legend(marks.values(), marks.keys(), fontsize=7, loc="upper right", ncols=3)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=130)
+
+
+def _panel(axes: Any, cells: Sequence[Cell]) -> None:
+    axes.barh(
+        range(len(cells)), [cell.ours or 0.0 for cell in cells], 0.6, color="tab:blue",
+        xerr=[cell.spread or 0.0 for cell in cells], error_kw={"elinewidth": 1, "capsize": 2},
+        label="ours, mean ± spread",
+    )
+    # A hollow mark is another method's or other data's number: for reference, not to be matched.
+    for same, name in ((True, "published"), (False, "published (not comparable)")):
+        marks = [(cell.published, place) for place, cell in enumerate(cells)
+                 if cell.published is not None and cell.comparable == same]
+        if marks:
+            axes.scatter(*zip(*marks, strict=True), marker="D", s=22, edgecolors="black", zorder=3,
+                         facecolors="black" if same else "white", label=name)
+    axes.set_yticks(range(len(cells)), [cell.model for cell in cells], fontsize=8)
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.set_xlim(0, max([0.1, *(1.15 * v for c in cells for v in (c.ours, c.published) if v)]))
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_title(HEADERS[cells[0].score], fontsize=9)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from tabulate import tabulate
 from yacs.config import CfgNode
@@ -27,35 +28,37 @@ RECORD = "reproduced.json"  # in a run's folder: its scores, and what they were 
 Execute = Callable[[CfgNode], list[Row]]
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """The images of a run."""
 
-    counts: dict[str, int]  # of the sources, the target's training split, query and gallery
+    counts: Mapping[str, int]  # of the sources, the target's training split, query and gallery
     fingerprint: str  # of their names, sizes and labels
+
+
+NONE = Inputs({}, "")
 
 
 @dataclass
 class Outcome:
     """What is known so far of one run, over its seeds."""
 
-    inputs: Inputs = Inputs({}, "")
+    inputs: Inputs = NONE
     missing: str = ""  # why there is nothing to run on
     failed: str = ""  # why a seed could not be finished
     scores: dict[int, dict[str, Row]] = field(default_factory=dict)  # seed to variant to row
 
 
 def read_inputs(cfg: CfgNode) -> Inputs:
-    """Counts and names the images; no image is read, but a built-in data set may be drawn.
+    """Counts and names the images; none is read, but a built-in data set may be drawn.
 
-    Raises:
-        FileNotFoundError: a data set is missing; says which folder was looked for.
+    Raises FileNotFoundError with the folder that was looked for where a data set is missing.
     """
     data = load_data(cfg)
-    parts = {"source": data.source, "target": data.target_train, "query": data.query,
-             "gallery": data.gallery}
-    return Inputs({name: 0 if part is None else len(part) for name, part in parts.items()},
-                  " ".join("-" if part is None else part.fingerprint() for part in parts.values()))
+    names = ("source", "target", "query", "gallery")
+    parts = (data.source, data.target_train, data.query, data.gallery)
+    counts = [0 if part is None else len(part) for part in parts]
+    prints = ["-" if part is None else part.fingerprint() for part in parts]
+    return Inputs(dict(zip(names, counts, strict=True)), " ".join(prints))
 
 
 @lru_cache(1)
@@ -80,6 +83,8 @@ def _made_with(job: Job, inputs: Inputs) -> dict[str, object]:
 def kept_scores(job: Job, inputs: Inputs) -> list[Row]:
     """The rows that an earlier call left, if it made them with what would make them now."""
     path, now = job.folder / RECORD, _made_with(job, inputs)
+    if not path.exists():
+        return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         other = [name for name, value in now.items() if record.get(name) != value]
@@ -87,8 +92,6 @@ def kept_scores(job: Job, inputs: Inputs) -> list[Row]:
             return list(record["rows"])
         logger.warning("%s was made with other %s; the run is scored again, by what its folder "
                        "holds of finished stages", path, ", ".join(other))
-    except FileNotFoundError:
-        pass
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         logger.warning("%s is damaged (%r); the run is scored again", path, error)
     return []
@@ -117,12 +120,10 @@ def run_job(job: Job, execute: Execute, inputs: Inputs) -> tuple[list[Row], bool
 def reproduce(
     plan: Plan, execute: Execute, publish: Callable[[Mapping[str, Outcome]], None]
 ) -> dict[str, Outcome]:
-    """Runs the jobs in order. One whose data are missing, or whose files fail, stops no other.
+    """Runs the jobs in order; returns ``Job.key`` to outcome.
 
-    ``publish`` is called with what is known after each job that trained, and at the end.
-
-    Returns:
-        ``Job.key`` to outcome.
+    One whose data are missing, or whose files fail, stops no other. ``publish`` is called with
+    what is known after each job that trained, and at the end.
     """
     outcomes: dict[str, Outcome] = {}
     for number, job in enumerate(plan.jobs, start=1):

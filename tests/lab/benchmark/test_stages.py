@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from embae_plugin.data.feature_bank import FeatureStore
-from embae_plugin.lab.benchmark.drawn_crops import read_records
+from embae_plugin.lab.benchmark.context import read_records
 from embae_plugin.lab.benchmark.stages import (
     phases_of,
     recomputed_features,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from embae_plugin.lab.benchmark import stock_torchreid as stock
-from embae_plugin.lab.benchmark.drawn_crops import write_target
+from embae_plugin.lab.benchmark.context import write_target
 from embae_plugin.lab.benchmark.stock_torchreid import (
     BATCH,
     Clock,

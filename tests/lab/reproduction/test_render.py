@@ -11,8 +11,14 @@ import pytest
 from PIL import Image
 
 from embae_plugin.lab.reproduction import runner
-from embae_plugin.lab.reproduction.plot import plot_tables
-from embae_plugin.lab.reproduction.render import as_csv, as_json, as_markdown, as_text, records
+from embae_plugin.lab.reproduction.render import (
+    as_csv,
+    as_json,
+    as_markdown,
+    as_text,
+    plot_tables,
+    records,
+)
 from embae_plugin.lab.reproduction.runner import Inputs, reproduce, table_results
 from tests.lab.reproduction.fakes import IMAGES, FakeTraining, paper_plan
 
