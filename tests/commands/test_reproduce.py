@@ -30,8 +30,8 @@ def training(monkeypatch):
     """Fixed scores instead of training, on the paper's data."""
     fake = FakeTraining()
     monkeypatch.setattr(verb, "run_config", fake)
-    monkeypatch.setattr(verb, "plot_tables", lambda path, tables: path.write_bytes(b"plot"))
-    monkeypatch.setattr(runner, "read_inputs", lambda cfg: runner.Inputs(IMAGES, "these"))
+    monkeypatch.setattr(verb.render, "plot_tables", lambda path, tables: path.write_bytes(b"plot"))
+    monkeypatch.setattr(runner, "look_at_data", lambda cfg: runner.Outcome(IMAGES, "these"))
     return fake
 
 

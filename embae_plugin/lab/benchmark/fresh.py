@@ -59,9 +59,8 @@ def peak_of(work: Callable[[], T]) -> tuple[T, float, float]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = process.memory_info().rss / 1e6
     result = work()
-    if status.exists():
-        # ru_maxrss would also hold what the process was forked from: VmHWM is of this alone
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
-        return result, before, int(found[1]) * 1024 / 1e6 if found else before
     memory = process.memory_info()
-    return result, before, float(getattr(memory, "peak_wset", memory.rss)) / 1e6
+    # ru_maxrss would also hold what the process was forked from: VmHWM is of this alone
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text("ascii")) if status.exists() else None
+    peak = 1024 * int(found[1]) if found else getattr(memory, "peak_wset", memory.rss)
+    return result, before, peak / 1e6

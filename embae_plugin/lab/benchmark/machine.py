@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -23,8 +23,7 @@ _SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices multiplied
 _COPIED = {"cpu": 2**26, "cuda": 2**29}  # float32 elements: more than fits in a core's cache
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
     """What a device does at its best in a second, measured."""
 
     flops: float  # float32 operations (multiplications and additions) of a matrix product
@@ -33,7 +32,7 @@ class Rates:
 
     def best(self, other: Rates) -> Rates:
         """The higher of each."""
-        return Rates(*(max(getattr(self, n), getattr(other, n)) for n in self.__annotations__))
+        return Rates(*map(max, self, other))
 
     def operations(self, count: float, bf16: bool = False) -> float:
         """Seconds that so many operations take."""

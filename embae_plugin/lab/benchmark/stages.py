@@ -162,23 +162,23 @@ def adaptation_rows(context: Context, device: str) -> list[Row]:
     ))
     stage_3 = sum(phase.epochs * phase.steps * step_floor(_started(phase), rates)
                   for phase in cast(Phases, engine.phases(node.max_epoch)))
-    views = 2 * sum(sizes.target)
+    trunk = rates.operations(2 * sum(sizes.target) * forward_operations(sizes))
     parts = [
-        ("JPEG files decoded and resized", decoded, 0.0, "", ""),
-        ("trunk features, two views", extracted,
-         rates.operations(views * forward_operations(sizes)), "the trunk's operations", ""),
+        ("JPEG files decoded and resized", decoded, 0.0, ""),
+        ("trunk features, two views", extracted, trunk, "the trunk's operations"),
         (f"stage 3 cam, {node.nuisance_epoch} + {node.max_epoch} epochs", adapted, stage_3,
-         "operations of the heads, Adam's traffic", ""),
+         "operations of the heads, Adam's traffic"),
         ("scores, both protocols", scored, product_floor(context, device, queries, gallery),
-         PRODUCT, ""),
+         PRODUCT),
     ]
-    parts.append((
-        "all of it", sum(part[1] for part in parts), sum(part[2] for part in parts),
-        "the sum of the floors above", "run once. torchreid has nothing that adapts without "
-        "labels. The model comes from stages 1 and 2, which need no target (here it has random "
-        "weights: the time is the same)",
-    ))
-    size = (f"{images:,} images to adapt to, {queries:,} queries and {gallery:,} gallery images, "
-            f"{sizes.trunk} at {sizes.height} × {sizes.width}")
-    return [Row("adaptation", what, device, None, Measured((took,), "s"), floor or None, text, note,
-                size) for what, took, floor, text, note in parts]
+    row = partial(Row, "adaptation", device=device, size=f"{images:,} images to adapt to, "
+                  f"{queries:,} queries and {gallery:,} gallery images, {sizes.trunk} at "
+                  f"{sizes.height} × {sizes.width}")
+    rows = [row(what, ours=Measured((took,), "s"), floor=floor or None, floor_text=text)
+            for what, took, floor, text in parts]
+    return [*rows, row(
+        "all of it", ours=Measured((sum(part[1] for part in parts),), "s"),
+        floor=sum(part[2] for part in parts), floor_text="the sum of the floors above",
+        note="run once. torchreid has nothing that adapts without labels. The model comes from "
+        "stages 1 and 2, which need no target (here it has random weights: the time is the same)",
+    )]

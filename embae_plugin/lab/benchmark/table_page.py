@@ -55,10 +55,6 @@ def _cells(row: Row, mark: str = "") -> list[str]:
     return [row.what + mark, row.device, cell(row.stock), cell(row.ours), ratio, floor, times]
 
 
-def _table(body: Sequence[Sequence[str]], headers: Sequence[str], style: str) -> str:
-    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
-
-
 def remark(row: Row) -> str:
     """What has to be said about a row: whose the left number is, what is compared, the floor."""
     stock = f"against {row.stock.who}" if row.stock and row.stock.who else ""
@@ -71,7 +67,8 @@ def subject_table(rows: Sequence[Row], style: str) -> str:
     remarks = list(dict.fromkeys(filter(None, map(remark, rows))))
     body = [_cells(r, f" [{remarks.index(remark(r)) + 1}]" if remark(r) else "") for r in rows]
     lines = [f"{number}. {text}." for number, text in enumerate(remarks, 1)]
-    text = "\n".join([_table(body, HEADERS, style), "", *lines]).rstrip()
+    table = tabulate(body, HEADERS, style, disable_numparse=True)
+    text = "\n".join([table, "", *lines]).rstrip()
     sizes = {row.size: row.device for row in rows if row.size}  # what they work on
     told = [f"{device}: {size}" for size, device in sizes.items()] if len(sizes) > 1 else sizes
     return f"{'; '.join(told)}.\n\n{text}" if sizes else text
@@ -91,12 +88,13 @@ def text(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
 
 def overview(rows: Sequence[Row], style: str) -> str:
     """One table of everything that was measured or left out, without the remarks."""
-    shown = [row for row in rows if row.ours is not None or row.note.startswith(NOT_MEASURED)]
     body = []
-    for row in shown:
-        what, device, _, ours, ratio, _, times = _cells(row)
-        body.append([TITLES[row.subject], what, device, ours, ratio, times])
-    return _table(body, ("subject", "work", "on", "ours", "ratio", "× floor"), style)
+    for row in rows:
+        if row.ours is not None or row.note.startswith(NOT_MEASURED):
+            what, device, _, ours, ratio, _, times = _cells(row)
+            body.append([TITLES[row.subject], what, device, ours, ratio, times])
+    headers = ("subject", "work", "on", "ours", "ratio", "× floor")
+    return str(tabulate(body, headers, style, disable_numparse=True))
 
 
 def markdown(rows: Sequence[Row], facts: Mapping[str, str], command: str) -> str:

@@ -26,15 +26,9 @@ from pathlib import Path
 from embae_plugin import __version__
 from embae_plugin.commands.train import run_config
 from embae_plugin.evaluation.score_table import write_text
+from embae_plugin.lab.reproduction import render
 from embae_plugin.lab.reproduction.jobs import plan_jobs
 from embae_plugin.lab.reproduction.preset import load_preset, seeds_of
-from embae_plugin.lab.reproduction.render import (
-    as_csv,
-    as_json,
-    as_markdown,
-    as_text,
-    plot_tables,
-)
 from embae_plugin.lab.reproduction.runner import Outcome, dry_run, reproduce, table_results
 from embae_plugin.runtime import log_to
 
@@ -87,17 +81,17 @@ def run(arguments: argparse.Namespace) -> int:
         """Writes the tables as far as they are filled."""
         tables = table_results(plan, outcomes)
         content = {"preset": preset.name, "version": __version__, "options": arguments.opts,
-                   "tables": as_json(tables)}
+                   "tables": render.as_json(tables)}
         write_text(out / "tables.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-        write_text(out / "tables.csv", as_csv(tables))
+        write_text(out / "tables.csv", render.as_csv(tables))
         command = " ".join(["embae reproduce --preset", arguments.preset, *arguments.opts])
-        write_text(out / "tables.md", as_markdown(tables, command))
-        plot_tables(out / "tables.png", tables)
+        write_text(out / "tables.md", render.as_markdown(tables, command))
+        render.plot_tables(out / "tables.png", tables)
 
     with log_to(out / "reproduce.log", arguments.verbose):
         logger.info("%s", preset.about)
         outcomes = reproduce(plan, run_config, save)
-        text = as_text(table_results(plan, outcomes))
+        text = render.as_text(table_results(plan, outcomes))
         logger.info("in brackets: the gain over the baseline\n\n%s\n", text)
         logger.info("written to %s: tables.md, tables.csv, tables.json, tables.png", out)
     failed = any(outcome.failed for outcome in outcomes.values())

@@ -103,11 +103,6 @@ class Plan:
     pul: dict[int, PulSetting]  # table to what its PUL rows are
     rows: dict[int, tuple[PaperRow, ...]]  # table to its rows
 
-    def serving(self, number: int) -> list[Job]:
-        """The jobs of a table; those that make its EmbAE rows before any of PUL alone."""
-        mine = [job for job in self.jobs if number in job.tables]
-        return sorted(mine, key=lambda job: "baseline" not in job.rows)
-
 
 def plan_jobs(
     preset: Preset, tables: Sequence[int], seeds: Sequence[int], out: Path, root: str = "",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from tabulate import tabulate
 from yacs.config import CfgNode
@@ -28,37 +27,32 @@ RECORD = "reproduced.json"  # in a run's folder: its scores, and what they were 
 Execute = Callable[[CfgNode], list[Row]]
 
 
-class Inputs(NamedTuple):
-    """The images of a run."""
-
-    counts: Mapping[str, int]  # of the sources, the target's training split, query and gallery
-    fingerprint: str  # of their names, sizes and labels
-
-
-NONE = Inputs({}, "")
-
-
 @dataclass
 class Outcome:
     """What is known so far of one run, over its seeds."""
 
-    inputs: Inputs = NONE
+    # How many images the sources have, and the target's training split, query and gallery.
+    images: Mapping[str, int] = field(default_factory=dict)
+    fingerprint: str = ""  # of the images' names, sizes and labels
     missing: str = ""  # why there is nothing to run on
     failed: str = ""  # why a seed could not be finished
     scores: dict[int, dict[str, Row]] = field(default_factory=dict)  # seed to variant to row
 
 
-def read_inputs(cfg: CfgNode) -> Inputs:
-    """Counts and names the images; none is read, but a built-in data set may be drawn.
+def look_at_data(cfg: CfgNode) -> Outcome:
+    """Counts and names the images of a run, or says what is missing, and where it was looked for.
 
-    Raises FileNotFoundError with the folder that was looked for where a data set is missing.
+    No image is read, but a built-in data set that is not there is drawn.
     """
-    data = load_data(cfg)
-    names = ("source", "target", "query", "gallery")
-    parts = (data.source, data.target_train, data.query, data.gallery)
-    counts = [0 if part is None else len(part) for part in parts]
-    prints = ["-" if part is None else part.fingerprint() for part in parts]
-    return Inputs(dict(zip(names, counts, strict=True)), " ".join(prints))
+    try:
+        data = load_data(cfg)
+    except FileNotFoundError as error:
+        return Outcome(missing=str(error))
+    parts = {"source": data.source, "target": data.target_train, "query": data.query,
+             "gallery": data.gallery}
+    prints = ["-" if part is None else part.fingerprint() for part in parts.values()]
+    counts = {name: 0 if part is None else len(part) for name, part in parts.items()}
+    return Outcome(counts, " ".join(prints))
 
 
 @lru_cache(1)
@@ -71,18 +65,17 @@ def code_fingerprint() -> str:
     return total.hexdigest()
 
 
-def _made_with(job: Job, inputs: Inputs) -> dict[str, object]:
+def _made_with(job: Job, images: str) -> dict[str, object]:
     """What a run's scores depend on: settings, images and code."""
-    about = {"settings": settings_of(job.cfg), "images": inputs.fingerprint,
-             "code": code_fingerprint()}
+    about = {"settings": settings_of(job.cfg), "images": images, "code": code_fingerprint()}
     # Through JSON, as the record itself: a tuple comes back as a list.
     plain: dict[str, object] = json.loads(json.dumps(about))
     return plain
 
 
-def kept_scores(job: Job, inputs: Inputs) -> list[Row]:
+def kept_scores(job: Job, images: str) -> list[Row]:
     """The rows that an earlier call left, if it made them with what would make them now."""
-    path, now = job.folder / RECORD, _made_with(job, inputs)
+    path, now = job.folder / RECORD, _made_with(job, images)
     if not path.exists():
         return []
     try:
@@ -97,13 +90,13 @@ def kept_scores(job: Job, inputs: Inputs) -> list[Row]:
     return []
 
 
-def run_job(job: Job, execute: Execute, inputs: Inputs) -> tuple[list[Row], bool]:
+def run_job(job: Job, execute: Execute, images: str) -> tuple[list[Row], bool]:
     """The job's scores, and whether they had to be made: if an earlier call has them, not.
 
-    ``execute`` trains a configuration, from its checkpoints where it was stopped, returns its rows
-    and leaves its files in the folder.
+    ``execute`` trains a configuration, from its checkpoints where it was stopped, and returns its
+    rows; ``images`` is their fingerprint.
     """
-    rows = kept_scores(job, inputs)
+    rows = kept_scores(job, images)
     there = {str(row["variant"]) for row in rows}
     if set(job.rows) <= there:
         logger.info("%s: done before, scores read", job.folder)
@@ -112,7 +105,7 @@ def run_job(job: Job, execute: Execute, inputs: Inputs) -> tuple[list[Row], bool
     # What earlier calls made stays in results.json too; it is only scored again.
     cfg.embae.variants = variants_for(there.union(job.rows))
     rows = execute(cfg)
-    record = {**_made_with(job, inputs), "rows": rows}
+    record = {**_made_with(job, images), "rows": rows}
     write_text(job.folder / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return rows, True
 
@@ -128,14 +121,14 @@ def reproduce(
     outcomes: dict[str, Outcome] = {}
     for number, job in enumerate(plan.jobs, start=1):
         if job.key not in outcomes:
-            outcomes[job.key] = _outcome(job)
+            outcomes[job.key] = look_at_data(job.cfg)
         outcome = outcomes[job.key]
         if outcome.missing or outcome.failed:
             continue
         logger.info("run %d of %d: %s, seed %d, for table %s", number, len(plan.jobs), job.key,
                     job.seed, ", ".join(map(str, job.tables)))
         try:
-            rows, trained = run_job(job, execute, outcome.inputs)
+            rows, trained = run_job(job, execute, outcome.fingerprint)
             outcome.scores[job.seed] = {str(row["variant"]): row for row in rows}
             if trained and number < len(plan.jobs):
                 publish(outcomes)
@@ -146,14 +139,6 @@ def reproduce(
     return outcomes
 
 
-def _outcome(job: Job) -> Outcome:
-    try:
-        return Outcome(inputs=read_inputs(job.cfg))
-    except FileNotFoundError as error:
-        logger.warning("%s cannot be run: %s", job.key, error)
-        return Outcome(missing=str(error))
-
-
 def dry_run(plan: Plan) -> str:
     """A line for each run: what it is for, and whether it is done, begun or to be run."""
     outcomes, body = dict[str, Outcome](), []
@@ -162,8 +147,8 @@ def dry_run(plan: Plan) -> str:
         root = Path(job.cfg.data.root).expanduser()
         if job.key not in outcomes:  # built-in data are not drawn for this
             there = all((root / name).is_dir() for name in built_in)
-            outcomes[job.key] = _outcome(job) if there else Outcome()
-        scored = {row["variant"] for row in kept_scores(job, outcomes[job.key].inputs)}
+            outcomes[job.key] = look_at_data(job.cfg) if there else Outcome()
+        scored = {row["variant"] for row in kept_scores(job, outcomes[job.key].fingerprint)}
         state = "begun" if any(job.folder.glob("*/last.pth")) else "to run"
         state = "data missing" if outcomes[job.key].missing else state
         state = "done" if set(job.rows) <= scored else state
@@ -181,7 +166,7 @@ def table_results(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[TableResu
 
 def _result(number: int, plan: Plan, outcomes: Mapping[str, Outcome]) -> TableResult:
     table, rows, pul = TABLES[number], plan.rows[number], plan.pul[number]
-    jobs = plan.serving(number)
+    jobs = [job for job in plan.jobs if number in job.tables]  # any of PUL alone come last
     known = {job.key: outcomes.get(job.key, Outcome()) for job in jobs}
     main, first = jobs[0].cfg.data, known[jobs[0].key]
     scores: dict[int, dict[str, Row]] = {}
@@ -191,7 +176,7 @@ def _result(number: int, plan: Plan, outcomes: Mapping[str, Outcome]) -> TableRe
     seeds = tuple(dict.fromkeys(job.seed for job in jobs))
     done = tuple(seed for seed in seeds if seed in scores)
     target = str(main.targets[0])
-    differs = data_differences(table, main.sources, target, first.inputs.counts)
+    differs = data_differences(table, main.sources, target, first.images)
     notes = [f"{key} failed: {outcome.failed}" for key, outcome in known.items() if outcome.failed]
     notes += [pul.note()] if pul.note() and any(is_pul(row) for row in rows) else []
     filled = (fill(row, rows, table.columns, [scores[seed] for seed in done], pul, not differs)

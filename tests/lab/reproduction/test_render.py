@@ -19,12 +19,12 @@ from embae_plugin.lab.reproduction.render import (
     plot_tables,
     records,
 )
-from embae_plugin.lab.reproduction.runner import Inputs, reproduce, table_results
+from embae_plugin.lab.reproduction.runner import reproduce, table_results
 from tests.lab.reproduction.fakes import IMAGES, FakeTraining, paper_plan
 
 
 def tables_of(tmp_path, monkeypatch, images=IMAGES, numbers=(1, 3), seeds=(1, 2), **more):
-    monkeypatch.setattr(runner, "read_inputs", lambda cfg: Inputs(dict(images), ""))
+    monkeypatch.setattr(runner, "look_at_data", lambda cfg: runner.Outcome(images))
     plan = paper_plan(tmp_path, tables=numbers, seeds=seeds)
     outcomes = reproduce(plan, FakeTraining(**more), lambda outcomes: None)
     return table_results(plan, outcomes)

@@ -9,7 +9,7 @@ import pytest
 from embae_plugin.lab.reproduction import runner
 from embae_plugin.lab.reproduction.runner import (
     RECORD,
-    Inputs,
+    Outcome,
     kept_scores,
     reproduce,
     run_job,
@@ -18,12 +18,11 @@ from embae_plugin.lab.reproduction.runner import (
 from tests.lab.reproduction.fakes import IMAGES, FakeTraining, paper_plan
 
 DUKE = "dukemtmcreid-to-market1501"
-INPUTS = Inputs(IMAGES, "these")
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    monkeypatch.setattr(runner, "read_inputs", lambda cfg: INPUTS)
+    monkeypatch.setattr(runner, "look_at_data", lambda cfg: Outcome(IMAGES, "these"))
 
 
 def ignore(outcomes) -> None:
@@ -81,10 +80,10 @@ def test_other_settings_are_not_reused(tmp_path, counted):
 
 def test_scores_made_with_other_images_or_other_code_are_not_reused(tmp_path, monkeypatch, caplog):
     job, training = paper_plan(tmp_path, tables=(1,)).jobs[0], FakeTraining()
-    assert run_job(job, training, INPUTS)[1]
-    rows, trained = run_job(job, training, INPUTS)
-    assert not trained and rows == kept_scores(job, INPUTS) != []
-    changed = Inputs(IMAGES, "as many others")
+    assert run_job(job, training, "these")[1]
+    rows, trained = run_job(job, training, "these")
+    assert not trained and rows == kept_scores(job, "these") != []
+    changed = "as many others"
     assert kept_scores(job, changed) == [] and "made with other images" in caplog.text
     assert run_job(job, training, changed)[1] and len(training.calls) == 2
     monkeypatch.setattr(runner, "code_fingerprint", lambda: "another")
@@ -108,19 +107,19 @@ def test_the_code_s_fingerprint_changes_with_any_module_of_the_package(tmp_path,
 
 def test_a_record_that_is_damaged_or_of_an_older_kind_is_not_reused(tmp_path, caplog):
     job = paper_plan(tmp_path, tables=(1,)).jobs[0]
-    run_job(job, FakeTraining(), INPUTS)
+    run_job(job, FakeTraining(), "these")
     for text in ("{", "[]", json.dumps({"settings": {}, "version": "0.1.0", "rows": [{}]})):
         (job.folder / RECORD).write_text(text)
-        assert kept_scores(job, INPUTS) == []
+        assert kept_scores(job, "these") == []
     assert caplog.text.count("is damaged") == 2 and "other settings, images, code" in caplog.text
 
 
 def test_an_interrupted_run_leaves_no_scores(tmp_path):
     job = paper_plan(tmp_path, tables=(1,)).jobs[0]
     with pytest.raises(KeyboardInterrupt):
-        run_job(job, FakeTraining(KeyboardInterrupt(), at=1), INPUTS)
-    assert kept_scores(job, INPUTS) == []
-    assert run_job(job, FakeTraining(), INPUTS)[1] and kept_scores(job, INPUTS)
+        run_job(job, FakeTraining(KeyboardInterrupt(), at=1), "these")
+    assert kept_scores(job, "these") == []
+    assert run_job(job, FakeTraining(), "these")[1] and kept_scores(job, "these")
 
 
 def test_an_interrupted_reproduction_has_published_what_was_done(tmp_path, counted):
@@ -139,10 +138,10 @@ def test_an_interrupted_reproduction_has_published_what_was_done(tmp_path, count
 def test_missing_data_stop_only_their_own_tables(tmp_path, monkeypatch):
     def count(cfg):
         if "cuhk03" in cfg.data.sources:
-            raise FileNotFoundError("dataset 'cuhk03': looked for /x/cuhk03, which is not there")
-        return INPUTS
+            return Outcome(missing="dataset 'cuhk03': looked for /x/cuhk03, which is not there")
+        return Outcome(IMAGES, "these")
 
-    monkeypatch.setattr(runner, "read_inputs", count)
+    monkeypatch.setattr(runner, "look_at_data", count)
     plan, training = paper_plan(tmp_path), FakeTraining()
     tables = table_results(plan, reproduce(plan, training, ignore))
     assert {name.rpartition("-seed")[0] for name, *_ in training.calls} == {DUKE, f"{DUKE}-pul"}
