@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.records import ImageRecords, ReIDData
-from embae_plugin.lab.benchmark.fresh import FreshProcess
-from embae_plugin.lab.benchmark.machine import Rates
+from embae_plugin.lab.benchmark.machine import FreshProcess, Rates
 
 DATASET = "market1501"
 KINDS = 64  # different pictures; the files are as many as asked for

@@ -1,13 +1,22 @@
-"""What the machine is, and how fast it multiplies and copies: the floors everything is held to."""
+"""What the machine is, how fast it multiplies and copies, and a fresh process on it.
+
+The rates are the floors that everything is held to. A fresh process has its peak of memory for
+itself, and its C library is as users have it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import platform
+import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import psutil
@@ -18,6 +27,8 @@ from embae_plugin import __version__
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.lab.benchmark.measure import seconds
 
+P = ParamSpec("P")
+T = TypeVar("T")
 DEVICES = ("cpu", "cuda")
 _SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices multiplied
 _COPIED = {"cpu": 2**26, "cuda": 2**29}  # float32 elements: more than fits in a core's cache
@@ -108,3 +119,52 @@ def describe() -> dict[str, str]:
         "load before the start": f"{psutil.getloadavg()[0]:.1f} (anything above 0 disturbs the "
         "timings)",
     }
+
+
+def _start_others_by(method: str) -> None:
+    multiprocessing.set_start_method(method, force=True)
+
+
+class FreshProcess(ProcessPoolExecutor):
+    """One process, started anew instead of forked, that does what it is given.
+
+    Nothing of this process's heap is in it, and nothing here has told its allocator anything.
+    What it is given must be a function of a module, with plain arguments.
+    """
+
+    def __init__(self) -> None:
+        # A spawned process would spawn the workers of its data loaders, too: each would import
+        # torch anew. Its users' processes fork them.
+        method = multiprocessing.get_start_method()
+        super().__init__(1, multiprocessing.get_context("spawn"), _start_others_by, (method,))
+
+    def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of ``work(*args, **kwargs)``, done over there.
+
+        Raises:
+            MemoryError: the process was killed, most likely for want of memory.
+        """
+        try:
+            return self.submit(work, *args, **kwargs).result()
+        except BrokenProcessPool:
+            raise MemoryError(
+                f"the process for {work.__name__} was killed, most likely for want of memory; a "
+                "larger machine, or a smaller size, would do"
+            ) from None
+
+
+def peak_of(work: Callable[[], T]) -> tuple[T, float, float]:
+    """Runs ``work``; returns its result, and MB in use before and at the peak.
+
+    Where the peak cannot be set back (a container may forbid it), it includes what was before.
+    """
+    process, status = psutil.Process(), Path("/proc/self/status")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = process.memory_info().rss / 1e6
+    result = work()
+    memory = process.memory_info()
+    # ru_maxrss would also hold what the process was forked from: VmHWM is of this alone
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text("ascii")) if status.exists() else None
+    peak = 1024 * int(found[1]) if found else getattr(memory, "peak_wset", memory.rss)
+    return result, before, peak / 1e6

@@ -1,33 +1,126 @@
-"""Ranking: torchreid's evaluators against ours at Market size, and how large galleries grow."""
+"""Ranking: torchreid's evaluators against ours, at Market size and with growing galleries.
+
+torchreid's engines compute the whole distance matrix, then sort every row.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.allocator import tune_allocator
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.lab.benchmark.context import Context
-from embae_plugin.lab.benchmark.fresh import FreshProcess, peak_of
+from embae_plugin.lab.benchmark.machine import FreshProcess, peak_of
 from embae_plugin.lab.benchmark.measure import Measured, Row, alternate, not_measured, seconds
-from embae_plugin.lab.benchmark.retrieval_inputs import Retrieval, make_retrieval
-from embae_plugin.lab.benchmark.stock_torchreid import (
-    Evaluator,
-    cython_evaluator,
-    python_evaluator,
-    rank_stock,
-)
 
 logger = logging.getLogger(__name__)
 
 PRODUCT = "operations of the distance product"
 # float32 distances, int64 argsort, int32 matches and the int64 ids they are compared from
 STOCK_BYTES_A_PAIR = 4 + 8 + 4 + 8
+MAX_RANK = 50  # torchreid's default, and ours
+IDENTITIES, CAMERAS = 750, 6  # of Market-1501's test split; its background is the 751st id
+IMAGES_EACH = 17  # gallery images of an identity
+BACKGROUND = 2798 / 15913  # share of gallery images that show none of the identities
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Evaluator = Callable[..., tuple[Any, float]]
+
+
+class Retrieval(NamedTuple):
+    """What an evaluator takes."""
+
+    q_emb: Floats
+    g_emb: Floats
+    q_pids: Ints
+    g_pids: Ints
+    q_camids: Ints
+    g_camids: Ints
+
+
+def make_retrieval(
+    num_query: int, num_gallery: int, dim: int, seed: int = 0, matched: int = 15913
+) -> Retrieval:
+    """Draws a retrieval: identity's centre, camera's, and noise, scaled to length 1.
+
+    What a gallery has beyond ``matched`` images is distractors, as in Market-1501+500k: queries
+    keep the number of positives that they have in Market-1501, about 17.
+    """
+    rng = np.random.default_rng(seed)
+    known = int(min(num_gallery, matched) * (1 - BACKGROUND))
+    count = min(IDENTITIES, max(1, known // IMAGES_EACH))
+    weights = rng.gamma(3.0, 1.0, count)  # images of an identity: as unequal as Market's
+    q_pids = rng.choice(count, num_query, p=weights / weights.sum()) + 1
+    g_pids = np.zeros(num_gallery, dtype=np.int64)
+    g_pids[:known] = rng.choice(count, known, p=weights / weights.sum()) + 1
+    rng.shuffle(g_pids)
+    people = rng.standard_normal((count + 1, dim), dtype=np.float32)
+    people[0] = 0
+    cameras = rng.standard_normal((CAMERAS, dim), dtype=np.float32)
+
+    def embed(pids: Ints, camids: Ints) -> Floats:
+        out = np.empty((len(pids), dim), dtype=np.float32)
+        for start in range(0, len(pids), 8192):  # in pieces: the peak of memory is measured
+            part = out[start : start + 8192]
+            stop = start + len(part)
+            rng.standard_normal(out=part, dtype=np.float32)
+            part += 0.6 * people[pids[start:stop]] + 0.4 * cameras[camids[start:stop]]
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+        return out
+
+    q_camids, g_camids = (rng.integers(CAMERAS, size=n) for n in (num_query, num_gallery))
+    return Retrieval(
+        embed(q_pids, q_camids), embed(g_pids, g_camids), q_pids, g_pids, q_camids, g_camids
+    )
+
+
+def cython_evaluator(folder: str | Path = "") -> Evaluator | None:
+    """torchreid's evaluator in Cython, or None where there is none.
+
+    A ``folder`` must hold a built ``rank_cy``; without one, the installed torchreid is looked at.
+    """
+    if not folder:
+        return getattr(sys.modules[bridge.evaluate_rank.__module__], "evaluate_cy", None)
+    spec = PathFinder.find_spec("rank_cy", [str(folder)])
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(
+            f"{folder} has no compiled rank_cy extension. In torchreid's source from GitHub, in "
+            "torchreid/metrics/rank_cylib: python setup.py build_ext --inplace (needs Cython)"
+        )
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    evaluate: Evaluator = module.evaluate_cy
+    return evaluate
+
+
+def python_evaluator(*arguments: Any) -> tuple[Any, float]:
+    """torchreid's evaluator in Python: all there is in the package on PyPI."""
+    cmc, mean_ap = bridge.evaluate_rank(*arguments, use_cython=False)
+    return cmc, float(mean_ap)
+
+
+def rank_stock(data: Retrieval, evaluate: Evaluator) -> tuple[float, float]:
+    """Rank-1 and mAP, Market protocol only; with ``-nd`` torchreid would have to run again."""
+    distances = bridge.compute_distance_matrix(
+        torch.from_numpy(data.q_emb), torch.from_numpy(data.g_emb)
+    )
+    with bridge.quiet():
+        cmc, mean_ap = evaluate(distances.numpy(), *data[2:], MAX_RANK)
+    return float(cmc[0]), float(mean_ap)
 
 
 def product_floor(context: Context, device: str, num_query: int, num_gallery: int) -> float:

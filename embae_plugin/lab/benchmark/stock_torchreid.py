@@ -1,4 +1,4 @@
-"""torchreid's evaluation, training and feature extraction: its own loaders, engines, defaults.
+"""torchreid's training and feature extraction, with its own loaders, engines and defaults.
 
 The functions that time are made to be called in another process: their arguments are plain, and
 each sets up all it needs before the clock starts.
@@ -7,11 +7,8 @@ each sets up all it needs before the clock starts.
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-from collections.abc import Callable, Iterator
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +18,12 @@ from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.lab.benchmark.context import DATASET, Sizes
 from embae_plugin.lab.benchmark.machine import cores
 from embae_plugin.lab.benchmark.measure import synchronise
-from embae_plugin.lab.benchmark.retrieval_inputs import Retrieval
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
 
-Evaluator = Callable[..., tuple[Any, float]]
-MAX_RANK = 50  # torchreid's default, and ours
 BATCH, INSTANCES, TEST_BATCH = 72, 4, 100  # the paper's P × K and K; torchreid's test.batch_size
 WORKERS = 4  # torchreid's default
 NORM = (0.5, 0.5, 0.5)
-
-
-def cython_evaluator(folder: str | Path = "") -> Evaluator | None:
-    """torchreid's evaluator in Cython, or None where there is none.
-
-    A ``folder`` must hold a built ``rank_cy``; without one, the installed torchreid is looked at.
-    """
-    if not folder:
-        return getattr(sys.modules[bridge.evaluate_rank.__module__], "evaluate_cy", None)
-    spec = PathFinder.find_spec("rank_cy", [str(folder)])
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(
-            f"{folder} has no compiled rank_cy extension. In torchreid's source from GitHub, in "
-            "torchreid/metrics/rank_cylib: python setup.py build_ext --inplace (needs Cython)"
-        )
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    evaluate: Evaluator = module.evaluate_cy
-    return evaluate
-
-
-def python_evaluator(*arguments: Any) -> tuple[Any, float]:
-    """torchreid's evaluator in Python: all there is in the package on PyPI."""
-    cmc, mean_ap = bridge.evaluate_rank(*arguments, use_cython=False)
-    return cmc, float(mean_ap)
-
-
-def rank_stock(data: Retrieval, evaluate: Evaluator) -> tuple[float, float]:
-    """Rank-1 and mAP, Market protocol only; with ``-nd`` torchreid would have to run again."""
-    distances = bridge.compute_distance_matrix(
-        torch.from_numpy(data.q_emb), torch.from_numpy(data.g_emb)
-    )
-    with bridge.quiet():
-        cmc, mean_ap = evaluate(distances.numpy(), *data[2:], MAX_RANK)
-    return float(cmc[0]), float(mean_ap)
 
 
 def build_model(sizes: Sizes, num_classes: int = 0) -> EmbAE:

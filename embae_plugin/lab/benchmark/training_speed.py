@@ -52,7 +52,7 @@ class _TimedEngine(ImageEmbeddingEngine):
 
 
 def _train(root: Path, sizes: Sizes, folder: Path, store: FeatureStore, **settings: Any) -> float:
-    """Seconds per image of one epoch of our stage 1."""
+    """Images a second of one epoch of our stage 1."""
     device = torch.device(store.device).type
     engine = _TimedEngine(
         read_data(root), stock.build_model(sizes), transforms=["random_flip"], store=store,
@@ -63,20 +63,19 @@ def _train(root: Path, sizes: Sizes, folder: Path, store: FeatureStore, **settin
     for left in folder.glob("embedding/*"):
         left.unlink()  # or the engine would find itself done
     engine.run(save_dir=folder, max_epoch=1, save_interval=1e9)
-    return engine.clock.seconds_per_image()
+    return 1 / engine.clock.seconds_per_image()
 
 
 def _beside(
     context: Context, device: str, theirs: Callable[..., float], root: Path, engine: str,
     ours: list[Callable[[], float]],
-) -> tuple[Measured, Measured, list[Measured]]:
-    """torchreid's rate as its users run it and in this process, and seconds of ours."""
+) -> list[Measured]:
+    """Images a second: torchreid's as its users run it, its in this process, and ours."""
     given = (root, context.sizes, device)
-    tasks = [lambda: context.stock.call(theirs, *given), lambda: theirs(*given), *ours]
+    tasks = [lambda: 1 / context.stock.call(theirs, *given), lambda: 1 / theirs(*given), *ours]
     taken = alternate(f"{engine} on {device}, torchreid | tuned | ours", tasks, context.repeats)
-    name = f"torchreid {bridge.VERSION}, {engine}"
-    users, tuned = (Measured(one, "s", name).as_rate(1, "img/s") for one in taken[:2])
-    return users, tuned, [Measured(one, "s") for one in taken[2:]]
+    names = [f"torchreid {bridge.VERSION}, {engine}"] * 2 + [""] * len(ours)
+    return [Measured(one, "img/s", name) for one, name in zip(taken, names, strict=True)]
 
 
 def training_rows(context: Context, device: str) -> list[Row]:
@@ -86,9 +85,10 @@ def training_rows(context: Context, device: str) -> list[Row]:
     root = context.crops((steps + 1) * stock.BATCH, 1, 1)
     store = FeatureStore(sizes.height, sizes.width, stock.NORM, stock.NORM, device)
     ours = partial(_train, root, sizes, context.folder / f"training-{device}", store)
-    users, tuned, taken = _beside(context, device, stock.train_seconds, root, "ImageTripletEngine",
-                                  [ours, partial(ours, camera_norm=True)])
-    mine, by_camera = (one.as_rate(1, "img/s") for one in taken)
+    users, tuned, mine, by_camera = _beside(
+        context, device, stock.train_seconds, root, "ImageTripletEngine",
+        [ours, partial(ours, camera_norm=True)],
+    )
     bf16 = resolve_precision("auto", store.device)
     row = partial(
         Row, "training", device=device, floor_text="3 × the operations of a forward pass",
@@ -125,12 +125,12 @@ def feature_rows(context: Context, device: str) -> list[Row]:
         return embed_views(model.f_emb, features)
 
     bank = read()
-    users, tuned, taken = _beside(context, device, stock.extract_seconds, root, "Engine", [
-        lambda: seconds(lambda: embed(read(), both[:1]), device),
-        lambda: seconds(lambda: embed(bank, both[:1]), device),
-        lambda: seconds(lambda: embed(read(), both), device),
-    ])
-    files, decoded = (one.as_rate(count, "img/s") for one in taken[:2])
+    users, tuned, files, decoded, mirrored = _beside(
+        context, device, stock.extract_seconds, root, "Engine", [
+            lambda: count / seconds(lambda: embed(read(), both[:1]), device),
+            lambda: count / seconds(lambda: embed(bank, both[:1]), device),
+            lambda: 2 * count / seconds(lambda: embed(read(), both), device),
+        ])
     row = partial(
         Row, "features", device=device, floor_text="operations of trunk and head",
         floor=1 / context.rates[device].operations(forward_operations(sizes)),
@@ -146,6 +146,6 @@ def feature_rows(context: Context, device: str) -> list[Row]:
         row("one view, images decoded before", stock=users, ours=decoded,
             note="every pass after the first; torchreid decodes each time"),
         row("with its mirror image, first run", stock=replace(users, unit="views/s"),
-            ours=taken[2].as_rate(2 * count, "views/s"), note="views a second; torchreid has one "
-            "view of each image, and would run twice for two"),
+            ours=replace(mirrored, unit="views/s"), note="views a second; torchreid has one view "
+            "of each image, and would run twice for two"),
     ]

@@ -61,17 +61,9 @@ def config_of(folder: Path, root: str) -> CfgNode:
 def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> list[Row]:
     """A row of scores for each finished model × test-time augmentation × normalisation.
 
-    Args:
-        run: of the configuration that the models were trained with.
-        variants: which; empty for all that are finished.
-        tta: which of ``none``, ``flip`` and ``ten_crop``.
-
-    Returns:
-        rows of :func:`score_row`, each with ``tta`` and ``normalized`` besides.
-
-    Raises:
-        FileNotFoundError: a variant asked for is not finished, or none is.
-        ValueError: the target has no labelled query and gallery.
+    Rows are those of :func:`score_row`, with ``tta`` and ``normalized`` besides. Raises
+    FileNotFoundError where one of ``variants`` (empty: all) is not finished, or none is, and
+    ValueError where the target has no labelled query and gallery.
     """
     query, gallery = run.data.query, run.data.gallery
     if query is None or gallery is None:

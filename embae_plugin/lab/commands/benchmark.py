@@ -24,12 +24,16 @@ import torch
 
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.lab.benchmark.context import FULL, QUICK, Context, Sizes
-from embae_plugin.lab.benchmark.fresh import FreshProcess
-from embae_plugin.lab.benchmark.machine import DEVICES, describe, measure_rates, present_devices
-from embae_plugin.lab.benchmark.measure import Row, not_measured
+from embae_plugin.lab.benchmark.machine import (
+    DEVICES,
+    FreshProcess,
+    describe,
+    measure_rates,
+    present_devices,
+)
+from embae_plugin.lab.benchmark.measure import Row, as_json, markdown, not_measured, text
 from embae_plugin.lab.benchmark.ranking_speed import growth_rows, ranking_rows
 from embae_plugin.lab.benchmark.stages import adaptation_rows, stage_rows
-from embae_plugin.lab.benchmark.table_page import as_json, markdown, text
 from embae_plugin.lab.benchmark.training_speed import feature_rows, training_rows
 from embae_plugin.runtime import log_to
 from embae_plugin.training.train_step import has_fast_bf16

@@ -98,9 +98,8 @@ def _averages(runs: Sequence[RunScores]) -> str:
     seeds = ", ".join(str(run.seed) for run in runs)
     count = "one seed" if len(runs) == 1 else f"mean ± standard deviation over {len(runs)} seeds"
     parts = [f"{', '.join(runs[0].sources)} → {runs[0].target}: {count} ({seeds})",
-             spread_table(runs), schedule_table(runs)]
-    parts.insert(2, "The last epoch of adaptation against the best one (of each seed; picked by "
-                 "the target's labels)")
+             spread_table(runs), "The last epoch of adaptation against the best one (of each seed; "
+             "picked by the target's labels)", schedule_table(runs)]
     return "\n\n".join(parts if parts[-1] else parts[:2])
 
 
@@ -116,19 +115,16 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.tables:
             write_text(arguments.tables, text + "\n")
             logger.info("written: %s", arguments.tables)
-        if arguments.out:
-            _draw(arguments.out, runs)
+        if not arguments.out:
+            return 0
+        title = f"{' + '.join(runs[0].sources)} → {runs[0].target}, without its labels"
+        if len(runs) > 1:
+            title += f": mean ± standard deviation of {len(runs)} seeds"
+        baselines = [one.rows.get(BASELINE, {}) for one in runs]
+        if not plot_mean_curves(arguments.out, [one.curves for one in runs], baselines, title):
+            raise ValueError(
+                f"nothing to draw for {arguments.out}: no variant has scored epochs in all of "
+                f"{', '.join(str(one.folder) for one in runs)}; train with test.eval_freq 1"
+            )
+        logger.info("written: %s", arguments.out)
     return 0
-
-
-def _draw(path: str, runs: Sequence[RunScores]) -> None:
-    title = f"{' + '.join(runs[0].sources)} → {runs[0].target}, without its labels"
-    if len(runs) > 1:
-        title += f": mean ± standard deviation of {len(runs)} seeds"
-    baselines = [one.rows.get(BASELINE, {}) for one in runs]
-    if not plot_mean_curves(path, [one.curves for one in runs], baselines, title):
-        raise ValueError(
-            f"nothing to draw for {path}: no variant has scored epochs in all of "
-            f"{', '.join(str(one.folder) for one in runs)}; train with test.eval_freq 1"
-        )
-    logger.info("written: %s", path)

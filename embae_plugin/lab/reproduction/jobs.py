@@ -18,7 +18,6 @@ from embae_plugin.lab.reproduction.preset import Preset
 from embae_plugin.lab.reproduction.published import PaperRow, table_rows
 from embae_plugin.settings.config import COMPARISONS, VARIANTS, check_config, flatten
 
-PUL, PUL_BASELINE = "pul", "pul_baseline"
 PUBLISHED_NETWORK = "embae_resnet50"
 _ORDER = (*VARIANTS, *(name for c in COMPARISONS for name in (f"{c}-baseline", c)))  # a run's rows
 # What may change between two calls without changing a score.
@@ -41,13 +40,13 @@ class PulSetting:
 
     def variant(self, role: str) -> str:
         """The row of ``results.json`` that holds the scores of a role."""
-        return role if role != PUL_BASELINE else "pul-baseline" if self.own else "baseline"
+        return role if role != "pul_baseline" else "pul-baseline" if self.own else "baseline"
 
     def label(self, row: PaperRow) -> str:
         """The row's name; it says so where PUL is not the published one."""
         if not is_pul(row) or self.published:
             return row.label
-        if not self.own and row.role == PUL:
+        if not self.own and row.role == "pul":
             return "PUL on the EmbAE embedding" + ", heads only" * self.heads_only
         return f"{row.label} ({self.network if self.own else '= Baseline Embedding'})"
 
@@ -65,7 +64,7 @@ class PulSetting:
 
 def is_pul(row: PaperRow) -> bool:
     """Whether PUL makes the row, and not EmbAE."""
-    return row.role in (PUL, PUL_BASELINE)
+    return row.role in ("pul", "pul_baseline")
 
 
 @dataclass(frozen=True)

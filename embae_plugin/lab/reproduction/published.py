@@ -12,7 +12,7 @@ DUKE = ("dukemtmcreid",)
 FOUR = ("dukemtmcreid", "cuhk03", "viper", "ward")
 TARGET = "market1501"
 # Market-1501 as its authors published it (Zheng et al., ICCV 2015).
-TARGET_IMAGES = {"target": 12_936, "query": 3_368, "gallery": 15_913}
+TARGET_IMAGES = {"training": 12_936, "query": 3_368, "gallery": 15_913}
 
 
 @dataclass(frozen=True)

@@ -122,11 +122,8 @@ def as_json(tables: Results) -> list[dict[str, Any]]:
     ]
 
 
-def plot_tables(path: str | Path, tables: Sequence[TableResult]) -> None:
-    """As PNG: for each table with scores a strip of a panel for each score.
-
-    Ours are bars with their spread, the published numbers marks.
-    """
+def plot_tables(path: str | Path, tables: Results) -> None:
+    """As PNG, a row of panels for each table with scores: ours as bars, the published as marks."""
     from matplotlib.figure import Figure  # not pyplot, whose backend is the caller's choice
 
     shown = [table for table in tables if table.seeds]
@@ -139,11 +136,10 @@ def plot_tables(path: str | Path, tables: Sequence[TableResult]) -> None:
         strip.suptitle(heading(table), fontsize=10, x=0.01, ha="left")
         columns = list(zip(*table.rows, strict=True))
         panels = strip.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        marks: dict[str, Any] = {}  # what any of the panels shows, once
         for axes, cells in zip(panels, columns, strict=True):
             _panel(axes, cells)
-            handles, labels = axes.get_legend_handles_labels()
-            marks.update(zip(labels, handles, strict=True))
+        marks = {label: mark for axes in panels
+                 for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         strip.legend(marks.values(), marks.keys(), fontsize=7, loc="upper right", ncols=3)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=130)

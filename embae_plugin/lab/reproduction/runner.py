@@ -48,7 +48,7 @@ def look_at_data(cfg: CfgNode) -> Outcome:
         data = load_data(cfg)
     except FileNotFoundError as error:
         return Outcome(missing=str(error))
-    parts = {"source": data.source, "target": data.target_train, "query": data.query,
+    parts = {"source": data.source, "training": data.target_train, "query": data.query,
              "gallery": data.gallery}
     prints = ["-" if part is None else part.fingerprint() for part in parts.values()]
     counts = {name: 0 if part is None else len(part) for name, part in parts.items()}

@@ -9,8 +9,6 @@ from embae_plugin.lab.reproduction.jobs import PulSetting, is_pul
 from embae_plugin.lab.reproduction.published import TARGET, TARGET_IMAGES, PaperRow, PaperTable
 from embae_plugin.lab.seeds import Seed, gains, mean, scores_of, spread
 
-NUMBERS = {"target": "training", "query": "query", "gallery": "gallery"}
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -57,7 +55,7 @@ def data_differences(
     if target != TARGET:
         differences.append(f"the target is {target}, not {TARGET}")
     elif images and any(images[key] != count for key, count in TARGET_IMAGES.items()):
-        ours, theirs = (", ".join(f"{counts[key]:,} {name}" for key, name in NUMBERS.items())
+        ours, theirs = (", ".join(f"{counts[name]:,} {name}" for name in TARGET_IMAGES)
                         for counts in (images, TARGET_IMAGES))
         differences.append(f"{target} has {ours} images here, the published one {theirs}")
     return tuple(differences)

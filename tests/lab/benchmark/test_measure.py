@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from embae_plugin.lab.benchmark.measure import Measured, Row, alternate, not_measured, seconds
+from embae_plugin.lab.benchmark.measure import Measured, Row, alternate, cell, not_measured, seconds
 
 
 def test_median_and_spread_are_the_middle_and_half_the_range() -> None:
     measured = Measured((3.0, 1.0, 2.0, 10.0), "s")
     assert measured.median == 2.5
-    assert measured.spread == 4.5
-    assert Measured((7.0,), "s").spread == 0
+    assert cell(measured) == "2.5 ± 4.5 s" and cell(Measured((7.0,), "s")) == "7 s"
 
 
 def test_less_time_and_memory_is_better_and_a_higher_rate_is() -> None:
@@ -31,11 +30,6 @@ def test_a_row_without_either_side_has_no_ratio() -> None:
     assert Row("a", "b", "cpu", ours=mine).times_floor is None
     gap = not_measured("a", "b", "cuda", "no GPU")
     assert (gap.ratio, gap.times_floor, gap.note) == (None, None, "not measured: no GPU")
-
-
-def test_seconds_become_rates_repeat_by_repeat() -> None:
-    measured = Measured((2.0, 4.0), "s", "somebody")
-    assert measured.as_rate(8, "img/s") == Measured((4.0, 2.0), "img/s", "somebody")
 
 
 def test_tasks_take_turns_and_warm_up_rounds_do_not_count() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from embae_plugin.evaluation import evaluate_embeddings
-from embae_plugin.lab.benchmark.ranking_speed import agreement
-from embae_plugin.lab.benchmark.retrieval_inputs import make_retrieval
-from embae_plugin.lab.benchmark.stock_torchreid import (
+from embae_plugin.lab.benchmark.ranking_speed import (
+    agreement,
     cython_evaluator,
+    make_retrieval,
     python_evaluator,
     rank_stock,
 )
