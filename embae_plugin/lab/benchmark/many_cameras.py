@@ -49,26 +49,22 @@ def measure(batches: torch.Tensor, labels: Ints, camids: Ints) -> dict[str, floa
     ``cameras``: of a batch.
     """
     rows = batches.numpy()
-    few, across, cameras = [], [], []
-    for batch in rows:
-        camera, cluster = camids[batch], labels[batch]
-        counts = np.bincount(camera)
-        few.append(np.mean(counts[camera] < LEAST))
-        elsewhere = (cluster[:, None] == cluster) & (camera[:, None] != camera)
-        across.append(np.mean(elsewhere.any(1)))
-        cameras.append(np.sum(counts > 0))
+    camera, cluster = camids[rows], labels[rows]
+    same_row, same_camera, same_cluster = (
+        values[:, :, None] == values[:, None] for values in (rows, camera, cluster)
+    )  # (S, B, B)
     draws = np.bincount(rows.ravel(), minlength=len(labels))
     sizes = np.bincount(labels)
     fair = rows.size / len(sizes) / sizes[labels]
     of_camera = np.bincount(camids, weights=draws) / np.bincount(camids, weights=fair)
-    repeated = 1 - np.mean([len(np.unique(batch)) for batch in rows]) / rows.shape[1]
-    return {
-        "few": float(np.mean(few)),
-        "across": float(np.mean(across)),
-        "repeated": float(repeated),
-        "never": float(np.mean(draws == 0)),
-        "clusters never": float(np.mean(np.bincount(labels, weights=draws) == 0)),
-        "uneven": float(np.sqrt(np.mean((draws - fair) ** 2)) / fair.mean()),
-        "least camera": float(of_camera.min()),
-        "cameras": float(np.mean(cameras)),
+    found = {
+        "few": np.mean(same_camera.sum(2) < LEAST),
+        "across": np.mean((same_cluster & ~same_camera).any(2)),
+        "repeated": 1 - np.mean(1 / same_row.sum(2)),
+        "never": np.mean(draws == 0),
+        "clusters never": np.mean(np.bincount(labels, weights=draws) == 0),
+        "uneven": np.sqrt(np.mean((draws - fair) ** 2)) / fair.mean(),
+        "least camera": of_camera.min(),
+        "cameras": np.mean((1 / same_camera.sum(2)).sum(1)),
     }
+    return {name: float(value) for name, value in found.items()}

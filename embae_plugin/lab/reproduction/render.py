@@ -81,8 +81,8 @@ def as_markdown(tables: Results, command: str) -> str:
     made = f"Made by `{command}`. In brackets: the gain over the baseline."
     parts = ["# The paper's tables", made]
     for table in tables:
-        parts += [f"## {heading(table)}", grid(table, "github")]
-        parts.append("\n".join(f"- {line}" for line in remarks(table)))
+        lines = "\n".join(f"- {line}" for line in remarks(table))
+        parts += [f"## {heading(table)}", grid(table, "github"), lines]
     return "\n\n".join(parts) + "\n"
 
 

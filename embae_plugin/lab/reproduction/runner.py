@@ -57,7 +57,7 @@ def look_at_data(cfg: CfgNode) -> Outcome:
 
 @lru_cache(1)
 def code_fingerprint() -> str:
-    """A hash of this package's source."""
+    """A hash of this package's source, as it was when this was first called."""
     total = hashlib.blake2b(digest_size=12)
     package = Path(embae_plugin.__file__).parent
     for path in sorted(package.rglob("*.py")):
@@ -65,28 +65,27 @@ def code_fingerprint() -> str:
     return total.hexdigest()
 
 
-def _made_with(job: Job, images: str) -> dict[str, object]:
-    """What a run's scores depend on: settings, images and code."""
-    about = {"settings": settings_of(job.cfg), "images": images, "code": code_fingerprint()}
-    # Through JSON, as the record itself: a tuple comes back as a list.
-    plain: dict[str, object] = json.loads(json.dumps(about))
-    return plain
+def _made_with(job: Job, images: str) -> str:
+    """A name for what a run's scores depend on: settings, images and code."""
+    settings = json.dumps(settings_of(job.cfg), sort_keys=True)
+    everything = "\n".join([settings, images, code_fingerprint()])
+    return hashlib.blake2b(everything.encode(), digest_size=12).hexdigest()
 
 
 def kept_scores(job: Job, images: str) -> list[Row]:
     """The rows that an earlier call left, if it made them with what would make them now."""
-    path, now = job.folder / RECORD, _made_with(job, images)
+    path = job.folder / RECORD
     if not path.exists():
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name, value in now.items() if record.get(name) != value]
-        if not other:
+        if record["made_with"] == _made_with(job, images):
             return list(record["rows"])
-        logger.warning("%s was made with other %s; the run is scored again, by what its folder "
-                       "holds of finished stages", path, ", ".join(other))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        logger.warning("%s is damaged (%r); the run is scored again", path, error)
+        logger.warning("%s was made with other settings, images or code; the run is scored again, "
+                       "by what its folder holds of finished stages", path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is damaged, or of an older kind (%r); the run is scored again", path,
+                       error)
     return []
 
 
@@ -105,7 +104,7 @@ def run_job(job: Job, execute: Execute, images: str) -> tuple[list[Row], bool]:
     # What earlier calls made stays in results.json too; it is only scored again.
     cfg.embae.variants = variants_for(there.union(job.rows))
     rows = execute(cfg)
-    record = {**_made_with(job, images), "rows": rows}
+    record = {"made_with": _made_with(job, images), "rows": rows}
     write_text(job.folder / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return rows, True
 
