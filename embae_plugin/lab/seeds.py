@@ -131,7 +131,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunScores]:
     return runs
 
 
-def spread_table(runs: Sequence[RunScores], style: str = "github") -> str:
+def spread_table(runs: Sequence[RunScores]) -> str:
     """Lines for each variant that all runs have: scores, and gains over each run's baseline.
 
     Where the runs have the supervised bound, too: the share of the gap to it that is closed.
@@ -147,4 +147,4 @@ def spread_table(runs: Sequence[RunScores], style: str = "github") -> str:
             if name != BOUND and {BASELINE, BOUND} <= set(shared):
                 body.append([f"{name}, of the gap", *(_shares(seeds, name, c) for c in SHOWN)])
     headers = ["Model", *(HEADERS[column] for column in SHOWN)]
-    return str(tabulate(body, headers=headers, tablefmt=style, disable_numparse=True))
+    return str(tabulate(body, headers, "github", disable_numparse=True))

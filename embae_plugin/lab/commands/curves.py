@@ -46,9 +46,7 @@ def chosen(curve: Sequence[Row], rule: str) -> Row:
     return curve[-1] if rule == LAST else max(curve, key=lambda row: row[rule])
 
 
-def schedule_table(
-    runs: Sequence[RunScores], columns: Sequence[str] = COLUMNS, style: str = "github"
-) -> str:
+def schedule_table(runs: Sequence[RunScores]) -> str:
     """A line for each variant: what stopping at the last epoch cost, against the best scored one.
 
     The best epoch is picked by the target's labels, out of noisy ones, so the cost is an upper
@@ -56,7 +54,7 @@ def schedule_table(
     """
     names = [name for name in runs[0].curves if all(name in run.curves for run in runs)]
     body, headers = [[name] for name in names], ["Model"]
-    for column in columns:
+    for column in COLUMNS:
         title = HEADERS[column]
         headers += [f"{title}, last epoch", "best epochs", f"{title}, best − last"]
         for line, name in zip(body, names, strict=True):
@@ -64,10 +62,10 @@ def schedule_table(
             last = [run.curves[name][-1][column] for run in runs]
             cost = [top[column] - end for top, end in zip(best, last, strict=True)]
             line += [mean_text(last), ", ".join(str(b["epoch"]) for b in best), mean_text(cost)]
-    return str(tabulate(body, headers, style, disable_numparse=True)) if names else ""
+    return str(tabulate(body, headers, "github", disable_numparse=True)) if names else ""
 
 
-def stopping_table(runs: Sequence[RunScores], style: str = "github") -> str:
+def stopping_table(runs: Sequence[RunScores]) -> str:
     """A line for each rule: how far below the best epoch what it keeps lies, and above the last.
 
     The best epoch is picked by the target's labels, for each score by itself. Raises ValueError
@@ -89,7 +87,7 @@ def stopping_table(runs: Sequence[RunScores], style: str = "github") -> str:
             above = [value - curve[-1][column] for curve, value in kept]
             line += [f"{statistics.fmean(given):.4f}", f"{max(given):.4f}",
                      f"{min(above):+.4f}", f"{max(above):+.4f}"]
-    table = tabulate(body, headers, style, disable_numparse=True)
+    table = tabulate(body, headers, "github", disable_numparse=True)
     return f"{len(curves)} curves of {len(runs)} run(s)\n\n{table}"
 
 
