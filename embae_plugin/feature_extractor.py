@@ -99,7 +99,7 @@ class FeatureExtractor:
             raise ValueError("model_path must name a checkpoint, the folder of one, or a model")
         if self.camera is not None:
             raise ValueError(f"camera {self.camera!r}: {name} as it comes knows no cameras")
-        if name not in bridge.available_models():
+        if name not in bridge.model_table():
             raise ValueError(f"model_name {name!r} is not in torchreid's zoo, and no model_path "
                              "names a checkpoint")  # fmt: skip
         return bridge.FeatureExtractor(

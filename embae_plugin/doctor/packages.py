@@ -152,7 +152,7 @@ def check_registration() -> Finding:
     registration = importlib.import_module("embae_plugin.registration")
     registration.register()
     bridge = importlib.import_module("embae_plugin.torchreid_bridge")
-    absent = sorted(set(registration.MODELS) - set(bridge.available_models()))
+    absent = sorted(set(registration.MODELS) - set(bridge.model_table()))
     if absent:
         return Finding("registration", BROKEN, f"torchreid does not know {', '.join(absent)}",
                        "pip install --force-reinstall embae_plugin")  # fmt: skip

@@ -60,11 +60,6 @@ class HeadBank(nn.Module):
         for zeros in (self.bn_bias, self.running_mean, self.num_batches_tracked):
             zeros.zero_()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.fc1_weight.dtype
-
     @in_weight_precision
     def forward(self, h: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
         """Each row through its group's head; groups of any size, absent ones too.

@@ -44,15 +44,11 @@ def load_exactly(
     """Loads ``state`` into ``net``, all of it but what is behind the pooling.
 
     Args:
-        net: of the trunk.
-        state: from :func:`embae_plugin.models.weight_files.read_state`.
         behind: names of layers behind the pooling, whose weights may be left over.
-        trunk: name of the trunk, for the message.
-        path: of the file, for the message.
+        trunk, path: its name and the file's, for the message.
 
     Raises:
-        ValueError: the weights are another network's; names some missing, unexpected and
-            mis-shaped entries.
+        ValueError: the weights are another network's; says what does not fit.
     """
     own = net.state_dict()
     ignored = tuple(f"{layer}." for layer in behind)

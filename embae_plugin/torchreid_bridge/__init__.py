@@ -24,7 +24,6 @@ from embae_plugin.torchreid_bridge.network_parts import feature_of as feature_of
 from embae_plugin.torchreid_bridge.network_parts import network_parts as network_parts
 from embae_plugin.torchreid_bridge.network_parts import own_models as own_models
 from embae_plugin.torchreid_bridge.network_parts import pooled_trunk as pooled_trunk
-from embae_plugin.torchreid_bridge.registries import available_models as available_models
 from embae_plugin.torchreid_bridge.registries import dataset_table as dataset_table
 from embae_plugin.torchreid_bridge.registries import model_table as model_table
 from embae_plugin.torchreid_bridge.registries import register as register

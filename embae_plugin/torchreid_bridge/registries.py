@@ -98,8 +98,3 @@ def register(kind: str, name: str, new: Any) -> None:
     table[name] = new
     if kind == "sampler" and name not in samplers.AVAI_SAMPLERS:
         samplers.AVAI_SAMPLERS.append(name)
-
-
-def available_models() -> list[str]:
-    """Names that ``build_model`` knows."""
-    return sorted(model_table())
