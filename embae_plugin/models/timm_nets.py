@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +16,12 @@ from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models.input_spec import Triple
+from embae_plugin.models.weight_files import State
+
+# Names of TF-slim's MobileNet V1, converted, and what timm calls its blocks and layers.
+_SLIM_KEY = re.compile(r"features\.(\d+)\.([0134])\.(\w+)")
+_PLACES = [f"{s}.{b}" for s, blocks in enumerate((1, 2, 2, 6, 2)) for b in range(blocks)]
+_LAYERS = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 
 
 def timm_net(name: str, **options: Any) -> nn.Module:
@@ -121,3 +128,26 @@ def pooled_width(net: nn.Module) -> int | None:
     """Width of the features of a 256 x 128 image, None where the network does not take one."""
     found = bridge.feature_of(net, (256, 128))
     return None if found is None else found[0].shape[1]
+
+
+def is_tf_slim(state: State) -> bool:
+    """Whether these are names of the MobileNet V1 converted from TF-slim.
+
+    There ``features.0`` is the stem and ``features.1`` to ``features.13`` are depthwise
+    convolution (0), batch norm (1), pointwise convolution (3) and batch norm (4).
+    """
+    return "features.0.0.weight" in state and "features.1.3.weight" in state
+
+
+def from_tf_slim(state: State) -> State:
+    """TF-slim's names turned into those of timm's MobileNet V1; others are left alone."""
+
+    def renamed(key: str) -> str:
+        match = _SLIM_KEY.fullmatch(key)
+        if match is None or (number := int(match[1])) > len(_PLACES):
+            return key
+        if not number:
+            return f"{'conv_stem' if match[2] == '0' else 'bn1'}.{match[3]}"
+        return f"blocks.{_PLACES[number - 1]}.{_LAYERS[match[2]]}.{match[3]}"
+
+    return {renamed(key): value for key, value in state.items()}

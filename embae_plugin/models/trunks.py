@@ -15,8 +15,7 @@ from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import timm_nets, zoo
 from embae_plugin.models.input_spec import Triple
 from embae_plugin.models.recognition import recognise
-from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
-from embae_plugin.models.weight_files import read_state
+from embae_plugin.models.weight_files import load_exactly, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +89,14 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
         raise FileNotFoundError(
             f"{error}; embae.trunk_weights is a weight file, 'imagenet' or empty for random weights"
         ) from None
-    if name == "mobilenetv1" and state is not None and is_tf_slim(state):
+    if name == "mobilenetv1" and state is not None and timm_nets.is_tf_slim(state):
         logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
         name = "mobilenetv1_tf"
     with _drawing_from(generator):
         of_torchreid = name.startswith(_TORCHREID)
         trunk = (_torchreid_trunk if of_torchreid else _timm_trunk)(name, weights == "imagenet")
     if state is not None:
-        state = from_tf_slim(state) if name == "mobilenetv1_tf" else state
+        state = timm_nets.from_tf_slim(state) if name == "mobilenetv1_tf" else state
         behind = ("classifier", "fc") if of_torchreid else timm_nets.classifier_names(trunk.net)
         try:
             load_exactly(trunk.net, state, behind, name, weights)

@@ -12,13 +12,14 @@ import pickle
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 State = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -211,6 +212,30 @@ def misfit(own: Shapes, theirs: Shapes) -> str:
                              if key in both and own[key] != theirs[key]],
     }
     return "; ".join(f"{len(keys)} {kind} ({few(keys)})" for kind, keys in kinds.items() if keys)
+
+
+def load_exactly(
+    net: nn.Module, state: State, behind: Sequence[str], trunk: str, path: str | Path
+) -> None:
+    """Loads ``state`` into ``net``, all of it but what is behind the pooling.
+
+    Args:
+        behind: names of layers behind the pooling, whose weights may be left over.
+        trunk, path: its name and the file's, for the message.
+
+    Raises:
+        ValueError: the weights are another network's; says what does not fit.
+    """
+    own = net.state_dict()
+    ignored = tuple(f"{layer}." for layer in behind)
+    kept = {k: v for k, v in state.items() if k in own or not k.startswith(ignored)}
+    problems = misfit(shapes_of(own), shapes_of(kept))
+    if problems:
+        raise ValueError(
+            f"the weights in {path} do not fit the trunk '{trunk}': {problems}. Choose "
+            "the trunk they belong to with embae.trunk, or another file with embae.trunk_weights"
+        )
+    net.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 
 def few(names: Iterable[str], limit: int = 4) -> str:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from embae_plugin.torchreid_bridge.known_datasets import how_to_get
-from embae_plugin.torchreid_bridge.library import datamanagers, module, quiet
+from embae_plugin.torchreid_bridge.library import datamanagers, dataset_table, module, quiet
 from embae_plugin.torchreid_bridge.manager_items import Item, items_of
-from embae_plugin.torchreid_bridge.registries import dataset_table
 
 if TYPE_CHECKING:
     from embae_plugin.torchreid_bridge.types import ImageDataManager, ImageDataset

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from embae_plugin.torchreid_bridge.library import models, quiet
-from embae_plugin.torchreid_bridge.registries import model_table
+from embae_plugin.torchreid_bridge.library import model_table, models, quiet
 
 SIZES = ((256, 128), (160, 64))  # the zoo's inputs: (height, width); the second is HACNN's
 
