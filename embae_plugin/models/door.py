@@ -88,10 +88,8 @@ def _opened(
         model = EmbAE.of_trunk(build_trunk(arch.removeprefix(TIMM), "imagenet"))
     elif _is_checkpoint(content):
         if arch:
-            raise ValueError(
-                f"{path} is an EmbAE checkpoint, which knows its network; leave the architecture "
-                f"{arch!r} out"
-            )
+            raise ValueError(f"{path} is an EmbAE checkpoint, which knows its network; leave the "
+                             f"architecture {arch!r} out")
         return bundle_of(path, content, height, width)
     else:
         state = bare_state(path, content)

@@ -37,11 +37,9 @@ def timm_net(name: str, **options: Any) -> nn.Module:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; timm has {', '.join(near)}" if near else ""
-        raise ValueError(
-            f"unknown trunk '{name}'{hint}. A trunk is mobilenetv1, mobilenetv1_tf, "
-            "mobilenetv1_x0_5, mobilenetv1_x0_25, a network of timm, or torchreid:NAME for one of "
-            "torchreid's"
-        )
+        raise ValueError(f"unknown trunk '{name}'{hint}. A trunk is mobilenetv1, mobilenetv1_tf, "
+                         "mobilenetv1_x0_5, mobilenetv1_x0_25, a network of timm, or "
+                         "torchreid:NAME for one of torchreid's")
     try:
         return timm.create_model(name, num_classes=0, global_pool="avg", **options)
     except (RuntimeError, TypeError, AssertionError) as error:
@@ -57,10 +55,8 @@ def imagenet_timm_net(name: str, **options: Any) -> tuple[nn.Module, str]:
     """
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise ValueError(
-            f"timm has no weights for '{name}'; give a file with embae.trunk_weights, or leave it "
-            "empty for random weights"
-        )
+        raise ValueError(f"timm has no weights for '{name}'; give a file with embae.trunk_weights, "
+                         "or leave it empty for random weights")
     source = str(config.hf_hub_id or config.url)
     filename = config.hf_hub_filename or "model.safetensors"
     try:
@@ -70,11 +66,9 @@ def imagenet_timm_net(name: str, **options: Any) -> tuple[nn.Module, str]:
         return net, source
     except Exception as error:  # the hub's client, its HTTP library and timm each have their own
         where = f"{filename} of {source} on the Hugging Face hub" if config.hf_hub_id else source
-        raise FileNotFoundError(
-            f"the ImageNet weights of '{name}', {where}, could not be fetched "
-            f"({type(error).__name__}: {error}). Download the file elsewhere and pass its path: "
-            "embae.trunk_weights /path/to/file"
-        ) from error
+        raise FileNotFoundError(f"the ImageNet weights of '{name}', {where}, could not be fetched "
+                                f"({type(error).__name__}: {error}). Download the file elsewhere "
+                                "and pass its path: embae.trunk_weights /path/to/file") from error
 
 
 def narrow_mobilenetv1(multiplier: float) -> nn.Module:

@@ -167,17 +167,15 @@ def _timm_trunk(name: str, pretrained: bool) -> Trunk:
     weights = "random"
     if name in _NARROW:
         if pretrained:
-            raise ValueError(
-                f"nobody publishes ImageNet weights for {name}; set embae.trunk_weights to '' for "
-                "random weights, or choose embae.trunk mobilenetv1"
-            )
+            raise ValueError(f"nobody publishes ImageNet weights for {name}; set "
+                             "embae.trunk_weights to '' for random weights, or choose embae.trunk "
+                             "mobilenetv1")
         net = timm_nets.narrow_mobilenetv1(_NARROW[name])
     elif name == "mobilenetv1_tf":
         if pretrained:
-            raise ValueError(
-                "timm's ImageNet weights are not for mobilenetv1_tf, whose padding differs: choose "
-                "embae.trunk mobilenetv1, or give a TF-slim weight file with embae.trunk_weights"
-            )
+            raise ValueError("timm's ImageNet weights are not for mobilenetv1_tf, whose padding "
+                             "differs: choose embae.trunk mobilenetv1, or give a TF-slim weight "
+                             "file with embae.trunk_weights")
         net = timm_nets.timm_net("mobilenetv1_100", pad_type="same", bn_eps=1e-3)
     else:
         timm_name = "mobilenetv1_100" if name == "mobilenetv1" else name
@@ -191,8 +189,6 @@ def _timm_trunk(name: str, pretrained: bool) -> Trunk:
             weights = f"ImageNet, {source}"
     width = timm_nets.pooled_width(net)
     if width is None:
-        raise ValueError(
-            f"'{name}' does not turn a 256 x 128 image into one pooled feature vector and cannot "
-            "serve as a trunk"
-        )
+        raise ValueError(f"'{name}' does not turn a 256 x 128 image into one pooled feature vector "
+                         "and cannot serve as a trunk")
     return Trunk(name, net, width, *timm_nets.expected_inputs(net), weights)

@@ -93,10 +93,8 @@ def published_model(name: str) -> PublishedModel:
     arch = name.removeprefix(PREFIX).partition("/")[0]
     near = [other for other, model in known.items() if model.arch == arch]
     near = near or difflib.get_close_matches(name, known, n=3) or [next(iter(known))]
-    raise ValueError(
-        f"torchreid's zoo has no model '{name}'; it has {', '.join(near)} (`embae models` lists "
-        "all of them)"
-    )
+    raise ValueError(f"torchreid's zoo has no model '{name}'; it has {', '.join(near)} (`embae "
+                     "models` lists all of them)")
 
 
 def cache_folder() -> Path:
@@ -164,10 +162,9 @@ def _fetched(model: PublishedModel) -> str:
             with replacing(model.path) as draft:
                 shutil.copyfile(found, draft)
         return digest
-    raise FileNotFoundError(
-        f"{model.name} could not be fetched ({'; '.join(reasons)}). Get "
-        f"{' or '.join(model.links)} on any machine, and put the file at {model.path}"
-    )
+    raise FileNotFoundError(f"{model.name} could not be fetched ({'; '.join(reasons)}). Get "
+                            f"{' or '.join(model.links)} on any machine, and put the file at "
+                            f"{model.path}")
 
 
 def _reason(error: BaseException) -> str:

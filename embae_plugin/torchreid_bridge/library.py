@@ -49,10 +49,9 @@ def _find_torchreid() -> tuple[ModuleType, str]:
     except ModuleNotFoundError as error:
         if error.name == "torchreid":
             raise ImportError(f"torchreid is not installed: {_INSTALL}") from error
-        raise ImportError(
-            f"torchreid is installed, but the module '{error.name}' that it needs (and does not "
-            f"declare as a dependency) is not: pip install {error.name}"
-        ) from error
+        raise ImportError(f"torchreid is installed, but the module '{error.name}' that it needs "
+                          "(and does not declare as a dependency) is not: pip install "
+                          f"{error.name}") from error
     layout = "pypi" if hasattr(package, "reid") else "github"
     version = getattr(package, "__version__", "unknown")
     if version != _SUPPORTED[layout]:
@@ -168,10 +167,8 @@ def register(kind: str, name: str, new: Any) -> None:
     old = table.get(name, vars(samplers).get(name, new) if kind == "sampler" else new)
     theirs, ours = ((one.__module__, one.__qualname__) for one in (old, new))
     if theirs != ours:
-        raise ValueError(
-            f"cannot register {kind} '{name}': torchreid {VERSION} already has "
-            f"{'.'.join(theirs)} under that name; choose another name"
-        )
+        raise ValueError(f"cannot register {kind} '{name}': torchreid {VERSION} already has "
+                         f"{'.'.join(theirs)} under that name; choose another name")
     table[name] = new
     if kind == "sampler" and name not in samplers.AVAI_SAMPLERS:
         samplers.AVAI_SAMPLERS.append(name)
