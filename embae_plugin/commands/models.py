@@ -14,14 +14,7 @@ import sys
 
 from tabulate import tabulate
 
-from embae_plugin.models.recognition import parameter_count
-from embae_plugin.models.zoo import (
-    TRAINED_ON,
-    cache_folder,
-    cached_path,
-    fetch,
-    published_models,
-)
+from embae_plugin.models.zoo import cache_folder, fetch, published_models
 from embae_plugin.runtime import log_to
 
 _OTHERS = (
@@ -50,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _listing() -> str:
     """The table of published models and a line on each other kind."""
     rows = [
-        (model.name, TRAINED_ON[model.data], f"{parameter_count(model.arch) / 1e6:.1f} M",
-         "yes" if cached_path(model).is_file() else "no")
+        (model.name, model.trained_on, f"{model.millions} M",
+         "yes" if model.path.is_file() else "no")
         for model in published_models()
     ]
     table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])

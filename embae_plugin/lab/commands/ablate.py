@@ -71,7 +71,7 @@ def ablate(run: Run, variants: Sequence[str] = (), tta: Sequence[str] = TTA) -> 
         raise ValueError("the target has no labelled query and gallery to score on")
     scored = [row for row in all_rows().values() if row.scored and not row.show]
     found = {row.name: run.finished(row.folder) for row in scored
-             if not variants or name in variants}
+             if not variants or row.name in variants}
     models = {name: model for name, model in found.items() if model is not None}
     absent = [name for name in variants if name not in models]
     if absent or not models:
