@@ -134,7 +134,7 @@ def chain(name: str, cfg: Any) -> Iterator[Row]:
 
 def variant_names() -> list[str]:
     """What ``embae.variants`` may name."""
-    return [row.name for row in rows().values() if row.scored]
+    return [row.name for row in rows().values() if row.scored and not row.along]
 
 
 def gates() -> list[str]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from embae_plugin.evaluation.label_free import MEASURES, RULES, measure
-from embae_plugin.settings.tree import STOP_RULES
+from embae_plugin.settings.config import check_config, load_config
 
 
 def crops(seed: int, count: int = 60, dim: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,7 +19,9 @@ def crops(seed: int, count: int = 60, dim: int = 8) -> tuple[torch.Tensor, torch
 
 
 def test_the_rules_that_can_be_configured_are_those_that_exist():
-    assert STOP_RULES == RULES == ("last", *MEASURES)
+    assert ("last", *MEASURES) == RULES
+    for rule in RULES:
+        check_config(load_config("synthetic", ["embae.adapt.stop", rule]))
 
 
 def test_the_effective_rank_counts_directions():

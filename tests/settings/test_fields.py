@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from embae_plugin.settings.config import get_default_config
 from embae_plugin.settings.fields import NODES, Settings, own_node, setting
-from embae_plugin.settings.page import settings_page
+from embae_plugin.settings.reference import settings_page
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,5 @@ def test_every_setting_has_a_help_and_a_default_within_its_limits():
 def test_the_page_is_current():
     page = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
     assert page.read_text(encoding="utf-8") == settings_page(), (
-        "python -m embae_plugin.settings.page > docs/settings.md"
+        "python -m embae_plugin.settings.reference > docs/settings.md"
     )

@@ -16,11 +16,12 @@ from yacs.config import CfgNode
 from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.lab.reproduction.preset import Preset
 from embae_plugin.lab.reproduction.published import PaperRow, table_rows
+from embae_plugin.methods.registry import rows as all_rows
 from embae_plugin.methods.registry import variant_names
 from embae_plugin.settings.config import check_config, flatten
 
 PUBLISHED_NETWORK = "embae_resnet50"
-_ORDER = variant_names()  # a run's rows
+_ORDER = [row.name for row in all_rows().values() if row.scored]  # a run's rows
 # What may change between two calls without changing a score.
 _ELSEWHERE = ("data.root", "data.save_dir", "data.workers", "train.print_freq", "embae.variants",
               "embae.cache_dir", "embae.image_memory_share", "embae.save_interval")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -31,7 +33,8 @@ def test_a_step_s_floor_is_its_products_and_adam_s_seven_numbers_a_weight(learn)
     model = EmbAE(trunk, z_id_dim=8, z_nui_dim=6, hidden_dim=20, num_nuisance=2)
     features = torch.randn(16, 2, trunk.feature_dim)
     groups = torch.arange(16) % 2
-    phase = ReconstructionPhase("x", model, features, groups, learn, 1, 1e-3, 1e-4, 8, 0)
+    engine = SimpleNamespace(model=model, seed=0, stage="x")
+    phase = ReconstructionPhase(engine, "x", features, groups, learn, 1, 1e-3, 1e-4, 8)
     phase.start()
     phase.start_epoch(0)
     learned = sum(p.numel() for name in learn for p in getattr(model, name).parameters())

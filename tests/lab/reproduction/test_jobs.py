@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
 from embae_plugin.lab.reproduction.jobs import plan_jobs
@@ -71,12 +69,3 @@ def test_refused(tmp_path):
         plan_jobs(preset, (1,), (1,), tmp_path, options=["train.batch_size", "73"])
     with pytest.raises(ValueError, match="need loss.name embae"):
         plan_jobs(preset, (1,), (1,), tmp_path, options=["loss.name", "softmax"])
-
-
-def test_scikit_learn_is_asked_for_before_hours_of_training(tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec",
-                        lambda name, *a: None if name == "sklearn" else find(name, *a))  # fmt: skip
-    with pytest.raises(ValueError, match="pip install scikit-learn"):
-        paper_plan(tmp_path)
-    assert len(paper_plan(tmp_path, tables=(1, 2), seeds=(1,)).jobs) == 2

@@ -1,4 +1,4 @@
-"""docs/settings.md, made of the settings classes: ``python -m embae_plugin.settings.page``."""
+"""docs/settings.md, made of the settings classes: ``python -m embae_plugin.settings.reference``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ HEAD = """\
 # Settings
 
 Every setting of the node `embae`, made of the classes that declare them by
-`python -m embae_plugin.settings.page > docs/settings.md`. They are given in a configuration file
-or as `key value` at the end of a command. torchreid's own keys keep torchreid's meaning; what
+`python -m embae_plugin.settings.reference > docs/settings.md`. They are given in a configuration
+file or as `key value` at the end of a command. torchreid's own keys keep torchreid's meaning; what
 EmbAE reads of them stands with what reads it.
 """
 
