@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.data.records import UNKNOWN as UNKNOWN
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.models.camera_norm import knows_cameras
@@ -21,7 +22,6 @@ from embae_plugin.models.weight_files import few
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN = "unknown"  # stands for a camera that the model has never seen
 SHOWN = 6  # names in a message
 
 
@@ -50,17 +50,23 @@ def embed_records(
     A model with statistics by camera uses those of each record's camera, by name, and for a name
     that it does not know what all its cameras have in common; see :func:`tell_unknown`.
     """
-    features = store.features(model, records, label, tta, keep).features
-    return embed_stored(model, features, records, normalize)
+    bank = store.features(model, records, label, tta, keep)
+    return embed_stored(model, bank.features, records, normalize, bank.cameras)
 
 
 def embed_stored(
-    model: EmbAE, features: torch.Tensor, records: ImageRecords, normalize: bool = True
+    model: EmbAE, features: torch.Tensor, records: ImageRecords, normalize: bool = True,
+    cameras: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """From trunk features (N, V, D) of N listed crops to embeddings (N, d)."""
+    """From trunk features (N, V, D) of N listed crops to embeddings (N, d).
+
+    ``cameras`` (N,) are the model's numbers of their cameras; None takes them from the names.
+    """
     if not knows_cameras(model.f_emb):
         return embed_views(model.embed_features, features, normalize)
-    cameras = model.camera_numbers(records.camera_names()).to(features.device)
+    if cameras is None:
+        cameras = model.camera_numbers(records.camera_names())
+    cameras = cameras.to(features.device)
     found = features.new_empty(len(features), model.feature_dim)
     for camera in torch.unique(cameras):
         rows = cameras == camera

@@ -165,7 +165,7 @@ class ReID:
         """
         if not len(batch):  # as of a frame without people, which not every network takes
             return torch.zeros(0, self.feature_dim, device=self.device)
-        camids = None if camids is None else camids.to(self.device)
+        camids = self.model.cameras_of(batch, None if camids is None else camids.to(self.device))
         z = self._forward(batch, camids)
         if tta == "flip":
             z = (z + self._forward(batch.flip(3), camids)) / 2

@@ -35,6 +35,7 @@ from embae_plugin.precision import full_precision
 logger = logging.getLogger(__name__)
 
 BLOCK, GPU_BLOCK = 64, 512  # images that go through the trunk together
+GUESS_BLOCK = 256  # images at a time whose camera is guessed
 _Name = tuple[tuple[str, ...], int, int]  # of an image bank: its paths, height and width
 
 
@@ -71,10 +72,12 @@ class FeatureBank:
     Attributes:
         features: (N, V, D) float32.
         key: a name for exactly these numbers.
+        cameras: (N,) the model's numbers of the cameras whose statistics were used, or None.
     """
 
     features: torch.Tensor
     key: str
+    cameras: torch.Tensor | None = None
 
 
 @torch.inference_mode()
@@ -269,10 +272,11 @@ class FeatureStore:
             if not isinstance(model, EmbAE):
                 raise ValueError("a trunk with statistics by camera needs its model, which knows "
                                  "the names")
-            cameras = model.camera_numbers(records.camera_names())
+            cameras = self._cameras(model, records, label)
             numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
-            return FeatureBank(self._extract(trunk, records, label, views, crops, cameras), "")
+            once = self._extract(trunk, records, label, views, crops, cameras)
+            return FeatureBank(once, "", cameras)
         images = self._name(records, crops)
         if images not in self._keys:  # found without decoding, if nothing has been decoded yet
             bank = self._images.get(images)
@@ -289,8 +293,22 @@ class FeatureStore:
                 features = features.clone()
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
-            self._features[key] = FeatureBank(features.to(self.device), key)
+            self._features[key] = FeatureBank(features.to(self.device), key, cameras)
         return self._features[key]
+
+    @torch.inference_mode()
+    def _cameras(self, model: EmbAE, records: ImageRecords, label: str) -> torch.Tensor:
+        """(N,) the model's numbers of the records' cameras: by name, else guessed."""
+        numbers = model.camera_numbers(records.camera_names())
+        absent = (numbers < 0).nonzero().flatten()
+        if model.guess is not None and len(absent):
+            bank = self.images(records, label)
+            guessed = [
+                model.guess(normalise(bank.batch(block), self.mean, self.std)).cpu()
+                for block in torch.split(absent, GUESS_BLOCK)
+            ]
+            numbers[absent] = torch.cat(guessed)
+        return numbers
 
     def _extract(
         self,

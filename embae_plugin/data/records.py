@@ -22,6 +22,8 @@ from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.settings.config import zoo_kwargs
 from embae_plugin.torchreid_bridge.manager_items import Item
 
+UNKNOWN = "unknown"  # stands for a camera that a model has never seen, or that nobody can name
+
 
 @dataclass(frozen=True)
 class ImageRecords:
@@ -84,6 +86,10 @@ class ImageRecords:
     def unlabelled(self) -> ImageRecords:
         """The same crops without identities."""
         return replace(self, pids=None)
+
+    def unnamed(self) -> ImageRecords:
+        """The same crops as if nobody knew which camera took them."""
+        return replace(self, cameras=(UNKNOWN,) * len(self))
 
     def fingerprint(self) -> str:
         """A name for these crops: a hash over names, sizes in bytes and labels, in order.

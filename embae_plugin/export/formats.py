@@ -61,7 +61,10 @@ class ImagesToEmbeddings(nn.Module):
             camera: (B,) int64 numbers of the model's cameras, −1 for one it has never seen; only
                 for a model that knows cameras apart.
         """
-        x, rest = (images - self.mean) / self.std, (camera,) if self.cameras else ()
+        x = (images - self.mean) / self.std
+        rest: tuple[torch.Tensor | None, ...] = ()
+        if self.cameras:
+            rest = (self.model.cameras_of(x, camera),)  # of an image and its mirror image alike
         z = cast(torch.Tensor, self.model(x, *rest)).float()
         if self.flip:
             z = (z + self.model(x.flip(3), *rest).float()) / 2

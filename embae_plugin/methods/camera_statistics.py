@@ -19,6 +19,7 @@ from embae_plugin.data.augment import normalise
 from embae_plugin.data.crops import FEW
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
+from embae_plugin.models.camera_guess import MOST
 from embae_plugin.models.camera_norm import (
     LEAST,
     CameraNorm,
@@ -33,6 +34,7 @@ from embae_plugin.training.schedule import seeded
 logger = logging.getLogger(__name__)
 
 PRIOR = 32.0  # images of all cameras that each camera's own are mixed with
+GUESS_BATCH = 256
 MOST_COMMON = 2048  # images of all cameras that the common statistics are taken of
 _MOST = 4096  # cameras of a model; more is no numbering from 0
 
@@ -117,7 +119,9 @@ def renew(model: EmbAE, records: ImageRecords, store: FeatureStore, seed: int = 
     if model.camera_parts == "heads":
         _estimate_heads(model, records, store, counts)
     else:
-        _Estimation(model, records, store, seed).by_camera(counts)
+        found = _Estimation(model, records, store, seed)
+        found.by_camera(counts)
+        found.learn_guess()
     model.eval()
 
 
@@ -208,6 +212,20 @@ class _Estimation:
                 self._row(camera, np.flatnonzero(self.records.camids == camera))
         for layer in self.layers:
             mix(layer, counts)
+
+    def learn_guess(self) -> None:
+        """Which camera crops without a camera's name look like, see :class:`CameraGuess`."""
+        guess, camids = self.model.guess, self.records.camids
+        if guess is None:
+            return
+        rows = torch.randperm(len(camids), generator=seeded(self.seed, "camera guess"))[:MOST]
+        guess.norm_mean.copy_(torch.tensor(self.store.mean))
+        guess.norm_std.copy_(torch.tensor(self.store.std))
+        marks = [
+            guess.marks(normalise(self.bank.batch(block), self.store.mean, self.store.std)).cpu()
+            for block in torch.split(rows, GUESS_BATCH)
+        ]
+        guess.learn(torch.cat(marks).numpy(), camids[rows.numpy()])
 
     def common(self, most: int) -> None:
         """What the layers see of images of all cameras, normalised together."""

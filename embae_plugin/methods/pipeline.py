@@ -173,9 +173,11 @@ class Run:
         """The target's scores of a model, as a row of ``results.json``."""
         if self.data.query is None or self.data.gallery is None:
             raise ValueError("the target has no query and gallery to score on")
-        cfg = self.cfg
+        cfg, query, gallery = self.cfg, self.data.query, self.data.gallery
+        if variant in rows() and row_named(variant).show == "unnamed":
+            query, gallery = query.unnamed(), gallery.unnamed()
         scores = score_model(
-            model, self.store, self.data.query, self.data.gallery, cfg.embae.test.tta,
+            model, self.store, query, gallery, cfg.embae.test.tta,
             cfg.test.normalize_feature or cfg.test.dist_metric == "cosine",
             cfg.embae.test.protocols,
         )  # fmt: skip

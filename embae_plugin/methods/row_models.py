@@ -36,8 +36,14 @@ def with_output(model: EmbAE, output: str) -> EmbAE:
 
 
 def shown(model: EmbAE, show: str) -> EmbAE:
-    """A model as a row with ``show`` has it: by its trunk features, or told no camera."""
-    return with_output(model, "h") if show == "h" else model.of_camera(-1)
+    """A model as a row with ``show`` has it.
+
+    ``h``: by its trunk features; ``plain``: an ordinary network with the statistics that all
+    cameras have in common; ``unnamed``: the model itself, to be scored without cameras' names.
+    """
+    if show == "h":
+        return with_output(model, "h")
+    return model.of_camera(-1) if show == "plain" else model
 
 
 class RowModels:
@@ -94,6 +100,7 @@ class RowModels:
     def _take_trunk(model: EmbAE, other: EmbAE) -> None:
         model.trunk = copy.deepcopy(other.trunk)
         model.camera_parts, model.camera_names = other.camera_parts, other.camera_names
+        model.guess = copy.deepcopy(other.guess)
 
     def _make(self, row: Row, method: type[StageEngine], model: EmbAE) -> EmbAE:
         cfg, start = self.cfg, time.monotonic()

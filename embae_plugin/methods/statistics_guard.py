@@ -80,4 +80,4 @@ class Undo:
         """Puts them back; the model knows no cameras then."""
         for name, part in self.parts.items():
             setattr(model, name, part)
-        model.camera_parts, model.camera_names = "", ()
+        model.forget_cameras()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embae_plugin.models.camera_guess import CameraGuess
 from embae_plugin.models.camera_norm import at_cameras, has_batch_norm, of_camera, use_cameras
 from embae_plugin.models.dense import Decoder, DenseHead, OwnHead, new_linear
 from embae_plugin.models.heads import HeadBank
@@ -49,6 +50,7 @@ class EmbAE(nn.Module):
     """
 
     f_emb: DenseHead | OwnHead
+    guess: CameraGuess | None
     f_nui: HeadBank
     f_dec: Decoder
 
@@ -81,6 +83,7 @@ class EmbAE(nn.Module):
             self.z_id_dim, self.f_emb = f_emb.out_dim or width, f_emb
         self.register_module("f_nui", None)
         self.register_module("f_dec", None)
+        self.register_module("guess", None)
         if num_nuisance:
             self.reset_nuisance(num_nuisance, generator)
         if num_classes:
@@ -181,17 +184,41 @@ class EmbAE(nn.Module):
         for module in with_norms or modules:
             use_cameras(module, len(names))
         self.camera_parts, self.camera_names = parts, tuple(names)
+        if parts == "trunk":
+            self.guess = CameraGuess(len(names)).to(next(self.trunk.parameters()).device)
 
     def of_camera(self, camera: int) -> EmbAE:
         """A copy with ordinary batch norm, of one camera's statistics; −1 for one never seen."""
         plain = of_camera(self, camera)
-        plain.camera_parts, plain.camera_names = "", ()
+        plain.forget_cameras()
         return plain
+
+    def forget_cameras(self) -> None:
+        """Makes it a model of no camera, once its layers are those of one; in place."""
+        self.camera_parts, self.camera_names, self.guess = "", (), None
 
     def known_cameras(self, camids: torch.Tensor) -> torch.Tensor:
         """(N,) camera numbers, −1 where the model does not know the camera."""
         known = (camids >= 0) & (camids < self.cameras)
         return torch.where(known, camids, torch.full_like(camids, -1))
+
+    def cameras_of(self, x: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor | None:
+        """The cameras by whose statistics images are embedded: those named, or guessed.
+
+        Args:
+            x: (B, 3, H, W) normalised images.
+            camids: (B,) or (1,) camera numbers; −1 or None where no camera is named.
+
+        Returns:
+            (B,) camera numbers, or ``camids`` of a model that cannot guess.
+        """
+        if self.guess is None:
+            return None if camids is None else self.known_cameras(camids)
+        absent = torch.full((len(x),), -1, dtype=torch.long, device=x.device)
+        named = absent if camids is None else self.known_cameras(camids.to(x.device)).expand(len(x))
+        if not torch._C._get_tracing_state() and bool((named >= 0).all()):
+            return named
+        return torch.where(named < 0, self.guess(x), named)
 
     def camera_numbers(self, names: Sequence[str]) -> torch.Tensor:
         """(N,) numbers of the cameras of N names, −1 where the model does not know the camera."""
@@ -235,8 +262,8 @@ class EmbAE(nn.Module):
             expect: logits (B, num_classes) for loss ``softmax``, otherwise (logits, z_id), where
             logits are None without classes.
         """
-        if camids is not None and not self.training:
-            camids = self.known_cameras(camids)
+        if not self.training:
+            camids = self.cameras_of(x, camids)
         with at_cameras(self.trunk, camids):
             h = self.trunk(x)
         if not self.training:
@@ -295,6 +322,7 @@ class EmbAE(nn.Module):
         if self.camera_parts:
             spec["camera_parts"] = self.camera_parts
             spec["camera_names"] = list(self.camera_names)
+            spec["camera_guess"] = self.guess is not None
         return spec
 
     @classmethod
@@ -309,7 +337,7 @@ class EmbAE(nn.Module):
         generator = torch.Generator().manual_seed(0)
         if set(spec) == {"trunk"}:  # of earlier releases: a trunk alone
             return cls.of_trunk(build_trunk(str(spec["trunk"]), generator=generator))
-        more = {"head", "output", "camera_parts", "camera_names", "cameras"}
+        more = {"head", "output", "camera_parts", "camera_names", "cameras", "camera_guess"}
         missing = [key for key in _SPEC_KEYS if key not in spec]
         unknown = sorted(map(str, set(spec) - {*_SPEC_KEYS} - more))
         if missing or unknown:
@@ -340,6 +368,7 @@ class EmbAE(nn.Module):
         if spec.get("camera_parts"):
             names = spec.get("camera_names", [str(n) for n in range(spec.get("cameras", 0))])
             model.learn_cameras(str(spec["camera_parts"]), names)
+            model.guess = model.guess if spec.get("camera_guess") else None
         return model
 
 
