@@ -210,7 +210,7 @@ class ReID:
         table: dict[Any, int] = {None: -1, -1: -1, UNKNOWN: -1}
         for number, name in enumerate(names):
             table[number] = table[name] = number
-        numbers = [table.get(_camera_key(camera)) for camera in cameras]
+        numbers = [_looked_up(table, camera) for camera in cameras]
         if None in numbers:
             unknown = (c for c, number in zip(cameras, numbers, strict=True) if number is None)
             said = few(sorted({" ".join(repr(camera).split())[:60] for camera in unknown}), SHOWN)
@@ -224,12 +224,9 @@ class ReID:
         return torch.tensor(numbers, dtype=torch.long) if names else None
 
 
-def _camera_key(camera: Any) -> Any:
-    """A camera as a name, a whole number or None; what is none of them as something unknown."""
-    if camera is None or isinstance(camera, str):
-        return camera
+def _looked_up(table: dict[Any, int], camera: Any) -> int | None:
+    """A camera's number, by its name or by a number of any library; None if it has none."""
     try:
-        number = int(camera)
-        return number if bool(number == camera) else (repr(camera),)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return (repr(camera),)
+        return table.get(camera.item() if hasattr(camera, "item") else camera)
+    except (TypeError, ValueError, RuntimeError):  # nothing that could be a key
+        return None

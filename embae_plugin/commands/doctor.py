@@ -18,8 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from embae_plugin.doctor import surroundings
-from embae_plugin.doctor.findings import BROKEN, Finding, guarded, shown
+from embae_plugin.doctor import BROKEN, Finding, guarded, shown, surroundings
 from embae_plugin.doctor.packages import check_packages
 
 
@@ -39,18 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Checks everything; see ``--help`` for the exit code."""
     findings = list(examine(arguments))
-    as_json = [asdict(one) for one in findings]
-    text = json.dumps(as_json, indent=1) if arguments.json else shown(findings)
-    sys.stdout.write(f"{text}\n")
+    as_json = json.dumps([asdict(one) for one in findings], indent=1)
+    sys.stdout.write(f"{as_json if arguments.json else shown(findings)}\n")
     return int(any(finding.fatal for finding in findings))
 
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """Every finding, packages first."""
-    broken = []
-    for finding in check_packages():
-        broken += [finding.name] if finding.fatal else []
-        yield finding
+    packages = list(check_packages())
+    yield from packages
+    broken = [finding.name for finding in packages if finding.fatal]
     for name, folder in surroundings.cache_folders().items():
         yield surroundings.check_writable(name, folder, required=False)
     for path in arguments.cache_dir:

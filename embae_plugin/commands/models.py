@@ -14,14 +14,8 @@ import sys
 
 from tabulate import tabulate
 
+from embae_plugin.models import zoo
 from embae_plugin.models.recognition import parameter_count
-from embae_plugin.models.zoo import (
-    TRAINED_ON,
-    cache_folder,
-    cached_path,
-    fetch,
-    published_models,
-)
 from embae_plugin.runtime import log_to
 
 _OTHERS = (
@@ -41,19 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     with log_to():
         for name in arguments.names:
-            sys.stdout.write(f"{fetch(name)}\n")
+            sys.stdout.write(f"{zoo.fetch(name)}\n")
     if not arguments.names:
-        sys.stdout.write(f"{_listing()}\n")
+        rows = [
+            (model.name, zoo.TRAINED_ON[model.data], f"{parameter_count(model.arch) / 1e6:.1f} M",
+             "yes" if zoo.cached_path(model).is_file() else "no")
+            for model in zoo.published_models()
+        ]
+        table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])
+        others = tabulate(_OTHERS, tablefmt="plain")
+        sys.stdout.write(f"{table}\n\nFetched into {zoo.cache_folder()}\n\n"
+                         f"--checkpoint also takes\n{others}\n")
     return 0
-
-
-def _listing() -> str:
-    """The table of published models and a line on each other kind."""
-    rows = [
-        (model.name, TRAINED_ON[model.data], f"{parameter_count(model.arch) / 1e6:.1f} M",
-         "yes" if cached_path(model).is_file() else "no")
-        for model in published_models()
-    ]
-    table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])
-    others = tabulate(_OTHERS, tablefmt="plain")
-    return f"{table}\n\nFetched into {cache_folder()}\n\n--checkpoint also takes\n{others}"

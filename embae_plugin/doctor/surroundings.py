@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, reason
+from embae_plugin.doctor import BROKEN, MISSING, OK, Finding, reason
 from embae_plugin.doctor.packages import TORCH
 
 

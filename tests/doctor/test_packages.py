@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import sys
 from email.message import Message
 
 import pytest
@@ -11,8 +10,7 @@ import torch
 import torchvision
 from packaging.requirements import Requirement
 
-from embae_plugin.doctor import packages
-from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, guarded, shown
+from embae_plugin.doctor import BROKEN, MISSING, OK, Finding, guarded, packages, shown
 
 
 @pytest.fixture
@@ -126,12 +124,6 @@ def test_torchreid_that_is_not_usable(monkeypatch, error, cause, state, fix):
     monkeypatch.setattr(packages.importlib, "import_module", refuse)
     found = packages.check_torchreid(TORCHREID)
     assert (found.state, found.fix) == (state, fix)
-
-
-def test_python_that_is_too_old(monkeypatch):
-    assert packages.check_python().state == OK
-    monkeypatch.setattr(sys, "version_info", (3, 8, 0))
-    assert packages.check_python().state == BROKEN
 
 
 def test_whatever_a_check_raises_is_a_finding():

@@ -8,8 +8,7 @@ import shutil
 import pytest
 import torch
 
-from embae_plugin.doctor import surroundings
-from embae_plugin.doctor.findings import BROKEN, MISSING, OK, guarded
+from embae_plugin.doctor import BROKEN, MISSING, OK, guarded, surroundings
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
