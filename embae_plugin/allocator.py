@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -16,8 +15,6 @@ def tune_allocator() -> None:
     on a CPU (``embae benchmark`` shows it). It concerns the whole process, so only commands do
     it, never an import. Without glibc it does nothing.
     """
-    if not sys.platform.startswith("linux"):
-        return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):

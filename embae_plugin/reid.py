@@ -227,6 +227,6 @@ class ReID:
 def _looked_up(table: dict[Any, int], camera: Any) -> int | None:
     """A camera's number, by its name or by a number of any library; None if it has none."""
     try:
-        return table.get(camera.item() if hasattr(camera, "item") else camera)
+        return table.get(camera.tolist() if hasattr(camera, "tolist") else camera)
     except (TypeError, ValueError, RuntimeError):  # nothing that could be a key
         return None

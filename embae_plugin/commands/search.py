@@ -186,31 +186,32 @@ def search(
     if other_cameras_only and not all(query.cameras):
         raise ValueError("--other-cameras-only needs the query's camera: name it with "
                          "--query-camera, or put queries in a folder for each camera")
-    z, g, other = unit_length(query.embeddings), unit_length(gallery.embeddings), other_cameras_only
-    # One more than asked for, since a query may find itself.
-    rows = np.full((len(z), min(top + 1, len(g))), -1, dtype=np.int64)
-    similarity = np.zeros(rows.shape, dtype=np.float32)
-    for camera in np.unique(query.cameras) if other else [None]:
-        mine = np.flatnonzero(query.cameras == camera) if other else slice(None)
-        hidden = gallery.cameras == camera if other else None
+    z, g = unit_length(query.embeddings), unit_length(gallery.embeddings)
+    answers: dict[int, Answer] = {}
+    for camera in np.unique(query.cameras) if other_cameras_only else [None]:
+        mine, hidden = np.arange(len(z)), None
+        if other_cameras_only:
+            mine, hidden = np.flatnonzero(query.cameras == camera), gallery.cameras == camera
+        # One more than asked for, since a query may find itself.
         found, values = nearest(z[mine], g, top + 1, hidden, index)
-        rows[mine, : found.shape[1]], similarity[mine, : found.shape[1]] = found, values
-    answers: list[Answer] = []
-    for number, camera in enumerate(query.cameras.tolist()):
-        itself = query.file(number).absolute()
-        hits: list[dict[str, Any]] = []
-        for row, value in zip(rows[number].tolist(), similarity[number].tolist(), strict=True):
-            file = gallery.file(row)
-            if row < 0 or file.absolute() == itself or len(hits) == top:
-                continue
-            pid = "" if gallery.pids is None else str(gallery.pids[row])
-            hits.append({
-                "rank": len(hits) + 1, "path": str(gallery.paths[row]), "file": str(file),
-                "camid": str(gallery.cameras[row]), **({"pid": pid} if pid else {}),
-                "similarity": round(value, 6),
-            })
-        answers.append({"query": str(query.paths[number]), "camid": camera, "hits": hits})
-    return answers
+        for number, *near in zip(mine.tolist(), found.tolist(), values.tolist(), strict=True):
+            itself = query.file(number).absolute()
+            hits = [(row, value) for row, value in zip(*near, strict=True)
+                    if row >= 0 and gallery.file(row).absolute() != itself]
+            answers[number] = {
+                "query": str(query.paths[number]), "camid": str(query.cameras[number]),
+                "hits": [_hit(gallery, *hit, rank) for rank, hit in enumerate(hits[:top], 1)],
+            }
+    return [answers[number] for number in range(len(z))]
+
+
+def _hit(gallery: EmbeddingTable, row: int, similarity: float, rank: int) -> dict[str, Any]:
+    pid = "" if gallery.pids is None else str(gallery.pids[row])
+    return {
+        "rank": rank, "path": str(gallery.paths[row]), "file": str(gallery.file(row)),
+        "camid": str(gallery.cameras[row]), **({"pid": pid} if pid else {}),
+        "similarity": round(similarity, 6),
+    }
 
 
 def search_page(answers: Sequence[Answer], query: EmbeddingTable, about: Mapping[str, Any]) -> str:

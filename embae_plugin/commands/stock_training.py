@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import logging
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,21 +59,9 @@ def run_stock(cfg: CfgNode) -> None:
         label_smooth=cfg.loss.softmax.label_smooth, **({} if softmax else cfg.loss.triplet),
     )
     torch.backends.cudnn.benchmark = use_gpu  # as torchreid's script has it
-    with redirect_stdout(cast("TextIO", _Lines())):  # torchreid prints losses and scores
+    with bridge.quiet(logging.INFO):  # torchreid prints losses and scores
         engine.run(**settings)
     _write_results(cfg, engine, datamanager.test_loader)
-
-
-class _Lines(io.TextIOBase):
-    """Logs what is printed, line by line."""
-
-    rest = ""
-
-    def write(self, text: str) -> int:
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in filter(None, lines):
-            logger.info("%s", line)
-        return len(text)
 
 
 @torch.no_grad()
