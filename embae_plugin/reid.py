@@ -197,14 +197,12 @@ class ReID:
                     "or camera= in Python), or say %r for another one", few(names, SHOWN), UNKNOWN,
                 )
             return None
-        single = isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0
-        ordered = isinstance(cameras, Iterable) and not isinstance(cameras, (Set, Mapping))
-        if not single and not ordered:
-            raise ValueError(
-                f"cameras are a {type(cameras).__name__}: give one name or number for all images, "
-                "or a list of them in the images' order"
-            )
-        cameras = [cameras] * count if single else list(cameras)
+        if isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0:
+            cameras = [cameras] * count
+        elif not isinstance(cameras, Iterable) or isinstance(cameras, (Set, Mapping)):
+            raise ValueError(f"cameras are a {type(cameras).__name__}: give one name or number for "
+                             "all images, or a list of them in the images' order")
+        cameras = list(cameras)
         if len(cameras) != count:
             raise ValueError(f"{len(cameras)} cameras for {count} images")
         table: dict[Any, int] = {None: -1, -1: -1, UNKNOWN: -1}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from embae_plugin import __version__
-from embae_plugin.allocator import tune_allocator
+from embae_plugin.runtime import tune_allocator
 
 VERBS = {
     "train": "train on labelled sources and adapt to an unlabelled target",

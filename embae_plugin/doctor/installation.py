@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from embae_plugin.doctor import BROKEN, MISSING, OK, Finding, guarded, reason
@@ -85,24 +84,13 @@ def check_torch(need: Requirement, extra: str = "") -> Finding:
 
 
 def check_torchvision(need: Requirement, extra: str = "") -> Finding:
-    """Whether torchvision loads and is the release made for this torch.
-
-    Release 0.(n + 15) of torchvision is made for release 2.n of torch.
-    """
-    import torch
-
-    release = Version(torch.__version__)
-    partner = f"0.{release.minor + 15}.*" if release.major == 2 else ""
-    fix = f"pip install torch=={release.base_version} torchvision" + (partner and f"=={partner}")
+    """Whether torchvision loads and computes, as only the release made for this torch does."""
     found = check_package(need, extra)
-    if found.state != OK:
-        return replace(found, fix=fix)
-    if partner and not SpecifierSet(f"=={partner}").contains(found.detail, prereleases=True):
-        detail = f"{found.detail} is not made for torch {torch.__version__}, {partner} is"
-        return Finding("torchvision", BROKEN, detail, fix)
-    import torchvision
+    if found.state == OK:
+        import torch
+        import torchvision
 
-    torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+        torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
     return found
 
 

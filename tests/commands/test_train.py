@@ -129,7 +129,7 @@ def test_torchreids_triplet_engine_trains_an_embae_model(tmp_path, capsys):
     ])  # fmt: skip
     assert code == 0
     assert list((tmp_path / "run" / "model").glob("model.pth.tar-1"))
-    assert "Rank-1" in capsys.readouterr().out
+    assert "Rank-1" in capsys.readouterr().err
 
 
 def test_transforms_that_need_torchreids_loader_use_it_and_say_so(root, tmp_path):

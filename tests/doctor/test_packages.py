@@ -89,12 +89,16 @@ def test_torch_of_another_age(monkeypatch):
 
 
 def test_torchvision_belongs_to_torch(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
     need = Requirement("torchvision>=0.18")
     assert installation.check_torchvision(need).state == OK
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    monkeypatch.setattr(torchvision, "__version__", "0.19.0")
-    found = installation.check_torchvision(need)
-    assert (found.state, found.fix) == (BROKEN, "pip install torch==2.9.1 torchvision==0.24.*")
+    monkeypatch.setattr(torchvision.ops, "nms", fails)
+    monkeypatch.setattr(installation, "declared", lambda: [(need, "")])
+    found = list(installation.check_packages())[-1]
+    assert (found.name, found.state) == ("torchvision", BROKEN) and "nms" in found.detail
+    assert found.fix == "pip install --force-reinstall torch torchvision"
 
 
 TORCHREID = Requirement("torchreid")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.allocator import tune_allocator
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.lab.benchmark.context import Context
 from embae_plugin.lab.benchmark.fresh import FreshProcess, peak_of
@@ -13,6 +12,7 @@ from embae_plugin.lab.benchmark.measure import Measured, Row, seconds
 from embae_plugin.lab.benchmark.ranking_speed import FLOOR_TEXT, product_floor
 from embae_plugin.lab.benchmark.retrieval_inputs import make_retrieval
 from embae_plugin.lab.benchmark.stock_ranking import python_evaluator, rank_stock
+from embae_plugin.runtime import tune_allocator
 
 SUBJECT = "growth"
 # float32 distances, int64 argsort, int32 matches and the int64 ids they are compared from
