@@ -65,7 +65,7 @@ class FeatureExtractor:
                 raise ValueError("model_path must name a checkpoint, the folder of one, or a model")
             if camera is not None:
                 raise ValueError(f"camera {camera!r}: {model_name} as it comes knows no cameras")
-            if model_name not in bridge.available_models():
+            if model_name not in bridge.model_table():
                 raise ValueError(f"model_name {model_name!r} is not in torchreid's zoo, and no "
                                  "model_path names a checkpoint")
             given = {"image_size": image_size, "pixel_mean": pixel_mean, "pixel_std": pixel_std}

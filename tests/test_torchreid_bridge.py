@@ -86,7 +86,7 @@ def test_real_objects_are_re_exported():
 
 
 def test_registering_twice_changes_nothing():
-    tables = bridge.model_table, bridge.dataset_table, bridge.registries.sampler_table
+    tables = bridge.model_table, bridge.dataset_table, bridge.library.sampler_table
     before = [dict(table()) for table in tables]
     register()
     assert before == [table() for table in tables]
@@ -109,11 +109,11 @@ def test_a_name_of_torchreid_is_not_taken_over(kind, taken):
 
 
 def test_a_new_version_of_the_same_thing_replaces_it(monkeypatch):
-    monkeypatch.setattr(bridge.registries, "losses", type(sys)("losses"))
+    monkeypatch.setattr(bridge.library, "losses", type(sys)("losses"))
     bridge.register("loss", "Newcomer", Newcomer)
     reloaded = type("Newcomer", (Newcomer,), {"__module__": Newcomer.__module__})
     bridge.register("loss", "Newcomer", reloaded)
-    assert bridge.registries.losses.Newcomer is reloaded
+    assert bridge.library.losses.Newcomer is reloaded
     stranger = type("Stranger", (Newcomer,), {"__module__": Newcomer.__module__})
     with pytest.raises(ValueError, match="cannot register loss 'Newcomer'"):
         bridge.register("loss", "Newcomer", stranger)

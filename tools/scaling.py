@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from embae_plugin import distributed
-from embae_plugin.lab.benchmark.fresh import FreshProcess
-from embae_plugin.lab.benchmark.growth import probe
+from embae_plugin.lab.benchmark.machine import FreshProcess
+from embae_plugin.lab.benchmark.ranking_speed import probe
 from embae_plugin.losses import BatchHardTripletLoss
 from embae_plugin.methods.embedding import paper_adam
 from embae_plugin.models.embae import EmbAE

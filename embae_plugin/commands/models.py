@@ -14,8 +14,7 @@ import sys
 
 from tabulate import tabulate
 
-from embae_plugin.models import zoo
-from embae_plugin.models.recognition import parameter_count
+from embae_plugin.models.zoo import cache_folder, fetch, published_models
 from embae_plugin.runtime import log_to
 
 _OTHERS = (
@@ -35,15 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     with log_to():
         for name in arguments.names:
-            sys.stdout.write(f"{zoo.fetch(name)}\n")
+            sys.stdout.write(f"{fetch(name)}\n")
     if not arguments.names:
         rows = [
-            (model.name, zoo.TRAINED_ON[model.data], f"{parameter_count(model.arch) / 1e6:.1f} M",
-             "yes" if zoo.cached_path(model).is_file() else "no")
-            for model in zoo.published_models()
+            (model.name, model.trained_on, f"{model.millions} M",
+             "yes" if model.path.is_file() else "no")
+            for model in published_models()
         ]
         table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])
         others = tabulate(_OTHERS, tablefmt="plain")
-        sys.stdout.write(f"{table}\n\nFetched into {zoo.cache_folder()}\n\n"
+        sys.stdout.write(f"{table}\n\nFetched into {cache_folder()}\n\n"
                          f"--checkpoint also takes\n{others}\n")
     return 0

@@ -34,7 +34,7 @@ def run_stock(cfg: CfgNode) -> None:
     if cfg.loss.name not in ("softmax", "triplet") or cfg.data.type != "image":
         raise ValueError(f"loss.name {cfg.loss.name!r} with data.type {cfg.data.type!r}: loss.name "
                          "must be embae, softmax or triplet, data.type image")
-    names = bridge.available_models()
+    names = sorted(bridge.model_table())
     if cfg.model.name not in names:
         raise ValueError(f"model.name {cfg.model.name!r} is unknown; there are {', '.join(names)}")
     bridge.set_random_seed(cfg.train.seed)

@@ -108,7 +108,7 @@ def check_torchreid(need: Requirement, extra: str = "") -> Finding:
     from embae_plugin import registration
 
     registration.register()
-    if absent := sorted(set(registration.MODELS) - set(bridge.available_models())):
+    if absent := sorted(set(registration.MODELS) - set(bridge.model_table())):
         return Finding("torchreid", BROKEN, f"it does not know {', '.join(absent)}",
                        "pip install --force-reinstall embae_plugin")
     layout = {"pypi": "PyPI's layout", "github": "GitHub's layout"}[bridge.LAYOUT]

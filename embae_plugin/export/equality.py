@@ -66,10 +66,9 @@ def largest_difference(
             expected = graph(torch.from_numpy(batch), torch.from_numpy(of)).numpy()
             given = run(batch, of)
             if given.shape != expected.shape or not np.isfinite(given).all():
-                raise ValueError(
-                    f"the exported file gives {given.shape} values for {len(batch)} images, some "
-                    f"of them perhaps not finite; the model gives {expected.shape}"
-                )
+                raise ValueError(f"the exported file gives {given.shape} values for {len(batch)} "
+                                 "images, some of them perhaps not finite; the model gives "
+                                 f"{expected.shape}")
             worst = max(worst, float(np.abs(given - expected).max()))
             bar.update(len(batch))
             start, size = start + size, min(size + 1, 16)

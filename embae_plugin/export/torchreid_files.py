@@ -58,10 +58,9 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
     if not name:
         raise ValueError("its network is none of torchreid's: no tracker could build it")
     if (spec.norm_mean, spec.norm_std) != IMAGENET:
-        raise ValueError(
-            f"its input is normalised by mean {spec.norm_mean} and std {spec.norm_std}; trackers "
-            "normalise by ImageNet's, and the embeddings would be others: use embae export"
-        )
+        raise ValueError(f"its input is normalised by mean {spec.norm_mean} and std "
+                         f"{spec.norm_std}; trackers normalise by ImageNet's, and the embeddings "
+                         "would be others: use embae export")
     if (spec.height, spec.width) != SIZE:
         logger.warning("%s takes %d x %d pixels; trackers resize to 256 x 128 unless told",
                        name, spec.height, spec.width)

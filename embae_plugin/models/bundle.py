@@ -35,10 +35,9 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OSError(
-            f"cannot write the checkpoint {path}: {error}; the one before it, if any, is "
-            "untouched. Free some space, or name another folder with data.save_dir"
-        ) from error
+        raise OSError(f"cannot write the checkpoint {path}: {error}; the one before it, if any, is "
+                      "untouched. Free some space, or name another folder with "
+                      "data.save_dir") from error
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -58,10 +57,8 @@ def check_version(path: str | Path, payload: Mapping[str, Any]) -> None:
     """Raises ValueError for a checkpoint that another release wrote in another way."""
     version = payload.get("version")
     if not isinstance(version, int) or version != VERSION:
-        raise ValueError(
-            f"{path} was written in checkpoint version {version}; this release "
-            f"reads version {VERSION}. Use the release that wrote it"
-        )
+        raise ValueError(f"{path} was written in checkpoint version {version}; this release reads "
+                         f"version {VERSION}. Use the release that wrote it")
 
 
 @dataclass
@@ -111,11 +108,9 @@ def _input_of(path: Path, saved: Any, trunk: Any, height: int, width: int) -> In
     known = saved if isinstance(saved, Mapping) else {}
     tall, wide = height or known.get("height", 0), width or known.get("width", 0)
     if any(isinstance(side, int) and not side for side in (tall, wide)):
-        raise ValueError(
-            f"{path} was written by a release that did not keep the size of the network's input: "
-            "pass --height and --width as in its training (data.height and data.width; the "
-            "paper's are 256 and 128)"
-        )
+        raise ValueError(f"{path} was written by a release that did not keep the size of the "
+                         "network's input: pass --height and --width as in its training "
+                         "(data.height and data.width; the paper's are 256 and 128)")
     mean = known.get("norm_mean", trunk.norm_mean)
     try:
         return InputSpec.make(tall, wide, mean, known.get("norm_std", trunk.norm_std))
@@ -156,10 +151,8 @@ def bundle_of(path: Path, payload: dict[str, Any], height: int = 0, width: int =
     if not isinstance(payload.get("spec"), dict) or not isinstance(payload.get("model"), dict):
         raise ValueError(f"{path} holds no model")
     if payload.get("done", True) is not True:
-        raise ValueError(
-            f"{path} is of a stage that was not finished: give the command that wrote it again, "
-            "it goes on where it stopped"
-        )
+        raise ValueError(f"{path} is of a stage that was not finished: give the command that wrote "
+                         "it again, it goes on where it stopped")
     model = _build(path, _with_names(payload), payload["model"])
     spec = _input_of(path, payload.get("input"), model.trunk, height, width)
     about = payload.get("about")
@@ -188,10 +181,8 @@ def save_bundle(path: str | Path, bundle: Bundle) -> None:
     """
     state = {key: value.cpu() for key, value in bundle.model.state_dict().items()}
     if broken := not_finite(state):
-        raise ValueError(
-            f"{path} was not written: the model's training has failed, its weights {few(broken)} "
-            "are NaN or infinite"
-        )
+        raise ValueError(f"{path} was not written: the model's training has failed, its weights "
+                         f"{few(broken)} are NaN or infinite")
     payload = {
         "stage": "adapted",
         "done": True,

@@ -86,11 +86,9 @@ class CameraNorm(nn.Module):
         named = _named.get()
         if self.training:
             if named is None or named.runs is None:
-                raise ValueError(
-                    "a model with statistics by camera is trained without the cameras of its "
-                    "images: pass them to forward (camids), or train the model that it was "
-                    "adapted from"
-                )
+                raise ValueError("a model with statistics by camera is trained without the "
+                                 "cameras of its images: pass them to forward (camids), or train "
+                                 "the model that it was adapted from")
             # split, whose gradient is one cat; that of x[a:b] is as large as x, for each camera
             numbers, sizes = named.runs
             parts = zip(torch.split(x, sizes), numbers, strict=True)
@@ -144,10 +142,8 @@ def use_cameras(module: nn.Module, cameras: int) -> None:
     """
     layers = [(name, m) for name, m in module.named_modules() if isinstance(m, _BatchNorm)]
     if cameras < 1 or not layers:
-        raise ValueError(
-            f"statistics for {cameras} cameras in {len(layers)} batch norm layers: there must be "
-            "at least one of each"
-        )
+        raise ValueError(f"statistics for {cameras} cameras in {len(layers)} batch norm layers: "
+                         "there must be at least one of each")
     for name, layer in layers:
         module.set_submodule(name, CameraNorm(layer, cameras))
 

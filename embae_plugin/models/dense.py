@@ -20,15 +20,16 @@ Forward = TypeVar("Forward", bound=Callable[..., torch.Tensor])
 
 
 def in_weight_precision(forward: Forward) -> Forward:
-    """A forward that runs in its module's ``dtype``, that of the weights, under autocast too.
+    """A forward that runs in the precision of its module's weights, under autocast too.
 
     The dense parts are small, and the distances and errors computed from them need the digits.
     """
 
     @functools.wraps(forward)
     def full(self: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        bias = self.fc1.bias if hasattr(self, "fc1") else self.fc1_bias
         with torch.autocast(x.device.type, enabled=False):
-            return forward(self, x.to(self.dtype), *rest)
+            return forward(self, x.to(bias.dtype), *rest)
 
     return cast(Forward, full)
 
@@ -90,11 +91,6 @@ class DenseHead(nn.Module):
         for linear in (self.fc1, self.fc2):
             redraw(linear.weight, linear.bias, linear.in_features, generator)
         cast(nn.BatchNorm1d, self.bn).reset_parameters()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.fc1.weight.dtype
 
     def hidden(self, h: torch.Tensor) -> torch.Tensor:
         """(B, in_dim) to what batch norm normalises, (B, hidden_dim)."""
@@ -165,11 +161,6 @@ class Decoder(nn.Module):
         """Fresh weights, by the law of nn.Linear."""
         for linear in (self.fc1, self.fc2):
             redraw(linear.weight, linear.bias, linear.in_features, generator)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.fc1.weight.dtype
 
     @in_weight_precision
     def forward(self, latents: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from embae_plugin.models import recognition, zoo
 from embae_plugin.models.bundle import FORMAT, Bundle, bundle_of, find_checkpoint
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
-from embae_plugin.models.trunk_weights import is_tf_slim
+from embae_plugin.models.timm_nets import is_tf_slim
 from embae_plugin.models.trunks import build_trunk
 from embae_plugin.models.weight_files import bare_state, check_weights, read_file
 
@@ -88,10 +88,8 @@ def _opened(
         model = EmbAE.of_trunk(build_trunk(arch.removeprefix(TIMM), "imagenet"))
     elif _is_checkpoint(content):
         if arch:
-            raise ValueError(
-                f"{path} is an EmbAE checkpoint, which knows its network; leave the architecture "
-                f"{arch!r} out"
-            )
+            raise ValueError(f"{path} is an EmbAE checkpoint, which knows its network; leave the "
+                             f"architecture {arch!r} out")
         return bundle_of(path, content, height, width)
     else:
         state = bare_state(path, content)

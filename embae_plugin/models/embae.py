@@ -168,10 +168,9 @@ class EmbAE(nn.Module):
                 or a model that knows cameras already.
         """
         if parts not in CAMERA_PARTS or self.camera_parts:
-            raise ValueError(
-                f"statistics by camera of {parts!r}: must be one of {', '.join(CAMERA_PARTS)}, "
-                f"and the model have none yet (it has: {self.camera_parts or 'none'})"
-            )
+            raise ValueError(f"statistics by camera of {parts!r}: must be one of "
+                             f"{', '.join(CAMERA_PARTS)}, and the model have none yet (it has: "
+                             f"{self.camera_parts or 'none'})")
         good = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
         if not good or len(set(names)) < len(names):
             raise ValueError(

@@ -60,11 +60,6 @@ class HeadBank(nn.Module):
         for zeros in (self.bn_bias, self.running_mean, self.num_batches_tracked):
             zeros.zero_()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.fc1_weight.dtype
-
     @in_weight_precision
     def forward(self, h: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
         """Each row through its group's head; groups of any size, absent ones too.
@@ -80,10 +75,8 @@ class HeadBank(nn.Module):
             ValueError: shapes that do not fit, or a group that has no head.
         """
         if h.ndim != 2 or h.shape[1] != self.in_dim or group.shape != h.shape[:1]:
-            raise ValueError(
-                f"a bank of heads takes h (B, {self.in_dim}) and group (B,), not "
-                f"{tuple(h.shape)} and {tuple(group.shape)}"
-            )
+            raise ValueError(f"a bank of heads takes h (B, {self.in_dim}) and group (B,), not "
+                             f"{tuple(h.shape)} and {tuple(group.shape)}")
         if group.is_floating_point() or group.dtype == torch.bool:
             raise ValueError(f"group must hold integers, not {group.dtype}")
         if not len(h):
@@ -109,10 +102,8 @@ class HeadBank(nn.Module):
             ValueError: the shape does not fit.
         """
         if h.ndim != 3 or h.shape[0] != self.num_heads or h.shape[2] != self.in_dim:
-            raise ValueError(
-                f"a balanced batch for this bank is (G = {self.num_heads} heads, n, "
-                f"{self.in_dim}), not {tuple(h.shape)}"
-            )
+            raise ValueError(f"a balanced batch for this bank is (G = {self.num_heads} heads, n, "
+                             f"{self.in_dim}), not {tuple(h.shape)}")
         return self._through(h)
 
     def _through(self, h: torch.Tensor, head: int | None = None) -> torch.Tensor:

@@ -52,8 +52,7 @@ class InputSpec:
             mean, std = (tuple(float(value) for value in three) for three in (norm_mean, norm_std))
             sizes = operator.index(height), operator.index(width)
         except (TypeError, ValueError):
-            raise ValueError(
-                f"an input of height {height!r}, width {width!r}, norm_mean {norm_mean!r} and "
-                f"norm_std {norm_std!r}: sizes are whole numbers of pixels, the others 3 numbers"
-            ) from None
+            raise ValueError(f"an input of height {height!r}, width {width!r}, norm_mean "
+                             f"{norm_mean!r} and norm_std {norm_std!r}: sizes are whole numbers of "
+                             "pixels, the others 3 numbers") from None
         return cls(*sizes, mean, std)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ table of networks is kept here.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -50,7 +49,9 @@ def recognise(state: Mapping[str, torch.Tensor], arch: str = "", file_name: str 
             f"{said}a classifier alone ({', '.join(shapes) or 'nothing'}), without the network"
         )
     if arch:
-        _check_name(arch, said)
+        if arch not in (names := bridge.own_models()):
+            hint = did_you_mean(arch, names, _NEAREST) or f" It has {', '.join(names)}."
+            raise ValueError(f"{said}torchreid has no model '{arch}'.{hint}")
         if problems := misfit(_body(arch), body):
             raise ValueError(f"{said}these weights are not those of {arch}: {problems}")
         return arch
@@ -67,17 +68,6 @@ def recognise(state: Mapping[str, torch.Tensor], arch: str = "", file_name: str 
             f"{said}these weights fit {' and '.join(fitting)} alike: name the architecture (arch)"
         )
     return fitting[0]
-
-
-def parameter_count(arch: str) -> int:
-    """Learned numbers of an architecture, without its classifier.
-
-    Raises:
-        ValueError: there is no such architecture.
-    """
-    _check_name(arch, "")
-    learned = {key: shape for key, shape in _body(arch).items() if ".running_" not in key}
-    return sum(math.prod(shape) for shape in learned.values())
 
 
 class _Unfilled(TorchFunctionMode):
@@ -117,13 +107,6 @@ def _hinted(file_name: str) -> str:
         if named:
             return max(named, key=len)
     return ""
-
-
-def _check_name(arch: str, said: str) -> None:
-    names = bridge.own_models()
-    if arch not in names:
-        hint = did_you_mean(arch, names, _NEAREST) or f" It has {', '.join(names)}."
-        raise ValueError(f"{said}torchreid has no model '{arch}'.{hint}")
 
 
 def _unknown(body: Shapes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +15,13 @@ from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models.input_spec import Triple
+from embae_plugin.models.weight_files import State
 from embae_plugin.suggestions import did_you_mean
+
+# Names of TF-slim's MobileNet V1, converted, and what timm calls its blocks and layers.
+_SLIM_KEY = re.compile(r"features\.(\d+)\.([0134])\.(\w+)")
+_PLACES = [f"{s}.{b}" for s, blocks in enumerate((1, 2, 2, 6, 2)) for b in range(blocks)]
+_LAYERS = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 
 
 def timm_net(name: str, **options: Any) -> nn.Module:
@@ -49,10 +56,8 @@ def imagenet_timm_net(name: str, **options: Any) -> tuple[nn.Module, str]:
     """
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise ValueError(
-            f"timm has no weights for '{name}'; give a file with embae.trunk_weights, or leave it "
-            "empty for random weights"
-        )
+        raise ValueError(f"timm has no weights for '{name}'; give a file with embae.trunk_weights, "
+                         "or leave it empty for random weights")
     source = str(config.hf_hub_id or config.url)
     filename = config.hf_hub_filename or "model.safetensors"
     try:
@@ -62,11 +67,9 @@ def imagenet_timm_net(name: str, **options: Any) -> tuple[nn.Module, str]:
         return net, source
     except Exception as error:  # the hub's client, its HTTP library and timm each have their own
         where = f"{filename} of {source} on the Hugging Face hub" if config.hf_hub_id else source
-        raise FileNotFoundError(
-            f"the ImageNet weights of '{name}', {where}, could not be fetched "
-            f"({type(error).__name__}: {error}). Download the file elsewhere and pass its path: "
-            "embae.trunk_weights /path/to/file"
-        ) from error
+        raise FileNotFoundError(f"the ImageNet weights of '{name}', {where}, could not be fetched "
+                                f"({type(error).__name__}: {error}). Download the file elsewhere "
+                                "and pass its path: embae.trunk_weights /path/to/file") from error
 
 
 def narrow_mobilenetv1(multiplier: float) -> nn.Module:
@@ -120,3 +123,26 @@ def pooled_width(net: nn.Module) -> int | None:
     """Width of the features of a 256 x 128 image, None where the network does not take one."""
     found = bridge.feature_of(net, (256, 128))
     return None if found is None else found[0].shape[1]
+
+
+def is_tf_slim(state: State) -> bool:
+    """Whether these are names of the MobileNet V1 converted from TF-slim.
+
+    There ``features.0`` is the stem and ``features.1`` to ``features.13`` are depthwise
+    convolution (0), batch norm (1), pointwise convolution (3) and batch norm (4).
+    """
+    return "features.0.0.weight" in state and "features.1.3.weight" in state
+
+
+def from_tf_slim(state: State) -> State:
+    """TF-slim's names turned into those of timm's MobileNet V1; others are left alone."""
+
+    def renamed(key: str) -> str:
+        match = _SLIM_KEY.fullmatch(key)
+        if match is None or (number := int(match[1])) > len(_PLACES):
+            return key
+        if not number:
+            return f"{'conv_stem' if match[2] == '0' else 'bn1'}.{match[3]}"
+        return f"blocks.{_PLACES[number - 1]}.{_LAYERS[match[2]]}.{match[3]}"
+
+    return {renamed(key): value for key, value in state.items()}

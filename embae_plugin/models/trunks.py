@@ -15,8 +15,7 @@ from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.models import timm_nets, zoo
 from embae_plugin.models.input_spec import Triple
 from embae_plugin.models.recognition import recognise
-from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
-from embae_plugin.models.weight_files import read_state
+from embae_plugin.models.weight_files import load_exactly, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +89,14 @@ def build_trunk(name: str, weights: str = "", generator: torch.Generator | None 
         raise FileNotFoundError(
             f"{error}; embae.trunk_weights is a weight file, 'imagenet' or empty for random weights"
         ) from None
-    if name == "mobilenetv1" and state is not None and is_tf_slim(state):
+    if name == "mobilenetv1" and state is not None and timm_nets.is_tf_slim(state):
         logger.info("%s is in TF-slim's arrangement: the trunk is mobilenetv1_tf", weights)
         name = "mobilenetv1_tf"
     with _drawing_from(generator):
         of_torchreid = name.startswith(_TORCHREID)
         trunk = (_torchreid_trunk if of_torchreid else _timm_trunk)(name, weights == "imagenet")
     if state is not None:
-        state = from_tf_slim(state) if name == "mobilenetv1_tf" else state
+        state = timm_nets.from_tf_slim(state) if name == "mobilenetv1_tf" else state
         behind = ("classifier", "fc") if of_torchreid else timm_nets.classifier_names(trunk.net)
         try:
             load_exactly(trunk.net, state, behind, name, weights)
@@ -168,17 +167,15 @@ def _timm_trunk(name: str, pretrained: bool) -> Trunk:
     weights = "random"
     if name in _NARROW:
         if pretrained:
-            raise ValueError(
-                f"nobody publishes ImageNet weights for {name}; set embae.trunk_weights to '' for "
-                "random weights, or choose embae.trunk mobilenetv1"
-            )
+            raise ValueError(f"nobody publishes ImageNet weights for {name}; set "
+                             "embae.trunk_weights to '' for random weights, or choose embae.trunk "
+                             "mobilenetv1")
         net = timm_nets.narrow_mobilenetv1(_NARROW[name])
     elif name == "mobilenetv1_tf":
         if pretrained:
-            raise ValueError(
-                "timm's ImageNet weights are not for mobilenetv1_tf, whose padding differs: choose "
-                "embae.trunk mobilenetv1, or give a TF-slim weight file with embae.trunk_weights"
-            )
+            raise ValueError("timm's ImageNet weights are not for mobilenetv1_tf, whose padding "
+                             "differs: choose embae.trunk mobilenetv1, or give a TF-slim weight "
+                             "file with embae.trunk_weights")
         net = timm_nets.timm_net("mobilenetv1_100", pad_type="same", bn_eps=1e-3)
     else:
         timm_name = "mobilenetv1_100" if name == "mobilenetv1" else name
@@ -192,8 +189,6 @@ def _timm_trunk(name: str, pretrained: bool) -> Trunk:
             weights = f"ImageNet, {source}"
     width = timm_nets.pooled_width(net)
     if width is None:
-        raise ValueError(
-            f"'{name}' does not turn a 256 x 128 image into one pooled feature vector and cannot "
-            "serve as a trunk"
-        )
+        raise ValueError(f"'{name}' does not turn a 256 x 128 image into one pooled feature vector "
+                         "and cannot serve as a trunk")
     return Trunk(name, net, width, *timm_nets.expected_inputs(net), weights)

@@ -12,13 +12,14 @@ import pickle
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 State = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -53,10 +54,9 @@ def read_file(path: str | Path) -> Any:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:  # torch's own message advises to switch its protection off
             raise ValueError(f"{path} is damaged or no checkpoint; it was not loaded") from None
-        raise ValueError(
-            f"{path} holds Python objects besides weights ({found[1]}); it was not loaded, because "
-            "such a file can run any code. Save the network's state_dict() alone"
-        ) from None
+        raise ValueError(f"{path} holds Python objects besides weights ({found[1]}); it was not "
+                         "loaded, because such a file can run any code. Save the network's "
+                         "state_dict() alone") from None
     except PermissionError:
         raise PermissionError(f"no permission to read the checkpoint {path}") from None
     except MemoryError:
@@ -165,15 +165,11 @@ def check_weights(
     values = {key: value for key, value in state.items() if own is None or key in own}
     odd = [key for key, value in values.items() if not _is_weight(value, own[key] if own else None)]
     if odd:
-        raise ValueError(
-            f"{path} holds something else than weights under {few(odd)}: a weight is a dense "
-            "tensor of real numbers"
-        )
+        raise ValueError(f"{path} holds something else than weights under {few(odd)}: a weight is "
+                         "a dense tensor of real numbers")
     if broken := not_finite(values):
-        raise ValueError(
-            f"{path} holds NaN or infinite weights: {few(broken)}. Training had failed when it "
-            "was written; take an earlier one"
-        )
+        raise ValueError(f"{path} holds NaN or infinite weights: {few(broken)}. Training had "
+                         "failed when it was written; take an earlier one")
 
 
 def _is_weight(value: Any, like: torch.Tensor | None) -> bool:
@@ -211,6 +207,29 @@ def misfit(own: Shapes, theirs: Shapes) -> str:
                              if key in both and own[key] != theirs[key]],
     }
     return "; ".join(f"{len(keys)} {kind} ({few(keys)})" for kind, keys in kinds.items() if keys)
+
+
+def load_exactly(
+    net: nn.Module, state: State, behind: Sequence[str], trunk: str, path: str | Path
+) -> None:
+    """Loads ``state`` into ``net``, all of it but what is behind the pooling.
+
+    Args:
+        behind: names of layers behind the pooling, whose weights may be left over.
+        trunk, path: its name and the file's, for the message.
+
+    Raises:
+        ValueError: the weights are another network's; says what does not fit.
+    """
+    own = net.state_dict()
+    ignored = tuple(f"{layer}." for layer in behind)
+    kept = {k: v for k, v in state.items() if k in own or not k.startswith(ignored)}
+    problems = misfit(shapes_of(own), shapes_of(kept))
+    if problems:
+        raise ValueError(f"the weights in {path} do not fit the trunk '{trunk}': {problems}. "
+                         "Choose the trunk they belong to with embae.trunk, or another file with "
+                         "embae.trunk_weights")
+    net.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 
 def few(names: Iterable[str], limit: int = 4) -> str:

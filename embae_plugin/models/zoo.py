@@ -34,17 +34,6 @@ PREFIX = "torchreid:"
 HUB = "kaiyangzhou/osnet"
 HUB_REVISION = "a5c5cc037c24235cda3b21085b93ad77c9616224"
 
-TRAINED_ON = {
-    "market1501": "Market-1501",
-    "dukemtmcreid": "DukeMTMC-reID",
-    "msmt17": "MSMT17",
-    "msmt17_combineall": "MSMT17, all its images",
-    "ms_d_c": "MSMT17, DukeMTMC-reID, CUHK03",
-    "ms_m_c": "MSMT17, Market-1501, CUHK03",
-    "ms_d_m": "MSMT17, DukeMTMC-reID, Market-1501",
-    "d_m_c": "DukeMTMC-reID, Market-1501, CUHK03",
-}
-
 
 @dataclass(frozen=True)
 class PublishedModel:
@@ -52,7 +41,8 @@ class PublishedModel:
 
     Attributes:
         arch: torchreid's architecture.
-        data: what it was trained on, a key of :data:`TRAINED_ON`.
+        data, trained_on: what it was trained on, as in its name and in words.
+        millions: of parameters, without the classifier.
         drive: Google Drive's id of the file.
         hub: its name in the authors' repository on the Hugging Face hub; "" if it is not there.
         sha256: of the file; "" if nobody has published it.
@@ -60,6 +50,8 @@ class PublishedModel:
 
     arch: str
     data: str
+    trained_on: str
+    millions: str
     drive: str
     hub: str
     sha256: str
@@ -70,9 +62,9 @@ class PublishedModel:
         return f"{PREFIX}{self.arch}/{self.data}"
 
     @property
-    def file(self) -> str:
-        """Name of the file in the cache."""
-        return f"{self.arch}_{self.data}.pth"
+    def path(self) -> Path:
+        """Where the file lies once it is fetched; one put there by hand serves as well."""
+        return cache_folder() / f"{self.arch}_{self.data}.pth"
 
     @property
     def links(self) -> list[str]:
@@ -115,11 +107,6 @@ def cache_folder() -> Path:
     return (Path(own) if own else Path(home) / "embae").expanduser().absolute() / "models"
 
 
-def cached_path(model: PublishedModel) -> Path:
-    """Where the model's file lies once it is fetched; one put there by hand serves as well."""
-    return cache_folder() / model.file
-
-
 def fetch(name: str) -> Path:
     """The file of a published model, fetched on first use.
 
@@ -136,7 +123,7 @@ def fetch(name: str) -> Path:
         OSError: the cache cannot be written.
     """
     model = published_model(name)
-    path = cached_path(model)
+    path = model.path
     note, recorded = path.with_name(f"{path.name}.sha256"), ""
     if path.is_file():
         recorded = note.read_text(encoding="utf-8").partition(" ")[0] if note.is_file() else ""
@@ -145,22 +132,22 @@ def fetch(name: str) -> Path:
         except ValueError as error:
             raise ValueError(f"{error}. Remove it and {note.name} to fetch it again") from None
     else:
-        digest = _fetched(model, path)
+        digest = _fetched(model)
     if not recorded:
         with replacing(note) as draft:
             draft.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
     return path
 
 
-def _fetched(model: PublishedModel, path: Path) -> str:
-    """The SHA-256 of a file that has just been fetched."""
+def _fetched(model: PublishedModel) -> str:
+    """Fetches a file; its SHA-256."""
     # Old versions of gdown wait for ever, and have no option not to.
     timed = "timeout" in inspect.signature(gdown.download).parameters
     options: dict[str, Any] = {"timeout": 20.0} if timed else {}
     reasons = []
     for url in model.links:
         with tempfile.TemporaryDirectory() as work:
-            found = Path(work) / model.file
+            found = Path(work) / model.path.name
             try:
                 logger.info("fetching %s", url)
                 gdown.download(url, str(found), quiet=not sys.stderr.isatty(), **options)
@@ -171,13 +158,12 @@ def _fetched(model: PublishedModel, path: Path) -> str:
                 reason = _reason(error).replace(f"{work}{os.sep}", "")
                 reasons.append(f"{urlsplit(url).hostname}: {reason}")
                 continue
-            with replacing(path) as draft:
+            with replacing(model.path) as draft:
                 shutil.copyfile(found, draft)
         return digest
-    raise FileNotFoundError(
-        f"{model.name} could not be fetched ({'; '.join(reasons)}). Get "
-        f"{' or '.join(model.links)} on any machine, and put the file at {path}"
-    )
+    raise FileNotFoundError(f"{model.name} could not be fetched ({'; '.join(reasons)}). Get "
+                            f"{' or '.join(model.links)} on any machine, and put the file at "
+                            f"{model.path}")
 
 
 def _reason(error: BaseException) -> str:

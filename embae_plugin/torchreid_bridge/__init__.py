@@ -14,7 +14,10 @@ from embae_plugin.torchreid_bridge.acquisition import init_image_dataset as init
 from embae_plugin.torchreid_bridge.library import LAYOUT as LAYOUT
 from embae_plugin.torchreid_bridge.library import LOCATION as LOCATION
 from embae_plugin.torchreid_bridge.library import VERSION as VERSION
+from embae_plugin.torchreid_bridge.library import dataset_table as dataset_table
+from embae_plugin.torchreid_bridge.library import model_table as model_table
 from embae_plugin.torchreid_bridge.library import quiet as quiet
+from embae_plugin.torchreid_bridge.library import register as register
 from embae_plugin.torchreid_bridge.manager_items import UNLABELLED as UNLABELLED
 from embae_plugin.torchreid_bridge.manager_items import target_train_items as target_train_items
 from embae_plugin.torchreid_bridge.manager_items import test_items as test_items
@@ -24,10 +27,6 @@ from embae_plugin.torchreid_bridge.network_parts import feature_of as feature_of
 from embae_plugin.torchreid_bridge.network_parts import network_parts as network_parts
 from embae_plugin.torchreid_bridge.network_parts import own_models as own_models
 from embae_plugin.torchreid_bridge.network_parts import pooled_trunk as pooled_trunk
-from embae_plugin.torchreid_bridge.registries import available_models as available_models
-from embae_plugin.torchreid_bridge.registries import dataset_table as dataset_table
-from embae_plugin.torchreid_bridge.registries import model_table as model_table
-from embae_plugin.torchreid_bridge.registries import register as register
 
 if TYPE_CHECKING:
     from embae_plugin.torchreid_bridge.types import Engine as Engine

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from embae_plugin.torchreid_bridge.known_datasets import how_to_get
-from embae_plugin.torchreid_bridge.library import datamanagers, module, quiet
+from embae_plugin.torchreid_bridge.library import datamanagers, dataset_table, module, quiet
 from embae_plugin.torchreid_bridge.manager_items import Item, items_of
-from embae_plugin.torchreid_bridge.registries import dataset_table
 
 if TYPE_CHECKING:
     from embae_plugin.torchreid_bridge.types import ImageDataManager, ImageDataset
@@ -43,10 +42,9 @@ def check_split_files(name: str, dataset: Any) -> None:
     texts = [value for value in vars(dataset).values() if isinstance(value, str)]
     split_files = [text for text in texts if text.endswith(".json") and Path(text).is_file()]
     if gone and split_files:
-        raise ValueError(
-            f"dataset '{name}': the cached splits name images that do not exist (e.g. {gone[0]}); "
-            f"the folder was probably moved. Delete {', '.join(split_files)} and load it again"
-        )
+        raise ValueError(f"dataset '{name}': the cached splits name images that do not exist (e.g. "
+                         f"{gone[0]}); the folder was probably moved. Delete "
+                         f"{', '.join(split_files)} and load it again")
 
 
 @contextmanager
@@ -107,11 +105,9 @@ def init_image_dataset(name: str, **kwargs: Any) -> ImageDataset:
             text = str(error)
             if text.endswith("is not found"):
                 raise missing_data_error(name, root, text.split('"')[1]) from error
-            raise ValueError(
-                f"dataset '{name}' in {folder} cannot be read ({text or type(error).__name__}): "
-                "its files are missing or named otherwise than expected. "
-                f"{how_to_get(name, root)}"
-            ) from error
+            raise ValueError(f"dataset '{name}' in {folder} cannot be read "
+                             f"({text or type(error).__name__}): its files are missing or named "
+                             f"otherwise than expected. {how_to_get(name, root)}") from error
     check_split_files(name, dataset)
     return dataset
 

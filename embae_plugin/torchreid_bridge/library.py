@@ -1,7 +1,9 @@
-"""Finds torchreid, of either layout, and hands out its parts.
+"""Finds torchreid, of either layout, hands out its parts, and registers new ones in its tables.
 
 Two torchreids are in use: version 0.2.5 of PyPI, with everything below ``torchreid.reid``, and
-1.4.0 of GitHub (KaiyangZhou/deep-person-reid), with everything below ``torchreid``.
+1.4.0 of GitHub (KaiyangZhou/deep-person-reid), with everything below ``torchreid``. Only datasets
+have a register function there, which refuses a second call; models, samplers, losses and engines
+live in module-level tables. Registering here is idempotent, also after a reload.
 """
 
 from __future__ import annotations
@@ -10,10 +12,18 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from embae_plugin.torchreid_bridge.manager_items import Item
+
+if TYPE_CHECKING:
+    from embae_plugin.torchreid_bridge.types import ImageDataset
 
 logger = logging.getLogger("embae_plugin.torchreid_bridge")
 
@@ -39,10 +49,9 @@ def _find_torchreid() -> tuple[ModuleType, str]:
     except ModuleNotFoundError as error:
         if error.name == "torchreid":
             raise ImportError(f"torchreid is not installed: {_INSTALL}") from error
-        raise ImportError(
-            f"torchreid is installed, but the module '{error.name}' that it needs (and does not "
-            f"declare as a dependency) is not: pip install {error.name}"
-        ) from error
+        raise ImportError(f"torchreid is installed, but the module '{error.name}' that it needs "
+                          "(and does not declare as a dependency) is not: pip install "
+                          f"{error.name}") from error
     layout = "pypi" if hasattr(package, "reid") else "github"
     version = getattr(package, "__version__", "unknown")
     if version != _SUPPORTED[layout]:
@@ -92,3 +101,75 @@ def quiet(level: int = logging.DEBUG) -> Iterator[None]:
             yield
     finally:
         stream.write("\n")
+
+
+def model_table() -> dict[str, Callable[..., nn.Module]]:
+    """torchreid's models by name."""
+    return cast(dict[str, Callable[..., nn.Module]], vars(models)["__model_factory"])
+
+
+def dataset_table() -> dict[str, type[ImageDataset]]:
+    """torchreid's image datasets by name."""
+    return cast("dict[str, type[ImageDataset]]", vars(datasets)["__image_datasets"])
+
+
+def sampler_table() -> dict[str, Any]:
+    """Samplers registered here, kept on the wrapper of torchreid's ``build_train_sampler``.
+
+    torchreid picks a sampler in an if/else, which its data manager imported by name: both names
+    are replaced, once.
+    """
+    build: Any = samplers.build_train_sampler
+    if not hasattr(build, "registered"):
+
+        def build_train_sampler(
+            data_source: list[Item], train_sampler: str, batch_size: int = 32,
+            num_instances: int = 4, num_cams: int = 1, num_datasets: int = 1, **more: Any,
+        ) -> Any:
+            sizes = {"batch_size": batch_size, "num_instances": num_instances,
+                     "num_cams": num_cams, "num_datasets": num_datasets}
+            if train_sampler in wrapped.registered:
+                return wrapped.registered[train_sampler](data_source, **sizes)
+            return build(data_source, train_sampler, **sizes, **more)
+
+        wrapped: Any = build_train_sampler
+        wrapped.registered = {}
+        for owner in (samplers, datamanagers):
+            vars(owner)["build_train_sampler"] = wrapped
+    return cast(dict[str, Any], samplers.build_train_sampler.registered)
+
+
+_TABLES: dict[str, Callable[[], dict[str, Any]]] = {
+    "model": model_table,
+    "dataset": dataset_table,
+    "sampler": sampler_table,
+    "loss": lambda: vars(losses),
+    "engine": lambda: vars(engines),
+}
+
+
+def register(kind: str, name: str, new: Any) -> None:
+    """Makes something known to torchreid by name.
+
+    Registering the same thing (the same object, or one of the same qualified name, as after a
+    reload) again is fine.
+
+    Args:
+        kind: ``model``, a factory that ``build_model(name, num_classes, loss, pretrained,
+            use_gpu)`` calls; ``dataset``, a class for ``ImageDataManager``; ``sampler``, a class
+            for its ``train_sampler`` and ``train_sampler_t``, built as ``new(items, batch_size=,
+            num_instances=, num_cams=, num_datasets=)``; ``loss`` and ``engine``, classes in
+            ``torchreid.losses`` and ``torchreid.engine``.
+
+    Raises:
+        ValueError: the name belongs to something else.
+    """
+    table = _TABLES[kind]()
+    old = table.get(name, vars(samplers).get(name, new) if kind == "sampler" else new)
+    theirs, ours = ((one.__module__, one.__qualname__) for one in (old, new))
+    if theirs != ours:
+        raise ValueError(f"cannot register {kind} '{name}': torchreid {VERSION} already has "
+                         f"{'.'.join(theirs)} under that name; choose another name")
+    table[name] = new
+    if kind == "sampler" and name not in samplers.AVAI_SAMPLERS:
+        samplers.AVAI_SAMPLERS.append(name)

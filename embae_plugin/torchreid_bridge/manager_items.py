@@ -74,10 +74,8 @@ def test_items(datamanager: Any, name: str) -> tuple[list[Item], list[Item]]:
         ValueError: if ``name`` is not one of the manager's targets.
     """
     if name not in datamanager.test_loader:
-        raise ValueError(
-            f"'{name}' is not a target of this data manager; its targets: "
-            f"{', '.join(sorted(datamanager.test_loader))}"
-        )
+        raise ValueError(f"'{name}' is not a target of this data manager; its targets: "
+                         f"{', '.join(sorted(datamanager.test_loader))}")
     loaders = datamanager.test_loader[name]
     query, gallery = loaders["query"].dataset.query, loaders["gallery"].dataset.gallery
     return items_of(query), items_of(gallery)

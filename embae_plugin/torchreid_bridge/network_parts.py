@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from embae_plugin.torchreid_bridge.library import models, quiet
-from embae_plugin.torchreid_bridge.registries import model_table
+from embae_plugin.torchreid_bridge.library import model_table, models, quiet
 
 SIZES = ((256, 128), (160, 64))  # the zoo's inputs: (height, width); the second is HACNN's
 
@@ -118,10 +117,8 @@ def pooled_trunk(name: str, pretrained: bool) -> nn.Module:
     model = _build(name, pretrained)
     pooled = _strip_to_pooling(model)
     if pooled is None:
-        raise ValueError(
-            f"torchreid's '{name}' has no single pooled feature vector and cannot serve as a "
-            "trunk; use e.g. mobilenetv2_x1_0, resnet50 or osnet_x1_0"
-        )
+        raise ValueError(f"torchreid's '{name}' has no single pooled feature vector and cannot "
+                         "serve as a trunk; use e.g. mobilenetv2_x1_0, resnet50 or osnet_x1_0")
     model.feature_dim = pooled.shape[1]
     return cast(nn.Module, model)
 
@@ -142,11 +139,9 @@ def _build(name: str, pretrained: bool = False) -> Any:
     told = (str(warning.message) for warning in caught)
     reason = reason or next((text for text in told if "manually" in text), "")
     if pretrained and reason:
-        raise FileNotFoundError(
-            f"the ImageNet weights of torchreid's '{name}' could not be fetched ({reason}); fetch "
-            "the file yourself, by hand or on a machine with network access, and name it in "
-            "embae.trunk_weights"
-        )
+        raise FileNotFoundError(f"the ImageNet weights of torchreid's '{name}' could not be "
+                                f"fetched ({reason}); fetch the file yourself, by hand or on a "
+                                "machine with network access, and name it in embae.trunk_weights")
     return model
 
 

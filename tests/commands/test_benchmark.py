@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from embae_plugin.commands.main import build_parser, main
-from embae_plugin.lab.benchmark import growth, subjects
+from embae_plugin.lab.benchmark import ranking_speed
+from embae_plugin.lab.benchmark.context import FULL, QUICK
 from embae_plugin.lab.benchmark.machine import Rates
 from embae_plugin.lab.benchmark.measure import Row
-from embae_plugin.lab.benchmark.sizes import FULL, QUICK
 from embae_plugin.lab.commands import benchmark as verb
 from tests.lab.benchmark.tiny import TINY, SameProcess
 
@@ -20,12 +20,12 @@ from tests.lab.benchmark.tiny import TINY, SameProcess
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny sizes, one process, and a machine whose rates need no measuring."""
     monkeypatch.setattr(verb, "QUICK", TINY)
-    monkeypatch.setattr(subjects, "FreshProcess", SameProcess)
-    monkeypatch.setattr(growth, "FreshProcess", SameProcess)
+    monkeypatch.setattr(verb, "FreshProcess", SameProcess)
+    monkeypatch.setattr(ranking_speed, "FreshProcess", SameProcess)
     monkeypatch.setattr("embae_plugin.lab.benchmark.stages.IMAGES", 256)
-    monkeypatch.setattr("embae_plugin.lab.benchmark.stock_training_speed.WORKERS", 1)
+    monkeypatch.setattr("embae_plugin.lab.benchmark.stock_torchreid.WORKERS", 1)
     rates = Rates(flops=1e9, flops_bf16=0.0, bytes=1e9)
-    monkeypatch.setattr("embae_plugin.lab.benchmark.context.measure_rates", lambda *_: rates)
+    monkeypatch.setattr("embae_plugin.lab.commands.benchmark.measure_rates", lambda *_: rates)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
@@ -37,7 +37,7 @@ def test_every_subject_has_its_rows_on_paper_and_on_the_screen(
     assert main(["benchmark", "--quick", "--out", str(out)]) == 0
     content = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     measured = [row for row in content["rows"] if row["device"] == "cpu" and row["ours"]]
-    assert {row["subject"] for row in measured} == set(subjects.SUBJECTS)
+    assert {row["subject"] for row in measured} == set(verb.SUBJECTS)
     for subject in ("ranking", "growth", "training", "features", "stages"):
         assert any(row["ratio"] for row in measured if row["subject"] == subject), subject
     for row in content["rows"]:
@@ -58,21 +58,8 @@ def test_chosen_subjects_alone_are_measured_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (
-        main(
-            [
-                "benchmark",
-                "--quick",
-                "--only",
-                "growth,ranking",
-                "--repeats",
-                "2",
-                "--devices",
-                "cpu",
-            ]
-        )
-        == 0
-    )
+    command = "benchmark --quick --only growth,ranking --repeats 2 --devices cpu"
+    assert main(command.split()) == 0
     screen = capsys.readouterr().out
     assert "Ranking with large galleries" in screen and "Stage 1" not in screen
     assert "sizes: tiny, 2 repeats" in screen and "cuda" not in screen
@@ -83,13 +70,13 @@ def test_chosen_subjects_alone_are_measured_and_nothing_is_written(
 def test_a_subject_for_which_memory_is_short_leaves_a_row_and_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def too_large(_: object) -> list[Row]:
+    def too_large(_: object, device: str) -> list[Row]:
         raise MemoryError("a larger machine would do")
 
-    monkeypatch.setitem(subjects.SUBJECTS, "growth", too_large)
-    rows, _ = subjects.run_subjects(["growth", "ranking"], TINY, 1)
+    monkeypatch.setitem(verb.SUBJECTS, "growth", ("growth", too_large))
+    rows, _ = verb.run_subjects(["growth", "ranking"], TINY, 1)
     assert rows[0].note == "not measured: a larger machine would do"
-    assert rows[1].ratio is not None
+    assert next(row for row in rows if row.subject == "ranking").ratio is not None
 
 
 @pytest.mark.parametrize(
@@ -115,8 +102,7 @@ def test_what_the_user_can_mend_is_said_in_a_line(
 
 def test_sizes_and_the_command_in_the_report() -> None:
     parse = build_parser().parse_args
-    assert verb.sizes_of(parse(["benchmark"])) is FULL
-    assert verb.sizes_of(parse(["benchmark", "--quick"])) is QUICK
+    assert verb.command_of(parse(["benchmark", "--quick"])) == "embae benchmark --quick"
     given = parse(["benchmark", "--only", "ranking", "--repeats", "5", "--cython-dir", "/x",
                    "--devices", "cpu", "--out", "a.md"])  # fmt: skip
     assert verb.command_of(given) == (
@@ -124,3 +110,4 @@ def test_sizes_and_the_command_in_the_report() -> None:
     )
     assert (FULL.query, FULL.gallery, FULL.dim) == (3368, 15913, 128)
     assert FULL.large_galleries == (100_000, 500_000)
+    assert QUICK.query < FULL.query

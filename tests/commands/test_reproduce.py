@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 
 import pytest
 
@@ -12,8 +11,7 @@ from embae_plugin.commands.main import main
 from embae_plugin.data.datasets import generate
 from embae_plugin.lab.commands import reproduce as verb
 from embae_plugin.lab.commands.reproduce import parse_seeds
-from embae_plugin.lab.reproduction import forecast, runner
-from embae_plugin.lab.reproduction.estimate import Speeds
+from embae_plugin.lab.reproduction import runner
 from embae_plugin.training.loop import Interrupted
 from tests.lab.reproduction.fakes import IMAGES, FakeTraining
 
@@ -32,11 +30,8 @@ def training(monkeypatch):
     """Fixed scores instead of training, on the paper's data."""
     fake = FakeTraining()
     monkeypatch.setattr(verb, "run_config", fake)
-    monkeypatch.setattr(verb, "plot_tables", lambda path, tables: path.write_bytes(b"plot"))
-    monkeypatch.setattr(runner, "count_images", lambda cfg: dict(IMAGES))
-    monkeypatch.setattr(forecast, "count_images", lambda cfg: dict(IMAGES))
-    speeds = Speeds(train_step=0.1, view=0.001, head_step=0.01, pul_step=0.001)
-    monkeypatch.setattr(forecast, "measure_speeds", lambda cfg: speeds)
+    monkeypatch.setattr(verb.render, "plot_tables", lambda path, tables: path.write_bytes(b"plot"))
+    monkeypatch.setattr(runner, "look_at_data", lambda cfg: runner.Outcome(IMAGES, "these"))
     return fake
 
 
@@ -127,33 +122,16 @@ def dry(tmp_path, capsys, *flags) -> str:
     return capsys.readouterr().err
 
 
-def test_dry_run_says_what_would_run_and_trains_nothing(tmp_path, training, capsys):
-    options = ["embae.autoencoder.max_epoch", "40", "embae.transfer.nuisance_epoch", "20"]
-    options += ["embae.transfer.max_epoch", "10"]
-    printed = dry(tmp_path, capsys, "--seeds", "2", "--table", "1", *options)
-    assert training.calls == [] and not (tmp_path / "out").exists()
-    assert printed.count("to run") == 2 and "a few timed steps" in printed
-    # By hand: 400 epochs of 1 step; features of 2 (100 + 12,936 + 3,368 + 15,913) views; stage 2,
-    # 2 kinds × 40 epochs × 1 step; stage 3, 3 × 10 + 2 × 20 epochs of 50 steps. Twice.
-    seconds = 400 * 0.1 + 2 * 32_317 * 0.001 + (80 + 70 * 50) * 0.01
-    assert f"In all: about {2 * seconds / 60:.0f} min" in printed
-
-
-def test_dry_run_knows_what_is_done_and_how_long_it_took(tmp_path, training, capsys, monkeypatch):
+def test_dry_run_says_what_is_done_begun_and_to_run_and_trains_nothing(tmp_path, training, capsys):
     flags = ["--table", "1", "--out", str(tmp_path / "out")]
-    main(["reproduce", "--seeds", "1", *flags])
-    record = next((tmp_path / "out").glob("*-seed1/reproduced.json"))
-    record.write_text(re.sub(r'"seconds": [\d.]+', '"seconds": 7200', record.read_text()))
+    assert main(["reproduce", "--seeds", "1", *flags]) == 0
     stage = tmp_path / "out" / "dukemtmcreid-to-market1501-seed2" / "embedding"
     stage.mkdir(parents=True)
     (stage / "last.pth").touch()
     capsys.readouterr()
-    lines = dry(tmp_path, capsys, "--table", "1", "--seeds", "3").splitlines()
-    states = [line for line in lines if "1 " in line and "baseline" in line]
-    assert "done" in states[0] and "2.0 h" not in states[0]
-    assert "begun" in states[1] and "at most: as seed 1 took" in states[1] and "2.0 h" in states[1]
-    assert "to run" in states[2] and "2.0 h" in states[2]
-    assert "In all: about 4.0 h" in "\n".join(lines)
+    printed = dry(tmp_path, capsys, "--table", "1", "--seeds", "3")
+    states = [line.split()[-1] for line in printed.splitlines() if "-seed" in line]
+    assert states == ["done", "begun", "run"] and "2 of 3 runs are left" in printed
     assert len(training.calls) == 1
 
 
@@ -161,14 +139,11 @@ def test_dry_run_names_missing_data(tmp_path, capsys):
     printed = dry(tmp_path, capsys, "--root", str(tmp_path), "--seeds", "1")
     assert printed.count("data missing") == 4
     assert printed.count(str(tmp_path / "dukemtmc-reid")) >= 2
-    assert "In all: about 0 s" in printed
 
 
 def test_dry_run_draws_no_built_in_data(tmp_path, capsys):
-    printed = dry(tmp_path, capsys, "--preset", "synthetic", "--table", "1", *SMALL)
+    assert "to run" in dry(tmp_path, capsys, "--preset", "synthetic", "--table", "1", *SMALL)
     assert not (tmp_path / "out").exists()
-    assert "1,977 source" in " ".join(printed.split())
-    assert re.search(r"In all: about \d+ s", printed)  # truly timed, with the smallest network
 
 
 # --- the whole of it ------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from embae_plugin.evaluation.label_free import MEASURES
+from embae_plugin.lab.commands.curves import chosen, stopping_table
 from embae_plugin.lab.seeds import RunScores
-from embae_plugin.lab.stopping_rules import chosen, stopping_table
 
 SCORES = [0.30, 0.50, 0.40]
 
@@ -32,8 +32,10 @@ def test_the_epoch_that_a_rule_keeps():
 
 def test_what_rules_give_away_over_curves_and_runs():
     good, late = curve(effective_rank=[1.0, 9.0, 2.0]), curve(effective_rank=[1.0, 2.0, 9.0])
-    text = stopping_table([run(cam=good), run(new=late, empty=[])], style="plain")
-    lines = {line[:18].strip(): line[18:].split() for line in text.splitlines()[3:]}
+    text = stopping_table([run(cam=good), run(new=late, empty=[])])
+    body = text.splitlines()[4:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
+    lines = {name: numbers for name, *numbers in cells}
     assert text.startswith("2 curves of 2 run(s)")
     assert lines["last"] == ["0.1000", "0.1000", "+0.0000", "+0.0000",
                              "0.0500", "0.0500", "+0.0000", "+0.0000"]

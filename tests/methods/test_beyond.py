@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from embae_plugin.lab.ablation import ablate
+from embae_plugin.lab.commands.ablate import ablate
 from embae_plugin.methods import VARIANTS
 from embae_plugin.methods import supervised as supervised_module
 from embae_plugin.methods.pipeline import Run

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from embae_plugin import FeatureExtractor, ReID
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.models import zoo
 from embae_plugin.models.bundle import Bundle, save_bundle
 from embae_plugin.models.door import open_model, open_network
 from embae_plugin.models.trunks import build_trunk
@@ -116,7 +115,7 @@ def test_a_timm_network_by_name_needs_its_published_weights(tmp_path, monkeypatc
 def test_a_published_model_by_name_comes_from_the_cache(tmp_path, monkeypatch):
     path = real_zoo_file()
     monkeypatch.setenv("EMBAE_CACHE", str(tmp_path))
-    cached = zoo.cached_path(published_model("torchreid:osnet_x0_25/msmt17"))
+    cached = published_model("torchreid:osnet_x0_25/msmt17").path
     cached.parent.mkdir(parents=True)
     cached.write_bytes(path.read_bytes())
     one, other = open_model("torchreid:osnet_x0_25/msmt17"), open_model(path)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from embae_plugin.models.trunk_weights import from_tf_slim, is_tf_slim, load_exactly
+from embae_plugin.models.timm_nets import from_tf_slim, is_tf_slim
+from embae_plugin.models.weight_files import load_exactly
 
 
 def test_tf_slims_names_are_recognised_and_turned_into_timms():

@@ -87,13 +87,21 @@ def drive(monkeypatch):
 def test_the_list_holds_what_the_authors_publish():
     models = zoo.published_models()
     assert len(models) == len({model.drive for model in models}) == 53
-    assert len({model.name for model in models}) == len({model.file for model in models}) == 53
+    assert len({model.name for model in models}) == len({model.path for model in models}) == 53
     for model in models:
-        assert model.arch in bridge.own_models() and model.data in zoo.TRAINED_ON
+        assert model.arch in bridge.own_models() and model.trained_on
         assert re.fullmatch(r"1[-\w]{32}", model.drive)
         assert model.sha256 == "" or re.fullmatch(r"[0-9a-f]{64}", model.sha256)
         assert model.hub == "" or model.hub.startswith(f"{model.arch}_msmt17_")
     assert sum(bool(model.hub) for model in models) == 6
+
+
+def test_parameters_are_as_many_as_torch_counts():
+    for model in {model.arch: model for model in zoo.published_models()}.values():
+        with torch.device("meta"), bridge.quiet():
+            net = bridge.build_model(model.arch, 5, pretrained=False, use_gpu=False)
+        learned = [p.numel() for name, p in net.named_parameters() if "classifier" not in name]
+        assert model.millions == f"{sum(learned) / 1e6:.1f}", model.arch
 
 
 def test_the_checksum_of_a_published_file_is_right(imagenet_weights):
@@ -139,7 +147,7 @@ def test_the_cache_follows_its_variables(monkeypatch, tmp_path):
 def test_a_model_is_fetched_once(cache, source, drive):
     stub = drive(drive_google_com=source.read_bytes())
     path = zoo.fetch(NAME)
-    assert path == cache / "osnet_x0_25_market1501.pth" == zoo.cached_path(published_model(NAME))
+    assert path == cache / "osnet_x0_25_market1501.pth" == published_model(NAME).path
     assert path.read_bytes() == source.read_bytes()
     note = cache / "osnet_x0_25_market1501.pth.sha256"
     assert note.read_text() == f"{sha256(source)}  osnet_x0_25_market1501.pth\n"

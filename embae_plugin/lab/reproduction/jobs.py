@@ -6,7 +6,7 @@ network of its own, its run lies in ``OUT/SOURCES-to-TARGET-pul-seedK``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,42 +15,73 @@ from yacs.config import CfgNode
 
 from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.lab.reproduction.preset import Preset
-from embae_plugin.lab.reproduction.published import table_rows
-from embae_plugin.lab.reproduction.roles import PulSetting, is_pul, wanted_rows
-from embae_plugin.settings.config import COMPARISONS, VARIANTS, check_config, flatten
+from embae_plugin.lab.reproduction.published import PaperRow, table_rows
+from embae_plugin.methods.registry import variant_names
+from embae_plugin.settings.config import check_config, flatten
 
+PUBLISHED_NETWORK = "embae_resnet50"
+_ORDER = variant_names()  # a run's rows
 # What may change between two calls without changing a score.
 _ELSEWHERE = ("data.root", "data.save_dir", "data.workers", "train.print_freq", "embae.variants",
-              "embae.cache_dir", "embae.image_memory_share", "embae.save_interval")  # fmt: skip
+              "embae.cache_dir", "embae.image_memory_share", "embae.save_interval")
+
+
+@dataclass(frozen=True)
+class PulSetting:
+    """What PUL's rows are."""
+
+    own: bool  # PUL starts from a baseline of its own, trained by softmax; else from stage 1's
+    network: str = PUBLISHED_NETWORK  # the own baseline's
+    heads_only: bool = False  # PUL leaves the trunk as it is
+
+    @property
+    def published(self) -> bool:
+        """Whether it is what the paper's numbers belong to."""
+        return self.own and self.network == PUBLISHED_NETWORK
+
+    def variant(self, role: str) -> str:
+        """The row of ``results.json`` that holds the scores of a role."""
+        return role if role != "pul_baseline" else "pul-baseline" if self.own else "baseline"
+
+    def label(self, row: PaperRow) -> str:
+        """The row's name; it says so where PUL is not the published one."""
+        if not is_pul(row) or self.published:
+            return row.label
+        if not self.own and row.role == "pul":
+            return "PUL on the EmbAE embedding" + ", heads only" * self.heads_only
+        return f"{row.label} ({self.network if self.own else '= Baseline Embedding'})"
+
+    def note(self) -> str:
+        """A remark for tables with PUL's rows; ``""`` where there is nothing to say."""
+        if self.published:
+            return ""
+        trunk = " and learns the head alone, the trunk as it is" if self.heads_only else ""
+        start = f"a {self.network} trained by softmax" if self.own else "the EmbAE embedding"
+        return (
+            f"PUL starts here from {start}{trunk}; its published numbers are of another network, "
+            "a ResNet-50 trained by softmax, and stand there for reference only."
+        )
+
+
+def is_pul(row: PaperRow) -> bool:
+    """Whether PUL makes the row, and not EmbAE."""
+    return row.role in ("pul", "pul_baseline")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one seed.
+    """One run of one seed."""
 
-    Attributes:
-        key: the run's name without its seed.
-        seed: of the run.
-        tables: the numbers of the tables that it serves.
-        rows: the rows of ``results.json`` that they need of it.
-        cfg: a checked configuration with all of that.
-    """
-
-    key: str
+    key: str  # the run's name without its seed
     seed: int
-    tables: tuple[int, ...]
-    rows: tuple[str, ...]
-    cfg: CfgNode
+    tables: tuple[int, ...]  # the numbers of those that it serves
+    rows: tuple[str, ...]  # of results.json that they need of it
+    cfg: CfgNode  # checked, with all of that
 
     @property
     def folder(self) -> Path:
         """Where the run lies."""
         return Path(self.cfg.data.save_dir)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The configuration as far as it makes the scores."""
-        return settings_of(self.cfg)
 
 
 def settings_of(cfg: CfgNode) -> dict[str, Any]:
@@ -58,92 +89,65 @@ def settings_of(cfg: CfgNode) -> dict[str, Any]:
     return {key: value for key, value in flatten(cfg).items() if key not in _ELSEWHERE}
 
 
-def variants_for(rows: Sequence[str]) -> list[str]:
+def variants_for(rows: Iterable[str]) -> list[str]:
     """``embae.variants`` of a run that is to leave these rows."""
-    return [name for name in (*VARIANTS, *COMPARISONS) if name in rows]
+    wanted = set(rows)
+    return [name for name in variant_names() if name in wanted]
 
 
 @dataclass
 class Plan:
-    """All runs for some tables.
+    """All runs for some tables."""
 
-    Attributes:
-        jobs: the first seed of all before the second of any.
-        pul: table to what its PUL rows are.
-    """
-
-    jobs: list[Job]
-    pul: dict[int, PulSetting]
-
-    def serving(self, number: int) -> list[Job]:
-        """The jobs of a table; those that make its EmbAE rows before any of PUL alone."""
-        mine = [job for job in self.jobs if number in job.tables]
-        return sorted(mine, key=lambda job: "baseline" not in job.rows)
+    jobs: list[Job]  # the first seed of all before the second of any
+    pul: dict[int, PulSetting]  # table to what its PUL rows are
+    rows: dict[int, tuple[PaperRow, ...]]  # table to its rows
 
 
 def plan_jobs(
-    preset: Preset,
-    tables: Sequence[int],
-    seeds: Sequence[int],
-    out: Path,
-    root: str = "",
-    all_variants: bool = False,
-    options: Sequence[str] = (),
+    preset: Preset, tables: Sequence[int], seeds: Sequence[int], out: Path, root: str = "",
+    all_variants: bool = False, options: Sequence[str] = (),
 ) -> Plan:
     """The runs that ``tables`` need.
 
-    Args:
-        root: the folder with the data sets; ``""``: the configuration's, or, where all data sets
-            are built in, ``OUT/reid-data``.
-        options: ``key value`` pairs that go over the preset's settings.
-
-    Raises:
-        ValueError: the preset lacks a table, a configuration cannot work, or two tables with the
-            same data sets want different settings.
+    Without ``root`` data are looked for where the configuration says, or, where all of them are
+    built in, in ``OUT/reid-data``. ``options`` go over the preset's settings. Raises ValueError
+    where the preset lacks a table, a configuration cannot work, or tables with the same data sets
+    want different settings.
     """
     missing = [str(number) for number in tables if number not in preset.tables]
     if missing:
-        there = ", ".join(map(str, preset.tables))
-        raise ValueError(f"{preset.path} has no table {', '.join(missing)}; it has {there}")
+        raise ValueError(f"{preset.path} has no table {', '.join(missing)}; it has "
+                         f"{', '.join(map(str, preset.tables))}")
+    plan = Plan([], {}, {number: table_rows(number, all_variants) for number in tables})
     kinds: dict[str, Job] = {}  # of no seed yet
-    settings: dict[int, PulSetting] = {}
-    for number in tables:
+    for number, rows in plan.rows.items():
         cfg = preset.config(number, options)
         pul_cfg = preset.config(number, options, pul=True) if preset.pul else cfg
-        settings[number] = pul = PulSetting.from_config(pul_cfg)
-        rows = table_rows(number, all_variants)
-        mine = [row for row in rows if not is_pul(row) or not preset.pul]
-        _add(kinds, data_name(cfg), number, wanted_rows(mine, pul), cfg, preset.path)
-        others = wanted_rows([row for row in rows if row not in mine], pul)
-        if others:
-            _add(kinds, f"{data_name(cfg)}-pul", number, others, pul_cfg, preset.path)
-    jobs = [_seeded(kind, seed, out, root) for seed in seeds for kind in kinds.values()]
-    return Plan(jobs, settings)
-
-
-def data_name(cfg: CfgNode) -> str:
-    """``SOURCES-to-TARGET``, a folder's name."""
-    return f"{'+'.join(cfg.data.sources)}-to-{'+'.join(cfg.data.targets)}"
-
-
-def _add(
-    kinds: dict[str, Job], key: str, number: int, rows: tuple[str, ...], cfg: CfgNode, where: Path
-) -> None:
-    """Enters a table's need, together with that of earlier tables on the same data."""
-    first = kinds.get(key)
-    if first is None:
-        kinds[key] = Job(key, 0, (number,), rows, cfg)
-        return
-    mine = settings_of(cfg)
-    differing = [name for name, value in first.settings.items() if mine[name] != value]
-    if differing:
-        raise ValueError(
-            f"{where}: tables {first.tables[0]} and {number} are both {key}, but differ in "
-            f"{', '.join(differing)}. Tables with the same data share their runs, so their "
-            "settings must agree"
-        )
-    both = tuple(dict.fromkeys((*first.rows, *rows)))
-    kinds[key] = replace(first, tables=(*first.tables, number), rows=both)
+        node = pul_cfg.embae
+        pul = PulSetting(node.pul.base == "softmax", node.trunk or pul_cfg.model.name,
+                         node.pul.heads_only)
+        plan.pul[number] = pul
+        key = f"{'+'.join(cfg.data.sources)}-to-{'+'.join(cfg.data.targets)}"
+        apart = [row for row in rows if is_pul(row)] if preset.pul else []
+        for name, its, needed in ((key, cfg, [row for row in rows if row not in apart]),
+                                  (f"{key}-pul", pul_cfg, apart)):
+            if not needed:
+                continue
+            job = kinds.get(name, Job(name, 0, (), (), its))
+            mine = settings_of(its)
+            differing = [key for key, value in settings_of(job.cfg).items() if mine[key] != value]
+            if differing:
+                raise ValueError(
+                    f"{preset.path}: tables {job.tables[0]} and {number} are both {name}, but "
+                    f"differ in {', '.join(differing)}. Tables with the same data share their "
+                    "runs, so their settings must agree"
+                )
+            wanted = {*job.rows, *(pul.variant(row.role) for row in needed)}
+            kinds[name] = replace(job, tables=(*job.tables, number),
+                                  rows=tuple(row for row in _ORDER if row in wanted))
+    plan.jobs = [_seeded(kind, seed, out, root) for seed in seeds for kind in kinds.values()]
+    return plan
 
 
 def _seeded(kind: Job, seed: int, out: Path, root: str) -> Job:

@@ -15,8 +15,8 @@ A preset is a small yaml file, ``configs/reproduce_NAME.yaml`` or anybody's own:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,179 +30,109 @@ from embae_plugin.suggestions import did_you_mean
 
 PREFIX = "reproduce_"
 MOST_SEEDS = 1000
-_KEYS = ("about", "base", "seeds", "settings", "pul", "tables")
-_TABLE_KEYS = ("base", "sources", "target", "settings")
-
-
-@dataclass(frozen=True)
-class TableSettings:
-    """What one table is run with; ``base`` and an empty ``sources`` or ``target`` as the preset."""
-
-    base: str
-    sources: tuple[str, ...] = ()
-    target: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+_KEYS = {"about": str, "base": str, "seeds": object, "settings": dict, "pul": dict, "tables": dict}
+_TABLE_KEYS = {"base": str, "sources": list, "target": str, "settings": dict}
+_NAMES: dict[type, str] = {str: "text", list: "a list", dict: "'key: value' pairs"}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A checked preset.
+    """A checked preset; see the module for the keys."""
 
-    Attributes:
-        name: of the file, without ``reproduce_`` and ``.yaml``.
-        path: of the file.
-        about: one line on what it is.
-        seeds: of the runs.
-        pul: keys of the training configuration for PUL's own runs; empty: it has none, and is
-            run beside EmbAE, on the same embedding.
-        tables: by the paper's number.
-    """
-
-    name: str
+    name: str  # of the file, without reproduce_ and .yaml
     path: Path
     about: str
+    base: str
     seeds: tuple[int, ...]
-    pul: Mapping[str, Any]
-    tables: Mapping[int, TableSettings]
+    settings: Mapping[str, Any]
+    pul: Mapping[str, Any]  # empty: PUL is run beside EmbAE, on the same embedding
+    tables: Mapping[int, Mapping[str, Any]]
 
     def config(self, number: int, options: Sequence[str] = (), pul: bool = False) -> CfgNode:
-        """The training configuration of a table.
+        """The training configuration of a table, or of PUL's own run for it.
 
-        Args:
-            number: of the table.
-            options: ``key value`` pairs of the command line, over the preset's settings.
-            pul: for PUL's own run; what the preset says of that is over everything.
-
-        Raises:
-            ValueError: a key or value that the configuration does not take.
+        ``options`` are ``key value`` pairs, over all but what the preset says of PUL's run. Raises
+        ValueError for a key or value that the configuration does not take.
         """
         table = self.tables[number]
-        beside = self.path.parent / table.base
-        cfg = load_config(beside if beside.is_file() else table.base)
-        cfg = self._merged(cfg, table.settings, "settings")
-        if table.sources:
-            cfg.data.sources = list(table.sources)
-        if table.target:
-            cfg.data.targets = [table.target]
+        base = table.get("base") or self.base
+        beside = self.path.parent / base
+        cfg = load_config(beside if beside.is_file() else base)
+        cfg = self._merged(cfg, {**self.settings, **_flat(table.get("settings"))}, "settings")
+        cfg.data.sources = [str(name) for name in table.get("sources") or cfg.data.sources]
+        cfg.data.targets = [table["target"]] if table.get("target") else cfg.data.targets
         cfg = load_config("", list(options), cfg)
         return self._merged(cfg, self.pul, "pul") if pul else cfg
 
     def _merged(self, cfg: CfgNode, settings: Mapping[str, Any], key: str) -> CfgNode:
-        pairs = [part for item in settings.items() for part in item]
         try:
-            return load_config("", pairs, cfg)
+            return load_config("", [part for item in settings.items() for part in item], cfg)
         except ValueError as error:
             text = str(error).replace("command line", f"{self.path}: {key}", 1)
             raise ValueError(text) from None
 
 
-def find_preset(name: str) -> Path:
-    """A preset by its path, or one of the package's own by its name.
-
-    Raises:
-        FileNotFoundError: neither is there; lists the built-in ones.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    stem = path.name.removesuffix(".yaml").removeprefix(PREFIX)
-    builtin = config_folder() / f"{PREFIX}{stem}.yaml"
-    if builtin.is_file():
-        return builtin
-    names = sorted(p.stem.removeprefix(PREFIX) for p in config_folder().glob(f"{PREFIX}*.yaml"))
-    raise FileNotFoundError(
-        f"preset {name} is no file, and not one of the built-in presets {', '.join(names)}"
-    )
-
-
 def seeds_of(value: Any, where: str) -> tuple[int, ...]:
-    """Seeds from a number of them (1, 2, …) or a list.
-
-    Raises:
-        ValueError: not that, or a seed twice.
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    seeds = list(range(1, min(value, MOST_SEEDS + 1) + 1)) if whole else value
-    good = isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)
-    if not good or len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
+    """Seeds from a number of them (1, 2, …) or a list of different ones; else ValueError."""
+    seeds = list(range(1, min(value, MOST_SEEDS + 1) + 1)) if type(value) is int else value
+    good = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not good or not 1 <= len(set(seeds)) == len(seeds) <= MOST_SEEDS:
         raise ValueError(f"{where} is {value!r}; it must be how many seeds, 1 to {MOST_SEEDS}, or "
-                         "a list of different whole numbers")  # fmt: skip
+                         "a list of different whole numbers")
     return tuple(seeds)
 
 
 def load_preset(name: str) -> Preset:
-    """Reads and checks a preset (see the module for its keys).
+    """Reads and checks a preset by its path, or one of the package's own by its name.
 
-    Raises:
-        FileNotFoundError: there is no such preset.
-        ValueError: names the file, the key, and what would be right.
+    Raises FileNotFoundError with the names of those, or ValueError with file, key, and what would
+    be right.
     """
-    path = find_preset(name)
+    path, folder = Path(name), config_folder()
+    if not path.is_file():
+        path = folder / f"{PREFIX}{path.name.removesuffix('.yaml').removeprefix(PREFIX)}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem.removeprefix(PREFIX) for p in folder.glob(f"{PREFIX}*.yaml"))
+        raise FileNotFoundError(
+            f"preset {name} is no file, and not one of the built-in presets {', '.join(names)}"
+        )
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable yaml file ({error})") from None
-    content = _mapping(loaded, str(path), _KEYS)
-    common = _flat(content.get("settings") or {}, f"{path}: settings")
-    base = _text(content.get("base", "embae.yaml"), f"{path}: base")
+    content = _checked(loaded, str(path), _KEYS)
     tables = content.get("tables")
-    if not isinstance(tables, dict) or not tables:
+    if not tables:
         raise ValueError(f"{path}: tables must say what to run, for example 'tables: {{1: "
-                         "{sources: [cuhk01], target: market1501}}'")  # fmt: skip
+                         "{sources: [cuhk01], target: market1501}}'")
+    for key, table in tables.items():
+        if key not in TABLES or isinstance(key, bool):
+            raise ValueError(f"{path}: tables: there is no table {key!r}; there are 1, 2, 3 and 4")
+        _checked(table, f"{path}: tables: {key}", _TABLE_KEYS)
     return Preset(
-        name=path.stem.removeprefix(PREFIX),
-        path=path,
-        about=_text(content.get("about", ""), f"{path}: about"),
-        seeds=seeds_of(content.get("seeds", 3), f"{path}: seeds"),
-        pul=_flat(content.get("pul") or {}, f"{path}: pul"),
-        tables={
-            _number(key, path): _table(value, f"{path}: tables: {key}", base, common)
-            for key, value in sorted(tables.items(), key=lambda item: str(item[0]))
-        },
+        path.stem.removeprefix(PREFIX), path, content.get("about") or "",
+        content.get("base") or "embae.yaml", seeds_of(content.get("seeds", 3), f"{path}: seeds"),
+        _flat(content.get("settings")), _flat(content.get("pul")), dict(sorted(tables.items())),
     )
 
 
-def _number(key: Any, path: Path) -> int:
-    if key not in TABLES or isinstance(key, bool):
-        raise ValueError(f"{path}: tables: there is no table {key!r}; there are 1, 2, 3 and 4")
-    return int(key)
-
-
-def _table(value: Any, where: str, base: str, common: Mapping[str, Any]) -> TableSettings:
-    content = _mapping(value, where, _TABLE_KEYS)
-    sources = content.get("sources") or []
-    if not isinstance(sources, list) or not all(isinstance(name, str) for name in sources):
-        raise ValueError(f"{where}: sources is {sources!r}; it must be a list of data sets' names")
-    return TableSettings(
-        base=_text(content.get("base", base), f"{where}: base"),
-        sources=tuple(sources),
-        target=_text(content.get("target", ""), f"{where}: target"),
-        settings={**common, **_flat(content.get("settings") or {}, f"{where}: settings")},
-    )
-
-
-def _mapping(value: Any, where: str, known: Iterable[str]) -> dict[str, Any]:
+def _checked(value: Any, where: str, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """``value``, which must be a mapping with some of these keys, each of its kind or empty."""
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: must hold keys ({', '.join(known)}), not {value!r}")
-    for key in value:
-        if key not in known:
-            hint = did_you_mean(str(key), known) or f" There are {', '.join(known)}."
-            raise ValueError(f"{where}: there is no key {key!r}.{hint}")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{where} is {value!r}; it must be text")
-    return value
-
-
-def _flat(value: Any, where: str, prefix: str = "") -> dict[str, Any]:
-    """``{train: {lr: 1}}`` and ``{train.lr: 1}`` alike as ``{"train.lr": 1}``."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: must be 'key: value' pairs, not {value!r}")
-    flat: dict[str, Any] = {}
+        raise ValueError(f"{where}: must hold keys ({', '.join(kinds)}), not {value!r}")
     for key, inner in value.items():
+        if key not in kinds:
+            hint = did_you_mean(str(key), list(kinds)) or f" There are {', '.join(kinds)}."
+            raise ValueError(f"{where}: there is no key {key!r}.{hint}")
+        if inner is not None and not isinstance(inner, kinds[key]):
+            raise ValueError(f"{where}: {key} is {inner!r}; it must be {_NAMES[kinds[key]]}")
+    return value
+
+
+def _flat(settings: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """``{train: {lr: 1}}`` and ``{train.lr: 1}`` alike as ``{"train.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, inner in (settings or {}).items():
         name = f"{prefix}{key}"
-        flat.update(_flat(inner, where, f"{name}.") if isinstance(inner, dict) else {name: inner})
+        flat.update(_flat(inner, f"{name}.") if isinstance(inner, dict) else {name: inner})
     return flat

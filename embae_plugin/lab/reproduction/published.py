@@ -12,47 +12,28 @@ DUKE = ("dukemtmcreid",)
 FOUR = ("dukemtmcreid", "cuhk03", "viper", "ward")
 TARGET = "market1501"
 # Market-1501 as its authors published it (Zheng et al., ICCV 2015).
-TARGET_IMAGES = {"target": 12_936, "query": 3_368, "gallery": 15_913}
+TARGET_IMAGES = {"training": 12_936, "query": 3_368, "gallery": 15_913}
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of a table.
-
-    Attributes:
-        label: the row's name.
-        role: which of a run's scores belong here: a variant, ``pul``, or ``pul_baseline``, the
-            model that PUL starts from.
-        against: the role of the row that the gain is measured against; ``""`` for none.
-        scores: what the paper prints; empty for a row that it does not have.
-    """
+    """One row of a table."""
 
     label: str
-    role: str
-    against: str
-    scores: Mapping[str, float]
+    role: str  # whose scores belong here: a variant, pul, or pul_baseline, which PUL starts from
+    against: str  # the role of the row that the gain is measured against; "" for none
+    scores: Mapping[str, float]  # what the paper prints; empty for a row that it does not have
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table.
+    """One table, on the target :data:`TARGET`."""
 
-    Attributes:
-        number: in the paper.
-        title: what it shows.
-        sources, target: names of torchreid's zoo.
-        columns: keys of a row of ``results.json``.
-        rows: from top to bottom.
-        footnotes: where the paper's print needs a remark.
-    """
-
-    number: int
     title: str
-    sources: tuple[str, ...]
-    target: str
-    columns: tuple[str, ...]
+    sources: tuple[str, ...]  # names of torchreid's zoo
+    columns: tuple[str, ...]  # keys of a row of results.json
     rows: tuple[PaperRow, ...]
-    footnotes: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()  # where the paper's print needs a remark
 
 
 def _row(label: str, role: str, against: str, *scores: float) -> PaperRow:
@@ -66,50 +47,33 @@ UNPUBLISHED = (
 )
 
 TABLES: dict[int, PaperTable] = {
-    table.number: table
-    for table in (
-        PaperTable(
-            1, "EmbAE trained on one data set", DUKE, TARGET, ALL_SCORES,
-            (
-                _row("Baseline", "baseline", "", 0.421, 0.485, 0.177, 0.211),
-                _row("EmbAE-fix", "fix", "baseline", 0.553, 0.661, 0.275, 0.339),
-                _row("EmbAE-new", "new", "baseline", 0.556, 0.650, 0.280, 0.337),
-                _row("EmbAE-cam", "cam", "baseline", 0.585, 0.669, 0.294, 0.345),
-            ),
-        ),
-        PaperTable(
-            2, "EmbAE trained on several data sets", FOUR, TARGET, ALL_SCORES,
-            (
-                _row("Baseline", "baseline", "", 0.528, 0.607, 0.273, 0.322),
-                _row("EmbAE-fix", "fix", "baseline", 0.596, 0.712, 0.329, 0.399),
-                _row("EmbAE-new", "new", "baseline", 0.606, 0.707, 0.342, 0.404),
-                _row("EmbAE-cam", "cam", "baseline", 0.643, 0.729, 0.357, 0.414),
-            ),
-            ("The paper's caption of Table 2 says \"one dataset\"; its text (5.3) says four.",),
-        ),
-        PaperTable(
-            3, "PUL and EmbAE, trained on one data set", DUKE, TARGET, PUL_SCORES,
-            (
-                _row("Baseline PUL", "pul_baseline", "", 0.361, 0.142),
-                _row("Fine-Tuned PUL", "pul", "pul_baseline", 0.447, 0.201),
-                _row("Baseline Embedding", "baseline", "", 0.421, 0.177),
-                _row("EmbAE-cam", "cam", "baseline", 0.585, 0.294),
-            ),
-            ("The paper's Table 3 prints 0.273 as the mAP of Baseline Embedding. That is Table 2's "
-             "number: Table 1 has 0.177 for the same model, and the gain of EmbAE-cam printed in "
-             "Table 3, +0.117, follows from 0.177 alone. Shown is 0.177.",),
-        ),
-        PaperTable(
-            4, "PUL and EmbAE, trained on several data sets", FOUR, TARGET, PUL_SCORES,
-            (
-                _row("Baseline PUL", "pul_baseline", "", 0.400, 0.170),
-                _row("Fine-Tuned PUL", "pul", "pul_baseline", 0.455, 0.205),
-                _row("Baseline Embedding", "baseline", "", 0.528, 0.273),
-                _row("EmbAE-cam", "cam", "baseline", 0.643, 0.357),
-            ),
-        ),
-    )
-}  # fmt: skip
+    1: PaperTable("EmbAE trained on one data set", DUKE, ALL_SCORES, (
+        _row("Baseline", "baseline", "", 0.421, 0.485, 0.177, 0.211),
+        _row("EmbAE-fix", "fix", "baseline", 0.553, 0.661, 0.275, 0.339),
+        _row("EmbAE-new", "new", "baseline", 0.556, 0.650, 0.280, 0.337),
+        _row("EmbAE-cam", "cam", "baseline", 0.585, 0.669, 0.294, 0.345),
+    )),
+    2: PaperTable("EmbAE trained on several data sets", FOUR, ALL_SCORES, (
+        _row("Baseline", "baseline", "", 0.528, 0.607, 0.273, 0.322),
+        _row("EmbAE-fix", "fix", "baseline", 0.596, 0.712, 0.329, 0.399),
+        _row("EmbAE-new", "new", "baseline", 0.606, 0.707, 0.342, 0.404),
+        _row("EmbAE-cam", "cam", "baseline", 0.643, 0.729, 0.357, 0.414),
+    ), ("The paper's caption of Table 2 says \"one dataset\"; its text (5.3) says four.",)),
+    3: PaperTable("PUL and EmbAE, trained on one data set", DUKE, PUL_SCORES, (
+        _row("Baseline PUL", "pul_baseline", "", 0.361, 0.142),
+        _row("Fine-Tuned PUL", "pul", "pul_baseline", 0.447, 0.201),
+        _row("Baseline Embedding", "baseline", "", 0.421, 0.177),
+        _row("EmbAE-cam", "cam", "baseline", 0.585, 0.294),
+    ), ("The paper's Table 3 prints 0.273 as the mAP of Baseline Embedding. That is Table 2's "
+        "number: Table 1 has 0.177 for the same model, and the gain of EmbAE-cam printed in "
+        "Table 3, +0.117, follows from 0.177 alone. Shown is 0.177.",)),
+    4: PaperTable("PUL and EmbAE, trained on several data sets", FOUR, PUL_SCORES, (
+        _row("Baseline PUL", "pul_baseline", "", 0.400, 0.170),
+        _row("Fine-Tuned PUL", "pul", "pul_baseline", 0.455, 0.205),
+        _row("Baseline Embedding", "baseline", "", 0.528, 0.273),
+        _row("EmbAE-cam", "cam", "baseline", 0.643, 0.357),
+    )),
+}
 
 
 def table_rows(number: int, all_variants: bool = False) -> tuple[PaperRow, ...]:

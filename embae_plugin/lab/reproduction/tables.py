@@ -2,92 +2,44 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from embae_plugin.evaluation.score_table import Row
-from embae_plugin.lab.reproduction.published import TARGET_IMAGES, PaperRow, PaperTable
-from embae_plugin.lab.reproduction.roles import PulSetting
-
-NUMBERS = {"target": "training", "query": "query", "gallery": "gallery"}
+from embae_plugin.lab.reproduction.jobs import PulSetting, is_pul
+from embae_plugin.lab.reproduction.published import TARGET, TARGET_IMAGES, PaperRow, PaperTable
+from embae_plugin.lab.seeds import Seed, gains, mean, scores_of, spread
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One score of one row.
+    """One score of one row of a table; what is not known is None."""
 
-    Attributes:
-        published, published_gain: what the paper prints, None where it has nothing.
-        values: ours, one for each seed.
-        gains: ours minus the same seed's baseline; empty for a baseline.
-        comparable: the same method on the same data, so that a difference means something.
-    """
-
+    model: str
+    variant: str
+    score: str
     published: float | None
     published_gain: float | None
-    values: tuple[float, ...]
-    gains: tuple[float, ...]
-    comparable: bool
-
-    @property
-    def mean(self) -> float | None:
-        """Ours, the mean over the seeds."""
-        return statistics.fmean(self.values) if self.values else None
-
-    @property
-    def spread(self) -> float | None:
-        """The sample standard deviation over the seeds; None for a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def gain(self) -> float | None:
-        """The mean gain over the baseline."""
-        return statistics.fmean(self.gains) if self.gains else None
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the published number, None where the two are not comparable."""
-        if self.mean is None or self.published is None or not self.comparable:
-            return None
-        return self.mean - self.published
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One row: a model's name and a cell for each of the table's columns."""
-
-    label: str
-    variant: str
-    cells: Mapping[str, Cell]
+    ours: float | None  # the mean over the seeds
+    spread: float | None  # the sample standard deviation; None for a single seed
+    gain: float | None  # the mean of ours minus the same seed's baseline
+    difference: float | None  # ours minus the published number, where they can be compared
+    values: tuple[float, ...]  # ours, one for each seed
+    comparable: bool  # the same method on the same data, so that a difference means something
 
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table, as far as it is filled.
-
-    Attributes:
-        number, title: of the paper's table.
-        sources, target: what it was run on.
-        wanted, seeds: the seeds asked for, and those done.
-        differs: in what the data differ from the paper's; empty: not at all.
-        missing: why nothing could be run; ``""``: it could.
-        notes: remarks on rows.
-        footnotes: on the paper's print.
-    """
+    """A table of the paper, as far as it is filled."""
 
     number: int
-    title: str
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # what it was run on
     target: str
-    columns: tuple[str, ...]
-    wanted: tuple[int, ...]
-    seeds: tuple[int, ...]
-    rows: tuple[TableRow, ...]
-    differs: tuple[str, ...] = ()
-    missing: str = ""
-    notes: tuple[str, ...] = ()
-    footnotes: tuple[str, ...] = ()
+    wanted: tuple[int, ...]  # the seeds asked for
+    seeds: tuple[int, ...]  # those done
+    rows: tuple[tuple[Cell, ...], ...]
+    differs: tuple[str, ...] = ()  # in what the data differ from the paper's
+    missing: str = ""  # why nothing could be run
+    notes: tuple[str, ...] = ()  # remarks on rows
 
 
 def data_differences(
@@ -95,58 +47,42 @@ def data_differences(
 ) -> tuple[str, ...]:
     """In what the data of a run differ from those of the paper's table.
 
-    Args:
-        images: how many the target has in its training split, query and gallery (keys of
-            :data:`TARGET_IMAGES`); empty where they were not counted.
+    ``images`` are the target's counts, as :data:`TARGET_IMAGES`; empty: they were not counted.
     """
     differences = []
     if set(sources) != set(table.sources):
         differences.append(f"trained on {', '.join(sources)}, not on {', '.join(table.sources)}")
-    if target != table.target:
-        differences.append(f"the target is {target}, not {table.target}")
+    if target != TARGET:
+        differences.append(f"the target is {target}, not {TARGET}")
     elif images and any(images[key] != count for key, count in TARGET_IMAGES.items()):
-        ours = ", ".join(f"{images[key]:,} {name}" for key, name in NUMBERS.items())
-        theirs = ", ".join(f"{TARGET_IMAGES[key]:,} {name}" for key, name in NUMBERS.items())
+        ours, theirs = (", ".join(f"{counts[name]:,} {name}" for name in TARGET_IMAGES)
+                        for counts in (images, TARGET_IMAGES))
         differences.append(f"{target} has {ours} images here, the published one {theirs}")
     return tuple(differences)
 
 
 def fill(
-    row: PaperRow,
-    table_rows: Sequence[PaperRow],
-    columns: Sequence[str],
-    scores: Sequence[Mapping[str, Row]],
-    pul: PulSetting,
-    same_data: bool,
-) -> TableRow:
-    """One row of a table.
+    row: PaperRow, rows: Sequence[PaperRow], columns: Sequence[str], seeds: Sequence[Seed],
+    pul: PulSetting, same_data: bool,
+) -> tuple[Cell, ...]:
+    """One row of a table whose ``rows`` hold the one that the gain is against, too.
 
-    Args:
-        row: the paper's.
-        table_rows: of the same table, among them the one the gain is against.
-        columns: the scores to show.
-        scores: for each seed, variant to row of ``results.json``.
-        pul: what PUL's rows are.
-        same_data: whether the data are the paper's.
+    ``same_data``: the data are the paper's, so that the numbers can be compared.
     """
-    base = next((other for other in table_rows if other.role == row.against), None)
-    variant = pul.variant(row.role)
-    cells = {}
+    base = next((other for other in rows if other.role == row.against), None)
+    variant, cells = pul.variant(row.role), []
+    comparable = same_data and bool(row.scores) and (pul.published or not is_pul(row))
     for column in columns:
-        published = row.scores.get(column)
+        published, values = row.scores.get(column), scores_of(seeds, variant, column)
         before = base.scores.get(column) if base else None
-        ours = [_score(seed, variant, column) for seed in scores]
-        values = tuple(value for value in ours if value is not None)
-        gains: tuple[float, ...] = ()
-        if base:
-            bases = [_score(seed, pul.variant(base.role), column) for seed in scores]
-            pairs = zip(ours, bases, strict=True)
-            gains = tuple(v - b for v, b in pairs if v is not None and b is not None)
-        gain = None if published is None or before is None else published - before
-        comparable = same_data and pul.comparable(row)
-        cells[column] = Cell(published, gain, values, gains, comparable)
-    return TableRow(pul.label(row), variant, cells)
+        over = gains(seeds, variant, pul.variant(base.role), column) if base else ()
+        cells.append(Cell(
+            pul.label(row), variant, column, published, _less(published, before), mean(values),
+            spread(values), mean(over), _less(mean(values), published) if comparable else None,
+            values, comparable,
+        ))
+    return tuple(cells)
 
 
-def _score(seed: Mapping[str, Row], variant: str, column: str) -> float | None:
-    return seed.get(variant, {}).get(column)
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other

@@ -27,7 +27,7 @@ def fill(megabytes: int) -> int:
 
 def peak_of_fill(first: int, second: int) -> tuple[float, float]:
     """MB before and at the peak of the second fill; the first must not count."""
-    from embae_plugin.lab.benchmark.fresh import peak_of
+    from embae_plugin.lab.benchmark.machine import peak_of
 
     fill(first)
     _, before, peak = peak_of(lambda: fill(second))

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.lab.benchmark.drawn_crops import CAMERAS, write_target
-from embae_plugin.lab.benchmark.stock_training_speed import read_data
+from embae_plugin.lab.benchmark.context import CAMERAS, read_data, write_target
 from tests.lab.benchmark.tiny import tiny_context
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from embae_plugin.lab.benchmark.fresh import FreshProcess
+from embae_plugin.lab.benchmark.machine import FreshProcess
 from tests.lab.benchmark import elsewhere
 
 

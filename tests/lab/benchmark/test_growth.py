@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from embae_plugin.lab.benchmark import growth
+from embae_plugin.lab.benchmark import ranking_speed as growth
 from tests.lab.benchmark.tiny import SameProcess, tiny_context
 
 
@@ -28,10 +28,7 @@ def test_torchreid_is_scaled_by_its_queries_and_ours_is_not(
 
     monkeypatch.setattr(growth, "FreshProcess", SameProcess)
     monkeypatch.setattr(growth, "probe", probe)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    small, small_mb, large, large_mb, growing = (
-        row for row in growth.measure(tiny_context(tmp_path)) if row.device == "cpu"
-    )
+    small, small_mb, large, large_mb, growing = growth.growth_rows(tiny_context(tmp_path), "cpu")
     assert asked == [
         (True, 12, 200, 8, 1, "cpu"), (False, 4, 200, 8, 1), (True, 12, 400, 8, 1, "cpu")
     ]  # fmt: skip

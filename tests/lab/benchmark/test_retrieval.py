@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from embae_plugin.evaluation import evaluate_embeddings
-from embae_plugin.lab.benchmark.ranking_speed import agreement
-from embae_plugin.lab.benchmark.retrieval_inputs import make_retrieval
-from embae_plugin.lab.benchmark.stock_ranking import (
+from embae_plugin.lab.benchmark.ranking_speed import (
+    agreement,
     cython_evaluator,
-    load_extension,
+    make_retrieval,
     python_evaluator,
     rank_stock,
 )
@@ -64,4 +63,4 @@ def test_a_folder_without_the_extension_says_how_to_build_it(tmp_path: Path) -> 
 def test_a_damaged_extension_is_an_import_error(tmp_path: Path) -> None:
     (tmp_path / "rank_cy.so").write_bytes(b"not a library")
     with pytest.raises(ImportError):
-        load_extension(tmp_path)
+        cython_evaluator(tmp_path)

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from embae_plugin.data.feature_bank import FeatureStore
+from embae_plugin.lab.benchmark.context import read_records
 from embae_plugin.lab.benchmark.stages import (
-    _parts,
-    measure,
+    phases_of,
     recomputed_features,
     recomputed_step,
+    stage_rows,
 )
-from embae_plugin.lab.benchmark.stock_training_speed import NORM, build_model, read_records
-from embae_plugin.methods.reconstruction_phase import ReconstructionPhase
+from embae_plugin.lab.benchmark.stock_torchreid import NORM, build_model
 from embae_plugin.models.inference import freeze
 from embae_plugin.settings.config import get_default_config
 from tests.lab.benchmark import tiny
@@ -30,9 +30,7 @@ def test_a_recomputed_step_gives_the_cached_steps_loss_and_weights(
     context = tiny.tiny_context(tmp_path)
     model = build_model(tiny.TINY)
     store = FeatureStore(tiny.TINY.height, tiny.TINY.width, NORM, NORM, "cpu")
-    part = _parts(context, "cpu", model, store)[number]
-    phase = part.engine.phases(2)[part.index]
-    assert isinstance(phase, ReconstructionPhase)
+    _, phase, _ = phases_of(context, "cpu", model, store)[number]
     phase.start()
     phase.start_epoch(0)
     bank = store.images(read_records(context.crops(256, 1, 1), "train"), "crops")
@@ -54,7 +52,7 @@ def test_the_whole_is_scaled_from_the_steps(
 ) -> None:
     monkeypatch.setattr("embae_plugin.lab.benchmark.stages.IMAGES", 256)
     monkeypatch.setattr("embae_plugin.lab.benchmark.stages.MARKET", 2520)
-    rows = [row for row in measure(tiny.tiny_context(tmp_path)) if row.device == "cpu"]
+    rows = stage_rows(tiny.tiny_context(tmp_path), "cpu")
     steps, whole = rows[:3], rows[3]
     node = get_default_config().embae
     epochs = (node.autoencoder.max_epoch, node.transfer.nuisance_epoch, node.transfer.max_epoch)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from embae_plugin.lab.benchmark import stock_training_speed as stock
-from embae_plugin.lab.benchmark.drawn_crops import write_target
-from embae_plugin.lab.benchmark.stock_training_speed import (
+from embae_plugin.lab.benchmark import stock_torchreid as stock
+from embae_plugin.lab.benchmark.context import write_target
+from embae_plugin.lab.benchmark.stock_torchreid import (
     BATCH,
     Clock,
+    as_its_script,
     build_datamanager,
     build_model,
     workers,
@@ -37,6 +38,15 @@ def test_one_step_is_too_few(ticks: int) -> None:
         clock.tick()
     with pytest.raises(ValueError, match=f"{ticks} step.* too few"):
         clock.seconds_per_image()
+
+
+def test_torchreid_on_a_gpu_has_cudnn_choose_its_kernels_as_its_script_does() -> None:
+    assert torch.backends.cudnn.benchmark is False  # as embae leaves it
+    for device, chosen in (("cuda", True), ("cpu", False)):
+        with pytest.raises(RuntimeError), as_its_script(device):
+            assert torch.backends.cudnn.benchmark is chosen
+            raise RuntimeError
+        assert torch.backends.cudnn.benchmark is False
 
 
 def test_both_sides_get_the_same_weights() -> None:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import json
 
-from embae_plugin.lab.benchmark.measure import Measured, Row, not_measured
-from embae_plugin.lab.benchmark.table_page import as_json, cell, markdown, subject_table, text
+from embae_plugin.lab.benchmark.measure import (
+    Measured,
+    Row,
+    as_json,
+    cell,
+    markdown,
+    not_measured,
+    subject_table,
+    text,
+)
 
 ROWS = [
     Row(

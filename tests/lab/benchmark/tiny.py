@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from embae_plugin.lab.benchmark.context import Context
+from embae_plugin.lab.benchmark.context import Context, Sizes
 from embae_plugin.lab.benchmark.machine import Rates
-from embae_plugin.lab.benchmark.sizes import Sizes
 
 TINY = Sizes(
     "tiny", repeats=1, query=12, gallery=150, dim=8, large_galleries=(200, 400), stock_query=4,

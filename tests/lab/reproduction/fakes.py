@@ -8,7 +8,7 @@ from embae_plugin.evaluation.score_table import Row
 from embae_plugin.lab.reproduction.jobs import Plan, plan_jobs
 from embae_plugin.lab.reproduction.preset import Preset, load_preset
 
-IMAGES = {"source": 100, "target": 12_936, "query": 3_368, "gallery": 15_913}
+IMAGES = {"source": 100, "training": 12_936, "query": 3_368, "gallery": 15_913}
 STEP = {"baseline": 0, "all": 1, "fix": 2, "new": 3, "dataset": 4, "cam": 5, "pul-baseline": 6,
         "pul": 7}  # fmt: skip
 

@@ -11,14 +11,20 @@ import pytest
 from PIL import Image
 
 from embae_plugin.lab.reproduction import runner
-from embae_plugin.lab.reproduction.plot import plot_tables
-from embae_plugin.lab.reproduction.render import as_csv, as_json, as_markdown, as_text, records
+from embae_plugin.lab.reproduction.render import (
+    as_csv,
+    as_json,
+    as_markdown,
+    as_text,
+    plot_tables,
+    records,
+)
 from embae_plugin.lab.reproduction.runner import reproduce, table_results
 from tests.lab.reproduction.fakes import IMAGES, FakeTraining, paper_plan
 
 
 def tables_of(tmp_path, monkeypatch, images=IMAGES, numbers=(1, 3), seeds=(1, 2), **more):
-    monkeypatch.setattr(runner, "count_images", lambda cfg: dict(images))
+    monkeypatch.setattr(runner, "look_at_data", lambda cfg: runner.Outcome(images))
     plan = paper_plan(tmp_path, tables=numbers, seeds=seeds)
     outcomes = reproduce(plan, FakeTraining(**more), lambda outcomes: None)
     return table_results(plan, outcomes)
@@ -45,8 +51,7 @@ def test_other_data_show_no_difference(tmp_path, monkeypatch):
     assert "no difference is taken" in text and "2,376 gallery" in text
     assert "one seed (1), so no spread" in text and "±" not in text
     assert lines_of(text, "EmbAE-fix") == ["EmbAE-fix Rank-1 0.553 (+0.132) 0.421 (+0.020)"]
-    assert all(record["difference"] is None for record in records(tables))
-    assert all(record["data_differ"] is True for record in records(tables))
+    assert all(r["difference"] is None and r["data_differ"] for r in records(tables[0]))
 
 
 def test_unfinished_rows_and_seeds_are_named(tmp_path, monkeypatch):
@@ -84,7 +89,5 @@ def test_plot(tmp_path, monkeypatch):
     with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
         assert two.height > 1.5 * one.height and two.width == one.width
         assert (np.asarray(two.convert("L")) < 100).mean() > 0.01  # something is drawn
-    plan = paper_plan(tmp_path, tables=(1,))
-    nothing = table_results(plan, {job.key: runner.Outcome() for job in plan.jobs})
-    plot_tables(tmp_path / "none.png", nothing)
+    plot_tables(tmp_path / "none.png", table_results(paper_plan(tmp_path, tables=(1,)), {}))
     assert not (tmp_path / "none.png").exists()

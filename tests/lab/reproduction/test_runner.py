@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 
 from embae_plugin.lab.reproduction import runner
-from embae_plugin.lab.reproduction.kept_record import RECORD, read_record
-from embae_plugin.lab.reproduction.runner import reproduce, run_job, table_results
-from tests.lab.reproduction.fakes import IMAGES, FakeTraining, fake_row, paper_plan
+from embae_plugin.lab.reproduction.runner import (
+    RECORD,
+    Outcome,
+    kept_scores,
+    reproduce,
+    run_job,
+    table_results,
+)
+from tests.lab.reproduction.fakes import IMAGES, FakeTraining, paper_plan
 
 DUKE = "dukemtmcreid-to-market1501"
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    monkeypatch.setattr(runner, "count_images", lambda cfg: dict(IMAGES))
+    monkeypatch.setattr(runner, "look_at_data", lambda cfg: Outcome(IMAGES, "these"))
 
 
 def ignore(outcomes) -> None:
@@ -30,10 +35,10 @@ def test_tables_are_filled_from_shared_runs(tmp_path, counted):
     assert len(training.calls) == 8  # four runs for each of two seeds, not one for each table
     one, two, three, four = table_results(plan, outcomes)
     assert [table.number for table in (one, two, three, four)] == [1, 2, 3, 4]
-    cam = one.rows[3].cells["rank1"]
+    cam = one.rows[3][0]
     assert cam.values == pytest.approx((0.451, 0.452)) and cam.gain == pytest.approx(0.05)
     assert cam.difference == pytest.approx(0.4515 - 0.585)
-    pul = three.rows[1].cells["mAP"]
+    pul = three.rows[1][1]
     assert pul.values == pytest.approx((0.4710 / 2, 0.4720 / 2))
     assert pul.gain == pytest.approx(0.01 / 2) and pul.comparable
     assert one.seeds == (1, 2) and not one.differs and not three.notes
@@ -73,34 +78,49 @@ def test_other_settings_are_not_reused(tmp_path, counted):
     assert len(training.calls) == 2
 
 
-def test_another_version_or_a_damaged_record_is_not_reused(tmp_path, caplog):
+def test_scores_made_with_other_images_or_other_code_are_not_reused(tmp_path, monkeypatch, caplog):
+    job, training = paper_plan(tmp_path, tables=(1,)).jobs[0], FakeTraining()
+    assert run_job(job, training, "these")[1]
+    rows, trained = run_job(job, training, "these")
+    assert not trained and rows == kept_scores(job, "these") != []
+    changed = "as many others"
+    assert kept_scores(job, changed) == []
+    assert "made with other settings, images or code" in caplog.text
+    assert run_job(job, training, changed)[1] and len(training.calls) == 2
+    monkeypatch.setattr(runner, "code_fingerprint", lambda: "another")
+    assert kept_scores(job, changed) == []
+    assert run_job(job, training, changed)[1] and not run_job(job, training, changed)[1]
+
+
+def test_the_code_s_fingerprint_changes_with_any_module_of_the_package(tmp_path, monkeypatch):
+    now = runner.code_fingerprint.__wrapped__
+    monkeypatch.setattr(runner.embae_plugin, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "room").mkdir()
+    found = [now()]
+    for text in ("a = 1", "a = 2"):
+        (tmp_path / "room" / "module.py").write_text(text)
+        found.append(now())
+    (tmp_path / "room" / "module.py").rename(tmp_path / "room" / "other.py")
+    assert len({*found, now()}) == 4
+    (tmp_path / "room" / "notes.txt").write_text("no code")
+    assert now() == now()
+
+
+def test_a_record_that_is_damaged_or_of_an_older_kind_is_not_reused(tmp_path, caplog):
     job = paper_plan(tmp_path, tables=(1,)).jobs[0]
-    run_job(job, FakeTraining())
-    path = job.folder / RECORD
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "version": "0.0.0"}))
-    training = FakeTraining()
-    run_job(job, training)
-    path.write_text("{")
-    with caplog.at_level(logging.WARNING):
-        run_job(job, training)
-    assert len(training.calls) == 2 and "is damaged" in caplog.text
-    path.write_text(json.dumps({"rows": []}))
-    assert read_record(job.folder) is None
+    run_job(job, FakeTraining(), "these")
+    for text in ("{", "[]", json.dumps({"settings": {}, "version": "0.1.0", "rows": [{}]})):
+        (job.folder / RECORD).write_text(text)
+        assert kept_scores(job, "these") == []
+    assert caplog.text.count("is damaged, or of an older kind") == 3
 
 
-def test_interrupted_run_is_remembered_and_its_time_added(tmp_path, counted, monkeypatch):
-    clock = iter([0.0, 70.0, 100.0, 130.0])
-    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+def test_an_interrupted_run_leaves_no_scores(tmp_path):
     job = paper_plan(tmp_path, tables=(1,)).jobs[0]
     with pytest.raises(KeyboardInterrupt):
-        run_job(job, FakeTraining(KeyboardInterrupt(), at=1))
-    record = read_record(job.folder)
-    assert record.seconds == 70 and record.rows == [] and not record.serves(job)
-    training = FakeTraining()
-    rows, trained = run_job(job, training)
-    assert trained and rows[0] == fake_row("baseline", 1) and len(training.calls) == 1
-    assert read_record(job.folder).seconds == 100 and read_record(job.folder).serves(job)
+        run_job(job, FakeTraining(KeyboardInterrupt(), at=1), "these")
+    assert kept_scores(job, "these") == []
+    assert run_job(job, FakeTraining(), "these")[1] and kept_scores(job, "these")
 
 
 def test_an_interrupted_reproduction_has_published_what_was_done(tmp_path, counted):
@@ -119,16 +139,16 @@ def test_an_interrupted_reproduction_has_published_what_was_done(tmp_path, count
 def test_missing_data_stop_only_their_own_tables(tmp_path, monkeypatch):
     def count(cfg):
         if "cuhk03" in cfg.data.sources:
-            raise FileNotFoundError("dataset 'cuhk03': looked for /x/cuhk03, which is not there")
-        return dict(IMAGES)
+            return Outcome(missing="dataset 'cuhk03': looked for /x/cuhk03, which is not there")
+        return Outcome(IMAGES, "these")
 
-    monkeypatch.setattr(runner, "count_images", count)
+    monkeypatch.setattr(runner, "look_at_data", count)
     plan, training = paper_plan(tmp_path), FakeTraining()
     tables = table_results(plan, reproduce(plan, training, ignore))
     assert {name.rpartition("-seed")[0] for name, *_ in training.calls} == {DUKE, f"{DUKE}-pul"}
     assert [bool(table.missing) for table in tables] == [False, True, False, True]
     assert "/x/cuhk03" in tables[1].missing
-    assert tables[1].rows[0].cells["rank1"].published == 0.528
+    assert tables[1].rows[0][0].published == 0.528
 
 
 def test_real_missing_data_name_folder_and_source(tmp_path):
@@ -146,7 +166,7 @@ def test_a_failing_run_stops_no_other(tmp_path, counted):
         f"{DUKE}-seed1", f"{DUKE}-pul-seed1", f"{DUKE}-seed2"]  # fmt: skip
     table = table_results(plan, outcomes)[0]
     assert table.notes == (f"{DUKE}-pul failed: no network; fetch resnet50",)
-    assert [len(row.cells["rank1"].values) for row in table.rows] == [0, 0, 2, 2]
+    assert [len(row[0].values) for row in table.rows] == [0, 0, 2, 2]
 
 
 def test_other_errors_are_raised(tmp_path, counted):

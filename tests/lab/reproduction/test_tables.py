@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from embae_plugin.lab.reproduction.jobs import PulSetting
 from embae_plugin.lab.reproduction.published import DUKE, TABLES, TARGET, TARGET_IMAGES, table_rows
-from embae_plugin.lab.reproduction.roles import PulSetting
 from embae_plugin.lab.reproduction.tables import data_differences, fill
 
 OWN, EMBEDDING = PulSetting(True), PulSetting(False, "mobilenetv1")
@@ -20,13 +20,14 @@ SCORES = [
 def row_of(number, role, scores=SCORES, pul=OWN, same_data=True):
     rows = table_rows(number, all_variants=True)
     row = next(row for row in rows if row.role == role)
-    return fill(row, rows, TABLES[number].columns, scores, pul, same_data)
+    cells = fill(row, rows, TABLES[number].columns, scores, pul, same_data)
+    return {cell.score: cell for cell in cells}
 
 
 def test_cell_by_hand():
-    cell = row_of(1, "cam").cells["rank1"]
+    cell = row_of(1, "cam")["rank1"]
     assert cell.values == (0.50, 0.56)
-    assert cell.mean == pytest.approx(0.53)
+    assert cell.ours == pytest.approx(0.53)
     assert cell.spread == pytest.approx(0.06 / 2**0.5)  # the sample's: divided by n − 1
     assert cell.gain == pytest.approx(0.12)
     assert (cell.published, cell.published_gain) == (0.585, pytest.approx(0.164))
@@ -34,49 +35,50 @@ def test_cell_by_hand():
 
 
 def test_baseline_has_no_gain_and_one_seed_no_spread():
-    cell = row_of(1, "baseline", SCORES[:1]).cells["rank1"]
+    cell = row_of(1, "baseline", SCORES[:1])["rank1"]
     assert (cell.gain, cell.published_gain, cell.spread) == (None, None, None)
     assert cell.difference == pytest.approx(0.40 - 0.421)
 
 
 def test_missing_scores():
-    cell = row_of(1, "cam").cells["mAP"]  # the first seed has none: a target without a match
-    assert cell.values == (0.3,) and cell.gains == (pytest.approx(0.1),)
-    empty = row_of(1, "cam", []).cells["mAP"]
-    assert (empty.mean, empty.spread, empty.gain, empty.difference) == (None,) * 4
+    cell = row_of(1, "cam")["mAP"]  # the first seed has none: a target without a match
+    assert cell.values == (0.3,) and cell.gain == pytest.approx(0.1)
+    empty = row_of(1, "cam", [])["mAP"]
+    assert (empty.ours, empty.spread, empty.gain, empty.difference) == (None,) * 4
     assert empty.published == 0.294
 
 
 def test_puls_own_baseline_or_the_embedding():
-    own = row_of(3, "pul").cells["rank1"]
-    assert own.gains == (pytest.approx(0.14),) and own.difference == pytest.approx(0.44 - 0.447)
+    own = row_of(3, "pul")["rank1"]
+    assert own.gain == pytest.approx(0.14) and own.difference == pytest.approx(0.44 - 0.447)
     row = row_of(3, "pul", pul=EMBEDDING)
-    assert row.label == "PUL on the EmbAE embedding"
-    assert row.cells["rank1"].gains == (pytest.approx(0.04),)
-    assert row.cells["rank1"].difference is None and row.cells["rank1"].published == 0.447
+    assert row["rank1"].model == "PUL on the EmbAE embedding"
+    assert row["rank1"].gain == pytest.approx(0.04)
+    assert row["rank1"].difference is None and row["rank1"].published == 0.447
     base = row_of(3, "pul_baseline", pul=EMBEDDING)
-    assert base.variant == "baseline" and base.label == "Baseline PUL (= Baseline Embedding)"
-    assert base.cells["rank1"].difference is None
+    assert base["mAP"].variant == "baseline"
+    assert base["mAP"].model == "Baseline PUL (= Baseline Embedding)"
+    assert base["rank1"].difference is None
     # EmbAE's own rows stay comparable.
-    assert row_of(3, "cam", pul=EMBEDDING).cells["rank1"].difference is not None
+    assert row_of(3, "cam", pul=EMBEDDING)["rank1"].difference is not None
 
 
 def test_other_networks_and_heads_are_named():
     other = PulSetting(True, "mobilenetv1")
-    assert row_of(3, "pul", pul=other).label == "Fine-Tuned PUL (mobilenetv1)"
-    assert row_of(3, "pul", pul=other).cells["rank1"].difference is None
+    assert row_of(3, "pul", pul=other)["mAP"].model == "Fine-Tuned PUL (mobilenetv1)"
+    assert row_of(3, "pul", pul=other)["rank1"].difference is None
     heads = PulSetting(False, "mobilenetv1", heads_only=True)
-    assert row_of(3, "pul", pul=heads).label == "PUL on the EmbAE embedding, heads only"
+    assert row_of(3, "pul", pul=heads)["mAP"].model == "PUL on the EmbAE embedding, heads only"
     assert "mobilenetv1 trained by softmax" in other.note() and "head alone" in heads.note()
     assert OWN.note() == ""
 
 
 def test_no_difference_on_other_data_or_without_a_number():
-    cell = row_of(1, "cam", same_data=False).cells["rank1"]
+    cell = row_of(1, "cam", same_data=False)["rank1"]
     assert cell.difference is None and cell.published == 0.585 and cell.gain is not None
     extra = row_of(1, "all", [{"all": {"rank1": 0.5}, "baseline": {"rank1": 0.4}}])
-    assert extra.cells["rank1"].published is None and extra.cells["rank1"].difference is None
-    assert extra.cells["rank1"].gain == pytest.approx(0.1)
+    assert extra["rank1"].published is None and extra["rank1"].difference is None
+    assert extra["rank1"].gain == pytest.approx(0.1)
 
 
 def test_data_differences():

@@ -6,31 +6,28 @@ each sets up all it needs before the clock starts.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data.records import ImageRecords, ReIDData
+from embae_plugin.lab.benchmark.context import DATASET, Sizes
 from embae_plugin.lab.benchmark.machine import cores
 from embae_plugin.lab.benchmark.measure import synchronise
-from embae_plugin.lab.benchmark.sizes import Sizes
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
 
 BATCH, INSTANCES, TEST_BATCH = 72, 4, 100  # the paper's P × K and K; torchreid's test.batch_size
 WORKERS = 4  # torchreid's default
 NORM = (0.5, 0.5, 0.5)
-DATASET = "market1501"
 
 
 def build_model(sizes: Sizes, num_classes: int = 0) -> EmbAE:
-    """The model that both sides run: what ``build_model("embae_mobilenetv1", …)`` gives.
-
-    Its weights are random, the same at every call.
-    """
+    """The model that both sides run; its weights are random, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     trunk = build_trunk(sizes.trunk, generator=generator)
     return EmbAE(trunk, num_classes, "triplet" if num_classes else "embae", generator=generator)
@@ -50,21 +47,7 @@ def build_datamanager(
         transforms="random_flip", norm_mean=list(NORM), norm_std=list(NORM),
         use_gpu=device == "cuda", batch_size_train=BATCH, batch_size_test=TEST_BATCH,
         workers=workers(), num_instances=INSTANCES, train_sampler=train_sampler,
-    )  # fmt: skip
-
-
-def read_records(root: Path, split: str) -> ImageRecords:
-    """The same crops as this package lists them."""
-    return ImageRecords.from_items(bridge.dataset_split(DATASET, root, split))
-
-
-def read_data(root: Path) -> ReIDData:
-    """The crops as source and, without identities, as target, with its query and gallery."""
-    train = read_records(root, "train")
-    return ReIDData(
-        sources=["source"], source=train, target="target", target_train=train.unlabelled(),
-        query=read_records(root, "query"), gallery=read_records(root, "gallery"),
-    )  # fmt: skip
+    )
 
 
 class Clock:
@@ -75,32 +58,37 @@ class Clock:
     """
 
     def __init__(self, device: str) -> None:
-        self._device = device
-        self._ticks: list[Any] = []
-        self._amounts: list[int] = []
+        self._device, self._ticks, self._images = device, list[Any](), 0
 
     def tick(self, amount: int = 1) -> None:
         """A step on ``amount`` images is over, or enqueued."""
+        self._images += amount if self._ticks else 0
         if self._device == "cuda":
             self._ticks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
             self._ticks[-1].record()
         else:
             self._ticks.append(time.perf_counter())
-        self._amounts.append(amount)
 
     def seconds_per_image(self) -> float:
-        """The mean over all steps but the first.
-
-        Raises:
-            ValueError: fewer than two steps.
-        """
+        """The mean over all steps but the first, of which there must be any."""
         if len(self._ticks) < 2:
             raise ValueError(f"{len(self._ticks)} step(s) are too few to time: 2 are the least")
         synchronise(self._device)
         first, last = self._ticks[0], self._ticks[-1]
-        gpu = self._device == "cuda"
-        taken = first.elapsed_time(last) / 1e3 if gpu else last - first
-        return float(taken) / sum(self._amounts[1:])
+        taken = first.elapsed_time(last) / 1e3 if self._device == "cuda" else last - first
+        return float(taken) / self._images
+
+
+@contextlib.contextmanager
+def as_its_script(device: str) -> Iterator[None]:
+    """torchreid's ``scripts/main.py`` has cuDNN look for its fastest kernels; here for a while."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device == "cuda"
+    try:
+        with bridge.quiet():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def train_seconds(root: Path, sizes: Sizes, device: str) -> float:
@@ -118,7 +106,7 @@ def train_seconds(root: Path, sizes: Sizes, device: str) -> float:
 
     engine = Timed(manager, model, optimizer, weight_x=0, use_gpu=device == "cuda")
     engine.max_epoch = 1
-    with bridge.quiet():
+    with as_its_script(device):
         engine.train(print_freq=10)
         return clock.seconds_per_image()
 
@@ -132,11 +120,12 @@ def extract_seconds(root: Path, sizes: Sizes, device: str) -> float:
     engine.set_model_mode("eval")
     clock = Clock(device)
     features = []
-    # The loop within Engine._evaluate, line by line
-    for data in manager.test_loader[DATASET]["gallery"]:
-        images, _, _ = engine.parse_data_for_eval(data)
-        if engine.use_gpu:
-            images = images.cuda()
-        features.append(engine.extract_features(images).cpu())
-        clock.tick(len(images))
+    with as_its_script(device):
+        # The loop within Engine._evaluate, line by line
+        for data in manager.test_loader[DATASET]["gallery"]:
+            images, _, _ = engine.parse_data_for_eval(data)
+            if engine.use_gpu:
+                images = images.cuda()
+            features.append(engine.extract_features(images).cpu())
+            clock.tick(len(images))
     return clock.seconds_per_image()
