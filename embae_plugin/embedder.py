@@ -81,6 +81,5 @@ def embed_each_view(model: EmbAE, features: torch.Tensor, records: ImageRecords)
 def crops_table(crops: Crops, z: torch.Tensor, about: Mapping[str, Any]) -> EmbeddingTable:
     """Embeddings z (N, d) of N crops with their names, as they are kept in a file."""
     pids = None if crops.pids is None else texts(crops.pids)
-    return EmbeddingTable(
-        texts(crops.names), texts(crops.cameras), z.cpu().numpy(), pids, dict(about)
-    )
+    names, cameras = texts(crops.names), texts(crops.cameras)
+    return EmbeddingTable(names, cameras, z.cpu().numpy(), pids, dict(about))

@@ -72,16 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
         answers = search(query, gallery, arguments.top, arguments.other_cameras_only,
                          arguments.index)
         text = json.dumps(answers, indent=1, ensure_ascii=False) + "\n"
-        written = {}
         if arguments.html:
             about = {"gallery": f"{arguments.gallery} ({len(gallery):,} crops)",
                      "query": f"{arguments.query} ({len(query):,})"}
-            written[arguments.html] = search_page(answers, query, about)
+            write_text(arguments.html, search_page(answers, query, about))
+            logger.info("written to %s", arguments.html)
         if arguments.json not in ("", "-"):
-            written[arguments.json] = text
-        for path, content in written.items():
-            write_text(path, content)
-            logger.info("written to %s", path)
+            write_text(arguments.json, text)
+            logger.info("written to %s", arguments.json)
         sys.stdout.write(text if arguments.json == "-" else f"{_table(answers)}\n")
     return 0
 
@@ -95,12 +93,7 @@ def _read(path: str, arguments: argparse.Namespace) -> EmbeddingTable:
 
 
 def _queries(arguments: argparse.Namespace, gallery: EmbeddingTable) -> EmbeddingTable:
-    """The queries' embeddings: read from a file of `embae extract`, or computed.
-
-    Raises:
-        ValueError, FileNotFoundError: no such query, no checkpoint, another model's gallery, or a
-            camera that the model does not know.
-    """
+    """The queries' embeddings: read from a file of `embae extract`, or computed."""
     query, camera = Path(arguments.query), arguments.query_camera
     if query.suffix.lower() in SUFFIXES:
         table = _read(arguments.query, arguments)
@@ -179,10 +172,9 @@ def search(
     for name, table in (("queries", query), ("gallery", gallery)):
         broken = np.flatnonzero(~np.isfinite(table.embeddings).all(axis=1))
         if len(broken):
-            raise ValueError(
-                f"{len(broken)} of {len(table)} embeddings of the {name} hold NaN or infinite "
-                f"values, that of {table.paths[broken[0]]} first: embed them again"
-            )
+            raise ValueError(f"{len(broken)} of {len(table)} embeddings of the {name} hold NaN or "
+                             f"infinite values, that of {table.paths[broken[0]]} first: embed them "
+                             "again")
     if other_cameras_only and not all(query.cameras):
         raise ValueError("--other-cameras-only needs the query's camera: name it with "
                          "--query-camera, or put queries in a folder for each camera")
