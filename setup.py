@@ -44,6 +44,7 @@ setup(
     package_dir={"embae_plugin": "embae_plugin", "embae_plugin.configs": "configs"},
     package_data={
         "embae_plugin": ["py.typed"],
+        "embae_plugin.commands": ["templates/*"],
         "embae_plugin.models": ["*.csv"],
         "embae_plugin.torchreid_bridge": ["*.pyi", "*.yaml"],
         "embae_plugin.configs": ["*.yaml"],

@@ -40,16 +40,6 @@ def size() -> int:
     return _size
 
 
-class _NoTerminal:
-    """A stream that denies being a terminal, so that only rank 0 draws progress bars."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self.isatty = stream, lambda: False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 @contextmanager
 def processes(use_gpu: bool = True) -> Iterator[None]:
     """Joins the processes that ``torchrun`` started, for the length of the block.
@@ -58,17 +48,16 @@ def processes(use_gpu: bool = True) -> Iterator[None]:
     lies in host memory, and everything without GPUs, travels by gloo.
 
     Raises:
-        ValueError: there are fewer GPUs than ranks on this machine, or RANK and WORLD_SIZE are
-            no numbers, or do not fit together.
+        ValueError: there are fewer GPUs than ranks on this machine, or RANK and WORLD_SIZE do not
+            fit together.
         PeerLost: the others cannot be reached.
     """
     global _rank, _size
-    try:
-        number, count = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-    except ValueError:
-        raise ValueError("RANK and WORLD_SIZE must be numbers, as torchrun sets them") from None
-    if not 0 <= number < count:
-        raise ValueError(f"RANK {number} with WORLD_SIZE {count}: must be within 0 to {count - 1}")
+    one, several = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (one.isdecimal() and several.isdecimal() and int(one) < int(several)):
+        raise ValueError(f"RANK {one} with WORLD_SIZE {several}: must be whole numbers from 0, the "
+                         "first below the second, as torchrun sets them")
+    number, count = int(one), int(several)
     if count == 1:
         yield
         return
@@ -84,12 +73,13 @@ def processes(use_gpu: bool = True) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     with _noticing_loss():
         dist.init_process_group(backend, timeout=PATIENCE)
-    _rank, _size, terminal = number, count, sys.stderr
-    sys.stderr = _NoTerminal(terminal) if _rank else terminal
+    _rank, _size = number, count
+    if _rank:  # only rank 0 draws progress bars
+        sys.stderr.isatty = lambda: False  # type: ignore[method-assign]
     try:
         yield
     finally:
-        sys.stderr, _rank, _size = terminal, 0, 1
+        _rank, _size = 0, 1
         dist.destroy_process_group()
 
 
@@ -151,17 +141,11 @@ def check_same(what: str, value: object) -> None:
 
 @torch.no_grad()
 def average(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
-    """Averages gradients, batch norm's running statistics and the loss over the ranks.
+    """Averages gradients, batch norm's running statistics and the loss; returns the mean loss.
 
-    One all-reduce of a single buffer. Every rank normalises by the statistics of its own batch;
-    with the running ones averaged as well, all ranks hold the same bits after every step.
-
-    Args:
-        model: after the backward pass; the same parameters have gradients in every rank.
-        loss: a scalar.
-
-    Returns:
-        the mean loss.
+    One all-reduce of a single buffer, after a backward pass that gave the same parameters
+    gradients in every rank. Every rank normalises by the statistics of its own batch; with the
+    running ones averaged as well, all ranks hold the same bits after every step.
     """
     if _size == 1:
         return loss
@@ -190,16 +174,13 @@ def shards(count: int, block: int = 1) -> list[tuple[int, int]]:
     number of ranks.
     """
     blocks = -(-count // block)
-    edges = [min(count, blocks * k // _size * block) for k in range(_size + 1)]
-    return list(pairwise(edges))
+    return list(pairwise(min(count, blocks * k // _size * block) for k in range(_size + 1)))
 
 
 def gather_rows(mine: torch.Tensor, parts: list[tuple[int, int]]) -> torch.Tensor:
     """All ranks' rows, in order, in every rank.
 
-    Args:
-        mine: this rank's rows, (stop − start, …); the shape of a row is the same in all ranks.
-        parts: of :func:`shards`.
+    ``mine`` are this rank's rows (stop − start, …), ``parts`` those of :func:`shards`.
     """
     if _size == 1:
         return mine

@@ -7,11 +7,14 @@ have in common, and said.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
+from embae_plugin.data.crops import Crops
+from embae_plugin.data.embedding_files import EmbeddingTable, texts
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import UNKNOWN as UNKNOWN
 from embae_plugin.data.records import ImageRecords
@@ -79,3 +82,10 @@ def embed_each_view(model: EmbAE, features: torch.Tensor, records: ImageRecords)
     """Embeddings (N, V, d) of trunk features (N, V, D) of N listed crops, each view apart."""
     views = [embed_stored(model, features[:, [n]], records) for n in range(features.shape[1])]
     return torch.stack(views, dim=1)
+
+
+def crops_table(crops: Crops, z: torch.Tensor, about: Mapping[str, Any]) -> EmbeddingTable:
+    """Embeddings z (N, d) of N crops with their names, as they are kept in a file."""
+    pids = None if crops.pids is None else texts(crops.pids)
+    names, cameras = texts(crops.names), texts(crops.cameras)
+    return EmbeddingTable(names, cameras, z.cpu().numpy(), pids, dict(about))

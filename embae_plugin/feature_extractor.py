@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,8 +75,11 @@ class FeatureExtractor:
             )
             self.model = self._stock.model
             return
-        arch = "" if str(model_name).startswith("embae_") else model_name
-        size = _height_and_width(image_size)
+        arch, size = "" if model_name.startswith("embae_") else model_name, (0, 0)
+        if image_size is not None:
+            size = (image_size, image_size) if isinstance(image_size, int) else image_size
+            if not isinstance(size, Sequence) or len(size) != 2:
+                raise ValueError(f"image_size {size!r}: give (height, width), or one number")
         bundle = open_network(model_path, *size, arch=arch) if arch else None
         bundle = bundle or open_model(model_path, *size)
         own = bundle.input
@@ -90,8 +93,8 @@ class FeatureExtractor:
         if camera is not None:
             self.reid.camera_numbers(camera, 1)
         if verbose:
-            trunk, dim = self.model.trunk.name, self.reid.feature_dim
-            logger.info("%s: %s, %d features", model_path, trunk, dim)
+            logger.info("%s: %s, %d features", model_path, self.model.trunk.name,
+                        self.reid.feature_dim)
 
     @torch.inference_mode()
     def __call__(self, input: Any, camera: Any = None) -> torch.Tensor:
@@ -124,15 +127,3 @@ class FeatureExtractor:
         batch = (input[None] if input.ndim == 3 else input).to(self.device).float()
         numbers = self.reid.camera_numbers(camera, len(batch))
         return self.reid.embed_batch(batch, numbers, self.normalize, self.tta)
-
-
-def _height_and_width(size: Any) -> tuple[int, int]:
-    """``image_size`` of torchreid's class as two numbers; 0 for the checkpoint's own."""
-    if size is None:
-        return 0, 0
-    if isinstance(size, int):
-        return size, size
-    if not isinstance(size, Iterable) or len(pair := tuple(size)) != 2:
-        raise ValueError(f"image_size {size!r}: give (height, width), or one number for both")
-    return pair[0], pair[1]
-

@@ -28,8 +28,7 @@ class _Held:
     def __init__(self) -> None:
         self.lock, self.users, self.restored = threading.Lock(), 0, ExitStack()
 
-    def take(self) -> None:
-        """Sets them at the first user."""
+    def __enter__(self) -> None:
         with self.lock:
             self.users += 1
             if self.users > 1:
@@ -45,12 +44,11 @@ class _Held:
                 if exact != "":
                     setattr(owner, name, exact)
 
-    def give_back(self) -> None:
-        """Restores them after the last user, the newer names last."""
+    def __exit__(self, *_: object) -> None:
         with self.lock:
             self.users -= 1
             if not self.users:
-                self.restored.close()
+                self.restored.close()  # the newer names last
 
 
 _held = _Held()
@@ -65,9 +63,5 @@ def full_precision(device: torch.device) -> Iterator[None]:
     with its batch norm folded. The switches are the process's: other threads compute exactly, too,
     until the last block ends.
     """
-    _held.take()
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        _held.give_back()
+    with _held, torch.autocast(device.type, enabled=False):
+        yield

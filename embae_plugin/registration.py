@@ -29,13 +29,9 @@ def register() -> None:
     Raises:
         ValueError: torchreid already has something else under one of the names.
     """
-    for name, factory in MODELS.items():
-        bridge.register("model", name, factory)
-    for name, dataset in DATASETS.items():
-        bridge.register("dataset", name, dataset)
-    for sampler in SAMPLERS:
-        bridge.register("sampler", sampler.__name__, sampler)
-    for loss in LOSSES:
-        bridge.register("loss", loss.__name__, loss)
-    for engine_class in registry.engines():
-        bridge.register("engine", engine_class.__name__, engine_class)
+    for kind, table in (("model", MODELS), ("dataset", DATASETS)):
+        for name, new in table.items():
+            bridge.register(kind, name, new)
+    for kind, classes in (("sampler", SAMPLERS), ("loss", LOSSES), ("engine", registry.engines())):
+        for one in classes:
+            bridge.register(kind, one.__name__, one)

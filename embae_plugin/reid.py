@@ -197,20 +197,18 @@ class ReID:
                     "or camera= in Python), or say %r for another one", few(names, SHOWN), UNKNOWN,
                 )
             return None
-        single = isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0
-        ordered = isinstance(cameras, Iterable) and not isinstance(cameras, (Set, Mapping))
-        if not single and not ordered:
-            raise ValueError(
-                f"cameras are a {type(cameras).__name__}: give one name or number for all images, "
-                "or a list of them in the images' order"
-            )
-        cameras = [cameras] * count if single else list(cameras)
+        if isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0:
+            cameras = [cameras] * count
+        elif not isinstance(cameras, Iterable) or isinstance(cameras, (Set, Mapping)):
+            raise ValueError(f"cameras are a {type(cameras).__name__}: give one name or number for "
+                             "all images, or a list of them in the images' order")
+        cameras = list(cameras)
         if len(cameras) != count:
             raise ValueError(f"{len(cameras)} cameras for {count} images")
         table: dict[Any, int] = {None: -1, -1: -1, UNKNOWN: -1}
         for number, name in enumerate(names):
             table[number] = table[name] = number
-        numbers = [table.get(_camera_key(camera)) for camera in cameras]
+        numbers = [_looked_up(table, camera) for camera in cameras]
         if None in numbers:
             unknown = (c for c, number in zip(cameras, numbers, strict=True) if number is None)
             said = few(sorted({" ".join(repr(camera).split())[:60] for camera in unknown}), SHOWN)
@@ -224,12 +222,9 @@ class ReID:
         return torch.tensor(numbers, dtype=torch.long) if names else None
 
 
-def _camera_key(camera: Any) -> Any:
-    """A camera as a name, a whole number or None; what is none of them as something unknown."""
-    if camera is None or isinstance(camera, str):
-        return camera
+def _looked_up(table: dict[Any, int], camera: Any) -> int | None:
+    """A camera's number, by its name or by a number of any library; None if it has none."""
     try:
-        number = int(camera)
-        return number if bool(number == camera) else (repr(camera),)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return (repr(camera),)
+        return table.get(camera.tolist() if hasattr(camera, "tolist") else camera)
+    except (TypeError, ValueError, RuntimeError):  # nothing that could be a key
+        return None

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
 logger = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt
 
 
 class _BesideBars(logging.Handler):
     """Writes above running progress bars instead of through them."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # not above: `embae doctor` runs without it
+
         tqdm.write(self.format(record), file=sys.stderr)
 
 
@@ -51,3 +54,20 @@ def log_to(
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
+
+
+def tune_allocator() -> None:
+    """Lets glibc keep freed activations instead of giving them back to the system each time.
+
+    By default glibc maps every block above some megabytes afresh, so each layer's output costs
+    page faults; with this, a MobileNet forward pass on 256 x 128 crops takes about half the time
+    on a CPU (``embae benchmark`` shows it). It concerns the whole process, so only commands do
+    it, never an import. Without glibc it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    # glibc caps the mmap threshold at 32 MB on its own, but takes larger values when told.
+    if mallopt(_M_MMAP_THRESHOLD, 1 << 30):
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,16 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from embae_plugin.commands.crop_adaptation import CropAdaptation
-from embae_plugin.commands.extract import extract
+from embae_plugin.commands.main import main
 from embae_plugin.data import image_bank, single_images
 from embae_plugin.data.camera_rules import list_crops
 from embae_plugin.data.embedding_files import read_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.embedder import embed_records
 from embae_plugin.models.door import open_model
-from embae_plugin.settings.config import load_config
-from tests.crops_world import INPUT, tiny_embae, write_checkpoint, write_crops
+from tests.crops_world import INPUT, followed, tiny_embae, write_checkpoint, write_crops
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]
@@ -71,17 +70,17 @@ def test_by_the_features_of_a_model_of_three_cameras(crops, decoded, keep):
 def test_by_an_adaptation(crops, tmp_path, decoded, method):
     (crops / "cam_b" / "bad.png").write_bytes(b"none")
     eps = "0.4" if method == "heads" else "0.55"
-    cfg = load_config(options=[
-        "embae.adapt.method", method, "embae.adapt.largest_cluster", "1", "embae.clusters.eps", eps,
+    options = followed(
+        method, "embae.adapt.largest_cluster", "1", "embae.clusters.eps", eps,
         "embae.clusters.min_samples", "2", "embae.clusters.k1", "3", "embae.clusters.rounds", "2",
         "embae.clusters.batch_size", "8", "embae.clusters.num_instances", "2",
         "embae.clusters.trunk_rounds", "2", "embae.adapt.flip_fall", "2",  # weights are random
         "embae.embedding.precision", "float32",  # bf16 fails on maps of a pixel
-    ])  # fmt: skip
-    run = CropAdaptation(
-        write_checkpoint(tmp_path / "source.pth"), list_crops(crops), tmp_path / "out", cfg
     )
-    summary = run.run()["method"]
+    source, out = write_checkpoint(tmp_path / "source.pth"), tmp_path / "out"
+    assert main(["adapt", "--checkpoint", str(source), "--images", str(crops), "--out", str(out),
+                 "embae.adapt.method", method, *options]) == 0
+    summary = json.loads((out / "summary.json").read_text())["method"]
     assert method == "norm" or ("2 rounds of pseudo-labels" in summary["method"]), summary
     assert once(decoded, 37)
     assert open_model(tmp_path / "out").camera_names == CAMERAS
@@ -90,9 +89,9 @@ def test_by_an_adaptation(crops, tmp_path, decoded, method):
 
 @pytest.mark.parametrize("block", [8192, 10])
 def test_by_an_extraction(crops, tmp_path, decoded, block):
-    bundle = open_model(write_checkpoint(tmp_path / "a.pth", cameras=CAMERAS))
-    out = tmp_path / "e.npz"
-    assert extract(bundle, list_crops(crops), out, block=block) == 36
+    model, out = write_checkpoint(tmp_path / "a.pth", cameras=CAMERAS), str(tmp_path / "e.npz")
+    assert main(["extract", "--checkpoint", str(model), "--images", str(crops), "--out", out,
+                 "--block", str(block)]) == 0
     assert once(decoded, 36)
     table = read_embeddings(out)
     assert table.cameras.tolist() == [name for name in CAMERAS for _ in range(12)]

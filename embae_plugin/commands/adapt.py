@@ -4,9 +4,9 @@
   embae adapt --images crops --camera-regex '_c(?P<camera>\\d+)' --checkpoint … --out …
   embae adapt --csv crops.csv --checkpoint … --out …
 
-crops/ holds one folder for each camera, unless --camera-regex or --csv tells the cameras. Sizes
-and formats (jpg, png, bmp, webp) may be mixed. The model is a file of torchreid's zoo, of embae
-train, or any other that embae models tells of. Leaves in --out: adapted.pth, torchreid/ (weights
+crops/ holds one folder for each camera, unless --camera-regex or --csv identifies the cameras.
+Sizes and formats (jpg, png, bmp, webp) may be mixed. The model is a file of torchreid's zoo, of
+embae train, or any other that embae models lists. Leaves in --out: adapted.pth, torchreid/ (weights
 that trackers load, one file for each camera, if the network is one of torchreid's), summary.txt
 and summary.json (what changed), before.npz and after.npz (the crops' embeddings), skipped.txt
 (crops that cannot be used, if any). Re-running the same command resumes.
@@ -15,84 +15,213 @@ and summary.json (what changed), before.npz and after.npz (the crops' embeddings
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
-from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
 
 from embae_plugin.commands.adaptation_summary import summary_text
-from embae_plugin.commands.crop_adaptation import TORCHREID_FILES, CropAdaptation
-from embae_plugin.commands.crop_arguments import (
+from embae_plugin.commands.job_folder import JobFolder, explained_disk_errors
+from embae_plugin.commands.shared_arguments import (
     add_checkpoint_arguments,
     add_crop_arguments,
+    add_method_arguments,
     crops_of,
+    model_of,
 )
-from embae_plugin.commands.method_help import rows_help
+from embae_plugin.data.crops import Crops, describe_cameras
+from embae_plugin.data.embedding_files import write_embeddings
+from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import load_data
-from embae_plugin.methods.recipe import followed_keys
+from embae_plugin.embedder import crops_table, embed_records
+from embae_plugin.evaluation import evaluate_embeddings
+from embae_plugin.evaluation.change import measure_change
+from embae_plugin.evaluation.score_table import Row, score_row, write_text
+from embae_plugin.export.torchreid_files import write_torchreid_files
+from embae_plugin.methods.recipe import adapt, check_adaptable, followed_keys
 from embae_plugin.methods.registry import BASELINE, chain, rows
 from embae_plugin.methods.run_settings import AdaptSettings
+from embae_plugin.models.bundle import ADAPTED, Bundle, save_bundle
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
 from embae_plugin.settings.checks import refuse_others
 from embae_plugin.settings.config import check_config, load_config
-from embae_plugin.settings.tree import StoreSettings
+from embae_plugin.settings.tree import StoreSettings, flatten
+from embae_plugin.training.run_identity import state_fingerprint
 
 logger = logging.getLogger(__name__)
+
+TORCHREID_FILES = "torchreid"  # folder of weights that trackers load
+RESULTS = (TORCHREID_FILES, "skipped.txt", "before.npz", "after.npz", "summary.json",
+           "summary.txt", ADAPTED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     add_crop_arguments(parser)
     add_checkpoint_arguments(parser)
-    parser.add_argument("--out", required=True, help="folder of the results")
-    parser.add_argument("--sources", nargs="+", default=[], metavar="NAME",
-                        help="labelled data sets on which embae.adapt.method reconstruction learns "
-                             "its autoencoder (default: the crops themselves)")  # fmt: skip
-    parser.add_argument("--root", default="reid-data", help="folder of those data sets")
-    parser.add_argument("--force", action="store_true", help="replace earlier results in --out")
-    parser.add_argument("--seed", type=int, default=1, help="default: 1")
-    parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE",
-                        help="a Python file, or a module, that registers methods of your own")
-    adapting = {row.name: row.help for row in rows().values() if row.adapts}
-    parser.epilog = rows_help("embae.adapt.method NAME chooses the method:", adapting)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
+    add = parser.add_argument
+    add("--out", required=True, help="folder of the results")
+    add("--sources", nargs="+", default=[], metavar="NAME",
+        help="labelled data sets on which embae.adapt.method reconstruction learns its autoencoder "
+        "(default: the crops themselves)")
+    add("--root", default="reid-data", help="folder of those data sets")
+    add("--force", action="store_true", help="replace earlier results in --out")
+    add("--seed", type=int, default=1, help="default: 1")
+    add_method_arguments(parser, "embae.adapt.method NAME chooses the method:",
+                         [(row.name, row.help) for row in rows().values() if row.adapts])
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
+def config_of(arguments: argparse.Namespace) -> CfgNode:
+    """The configuration of a command line.
+
+    Raises:
+        ValueError: a setting that is impossible, or that the method does not read.
+    """
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed {arguments.seed}: from 0 to {2**32 - 1}")
-    cfg = load_config("", arguments.opts)
+    cfg, given = load_config("", arguments.opts), arguments.opts[0::2]
     cfg.train.seed, cfg.data.root = arguments.seed, arguments.root
     cfg.data.sources, cfg.data.targets = list(arguments.sources), []
     cfg.loss.name, cfg.model.name, cfg.embae.stages = "embae", "embae_mobilenetv1", ["autoencoder"]
     cfg.embae.variants = [BASELINE]
-    refuse_others(arguments.opts[0::2], {"embae."}, "embae adapt follows settings that begin with "
-                  "embae., and its own flags (--seed, --device, --height, --width, --root)")
+    refuse_others(given, {"embae."}, "embae adapt follows settings that begin with embae., and its "
+                  "own flags (--seed, --device, --height, --width, --root)")
     check_config(cfg)
-    method = cfg.embae.adapt.method
-    followed = followed_keys(cfg) | StoreSettings.followed()
-    refuse_others(arguments.opts[0::2], followed, f"embae.adapt.method {method} does not read it; "
-                  f"it reads {', '.join(sorted(followed))}")
+    method, followed = cfg.embae.adapt.method, followed_keys(cfg) | StoreSettings.followed()
+    refuse_others(given, followed, f"embae.adapt.method {method} does not read it; it reads "
+                  f"{', '.join(sorted(followed))}")
     steps = chain(AdaptSettings.of(cfg).row(), cfg)
     if arguments.sources and not any(row.name.startswith("autoencoder") for row in steps):
-        raise ValueError(
-            f"--sources are for embae.adapt.method reconstruction alone; it is {method}, which "
-            "learns from the crops"
-        )
+        raise ValueError(f"--sources are for embae.adapt.method reconstruction alone; it is "
+                         f"{method}, which learns from the crops")
+    return cfg
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
     with log_to(None, arguments.verbose):
-        work = CropAdaptation(
-            arguments.checkpoint, crops_of(arguments), arguments.out, cfg, arguments.max_bad,
-            arguments.min_side, arguments.force, pick_device(arguments.device),
-            arguments.height, arguments.width, arguments.arch,
-            load_data(cfg).source if arguments.sources else None,
-        )  # fmt: skip
-    out = Path(arguments.out)
-    with log_to(out / "adapt.log", arguments.verbose):
-        content = work.run()
-        logger.info("done\n\n%s\n", summary_text(content))
+        work = CropAdaptation(arguments, config_of(arguments))
+    out = work.folder.out
+    with log_to(out / "adapt.log", arguments.verbose), explained_disk_errors(out):
+        logger.info("done\n\n%s\n", summary_text(work.run()))
         files = "adapted.pth, summary.txt, summary.json, before.npz, after.npz"
         if (out / TORCHREID_FILES).is_dir():
             files += f", and weights for trackers in {TORCHREID_FILES}/"
         logger.info("written to %s: %s", out, files)
     return 0
+
+
+class CropAdaptation:
+    """One run of the command; made without writing anything, so that mistakes leave nothing.
+
+    The adaptation itself is :mod:`embae_plugin.methods.recipe`'s. Here is what is around it:
+    reading, checking, resuming, comparing before and after, and leaving nothing half done.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing can come of this; the message says why.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, cfg: CfgNode) -> None:
+        self.checkpoint, self.cfg, device = arguments.checkpoint, cfg, pick_device(arguments.device)
+        cfg.use_gpu = device.type == "cuda"
+        crops, self.source = crops_of(arguments), model_of(arguments)
+        self.model = self.source.model
+        check_adaptable(self.model, cfg)
+        self.model.to(device)
+        self.labelled = load_data(cfg).source if arguments.sources else None
+        self.folder = JobFolder(arguments.out, RESULTS, self._settings(crops))
+        notes = self.folder.found(arguments.force)
+        self.store = FeatureStore.of(
+            self.source.input, device, cache_dir=self.folder.work / "features",
+            image_cache_dir=cfg.embae.cache_dir, memory_share=cfg.embae.image_memory_share,
+        )
+        self.resumed = notes is not None
+        if notes is None:
+            failures = self.store.try_images(crops.records(), "crops", arguments.min_side)
+            notes = {"skipped": failures}
+        self.notes, self.crops = notes, crops.without(notes["skipped"])
+        self.crops.check_skipped(arguments.max_bad)
+        logger.info("%s", describe_cameras(self.crops))
+        if len(self.crops.camera_names) == 1:
+            logger.warning("all images are of one camera: the model adapts to its look, but "
+                           "nothing is learned or measured across cameras")
+
+    def _settings(self, crops: Crops) -> dict[str, Any]:
+        """What a run that resumes must have in common with the one that was stopped."""
+        total = hashlib.blake2b(digest_size=8)
+        for name, camera in zip(crops.names, crops.cameras, strict=True):
+            total.update(f"{name}\0{camera}\0".encode(errors="surrogateescape"))
+        flat = flatten(self.cfg)
+        return {
+            "checkpoint": state_fingerprint(self.model),
+            "images": f"{len(crops)} ({total.hexdigest()})",
+            "seed": self.cfg.train.seed,
+            "input": self.source.input.as_dict(),
+            **({} if self.labelled is None else {"sources": self.labelled.fingerprint()}),
+            **{key: flat[key] for key in followed_keys(self.cfg) - StoreSettings.followed()},
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Adapts and writes everything; returns what summary.json holds.
+
+        Raises:
+            OSError: a full disk, or another failure to write; re-running the command resumes.
+        """
+        started, crops, out, model = time.monotonic(), self.crops, self.folder.out, self.model
+        records = crops.records()
+        self.folder.begin(self.notes, anew=not self.resumed)
+        if crops.skipped:
+            lines = "".join(f"{path}\t{reason}\n" for path, reason in crops.skipped)
+            write_text(out / "skipped.txt", lines)
+            logger.warning("%d image(s) cannot be used, see %s", len(crops.skipped),
+                           out / "skipped.txt")
+        trained = model.f_nui is not None and self.source.about.get("stage") != "embedding"
+        adapted = adapt(model, records, self.store, self.cfg, self.folder.work, self.labelled,
+                        has_autoencoder=trained)
+        models = {"before": model, "after": adapted.model.eval()}
+        z = {when: embed_records(one, self.store, records, "crops") for when, one in models.items()}
+        content: dict[str, Any] = {
+            "checkpoint": self.checkpoint, "images": len(crops), "cameras": crops.counts(),
+            "skipped": len(crops.skipped), "seed": self.cfg.train.seed,
+            "method": dict(adapted.summary),
+            "change": measure_change(
+                z["before"], z["after"], crops.numbers(),
+                same_space=model.feature_name == adapted.model.feature_name,
+            ).as_dict(),
+            "scores": _scores(crops, {"baseline": z["before"], "adapted": z["after"]}),
+            "history": list(adapted.history), "seconds": round(time.monotonic() - started, 1),
+        }
+        for when, one in models.items():
+            about = {"model": state_fingerprint(one), "root": str(crops.root.resolve()),
+                     "normalized": True, "tta": "flip"}
+            write_embeddings(out / f"{when}.npz", crops_table(crops, z[when], about))
+        write_text(out / "summary.json", json.dumps(content, indent=1, default=float) + "\n")
+        write_text(out / "summary.txt", summary_text(content) + "\n")
+        about = {key: content[key] for key in ("checkpoint", "images", "cameras", "seed")}
+        bundle = Bundle(adapted.model, self.source.input, about)
+        if bundle.model.architecture:
+            write_torchreid_files(bundle, out / TORCHREID_FILES)
+        save_bundle(out / ADAPTED, bundle)
+        self.folder.finish()
+        return content
+
+
+def _scores(crops: Crops, embeddings: dict[str, torch.Tensor]) -> list[Row]:
+    """Both protocols, each labelled crop a query among the others; [] without identities."""
+    if crops.pids is None:
+        return []
+    rows = np.flatnonzero(np.array(crops.pids) != "")
+    pids, cameras = np.unique(np.array(crops.pids)[rows], return_inverse=True)[1], crops.numbers()
+    table = []
+    for name, every in embeddings.items():
+        z = every[torch.from_numpy(rows).to(every.device)]
+        # A query and its copy in the gallery are of one camera, which both protocols ignore.
+        scores = evaluate_embeddings(z, z, pids, pids, cameras[rows], cameras[rows])
+        table.append(score_row(name, scores))
+    return table

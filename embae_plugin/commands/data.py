@@ -55,13 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Checks or fetches; see ``--help`` for the exit code."""
     with log_to():
+        text = ""
         if arguments.action == "get":
             digest = _digest(arguments)
             checks = [get_dataset(arguments.name, arguments.root, arguments.url, digest)]
         else:
             checks = check_all(arguments.root, arguments.names)
-        as_json = arguments.action == "check" and arguments.json
-        text = json.dumps(list(map(_plain, checks)), indent=1) if as_json else ""
+            text = json.dumps(list(map(_plain, checks)), indent=1) if arguments.json else ""
         sys.stdout.write(f"{text or table(checks, arguments.root)}\n")
     return 0 if all(check.usable for check in checks) else 1
 

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from embae_plugin.commands.train import run_config
-from embae_plugin.data.embedding_files import EmbeddingTable, texts, write_embeddings
+from embae_plugin.data.crops import Crops
+from embae_plugin.data.embedding_files import write_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ReIDData, load_data
-from embae_plugin.embedder import embed_records
+from embae_plugin.embedder import crops_table, embed_records
 from embae_plugin.evaluation.camera_sheet import save_camera_sheet
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.models.door import open_model
@@ -49,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the demo."""
-    started = time.monotonic()
-    out = Path(arguments.out)
+    started, out = time.monotonic(), Path(arguments.out)
     cfg = load_config(find_config("synthetic.yaml"), arguments.opts)
     cfg.data.root, cfg.data.save_dir = str(out / "reid-data"), str(out / "run")
     cfg.train.seed = arguments.seed
@@ -61,9 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         save_camera_sheet(out / "cameras.png", data)
         run_config(cfg)
         write_report(out, data)
-        seen, scores, seconds = out / "cameras.png", out / "run/scores.png", time.monotonic()
-        logger.info("what the cameras see: %s; scores: %s; %.0f seconds in all", seen, scores,
-                    seconds - started)
+        logger.info("what the cameras see: %s; scores: %s; %.0f seconds in all",
+                    out / "cameras.png", out / "run/scores.png", time.monotonic() - started)
     return 0
 
 
@@ -78,26 +77,22 @@ def write_report(out: Path, data: ReIDData) -> None:
         logger.info("no report: it compares the models %s and %s", *stages.values())
         return
     parts = {"query": data.query, "gallery": data.gallery}
-    files = [path for records in parts.values() for path in records.paths]
-    root = os.path.commonpath([os.path.dirname(path) for path in files])
-    cameras = np.concatenate([records.camids for records in parts.values()])
-    pids = np.concatenate([np.asarray(records.pids) for records in parts.values()])
+    root = os.path.commonpath([os.path.dirname(p) for one in parts.values() for p in one.paths])
+    names = {part: [os.path.relpath(p, root) for p in one.paths] for part, one in parts.items()}
+    camids, pids = (np.concatenate([getattr(one, key) for one in parts.values()]).tolist()
+                    for key in ("camids", "pids"))
+    crops = Crops(Path(root), (*names["query"], *names["gallery"]),
+                  tuple(f"camera {number + 1}" for number in camids), tuple(map(str, pids)))
     for when, stage in stages.items():
         bundle = open_model(stage)
         # The run has left the features there.
         store = FeatureStore.of(bundle.input, cache_dir=out / "run" / "features")
-        z = [embed_records(bundle.model, store, crops, name) for name, crops in parts.items()]
-        table = EmbeddingTable(
-            texts([os.path.relpath(path, root) for path in files]),
-            texts([f"camera {camid + 1}" for camid in cameras]), torch.cat(z).numpy(),
-            pids.astype(np.str_),
-            {"model": state_fingerprint(bundle.model), "root": os.path.abspath(root)},
-        )
-        write_embeddings(out / f"{when}.npz", table)
-    for name, records in parts.items():
-        lines = [f"{os.path.relpath(path, root)}\n" for path in records.paths]
-        write_text(out / f"{name}.txt", "".join(lines))
-    pair = read_pair(*(out / f"{name}.npz" for name in stages), *(out / f"{p}.txt" for p in parts))
+        z = [embed_records(bundle.model, store, one, part) for part, one in parts.items()]
+        about = {"model": state_fingerprint(bundle.model), "root": os.path.abspath(root)}
+        write_embeddings(out / f"{when}.npz", crops_table(crops, torch.cat(z), about))
+    for part, listed in names.items():
+        write_text(out / f"{part}.txt", "".join(f"{name}\n" for name in listed))
+    pair = read_pair(*(out / f"{when}.npz" for when in stages), *(out / f"{p}.txt" for p in parts))
     settings = Settings(title="The built-in cameras before and after", map_method="pca")
     write_page(out / "report.html", gather(pair, settings))
     logger.info("before and after, crop by crop: %s", out / "report.html")

@@ -18,9 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from embae_plugin.doctor import surroundings
-from embae_plugin.doctor.findings import BROKEN, Finding, guarded, shown
-from embae_plugin.doctor.packages import check_packages
+from embae_plugin.doctor import BROKEN, Finding, guarded, installation, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,32 +37,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Checks everything; see ``--help`` for the exit code."""
     findings = list(examine(arguments))
-    as_json = [asdict(one) for one in findings]
-    text = json.dumps(as_json, indent=1) if arguments.json else shown(findings)
-    sys.stdout.write(f"{text}\n")
+    as_json = json.dumps([asdict(one) for one in findings], indent=1)
+    sys.stdout.write(f"{as_json if arguments.json else shown(findings)}\n")
     return int(any(finding.fatal for finding in findings))
 
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """Every finding, packages first."""
-    broken = []
-    for finding in check_packages():
-        broken += [finding.name] if finding.fatal else []
-        yield finding
-    for name, folder in surroundings.cache_folders().items():
-        yield surroundings.check_writable(name, folder, required=False)
+    packages = list(installation.check_packages())
+    yield from packages
+    broken = [finding.name for finding in packages if finding.fatal]
+    for name, folder in installation.cache_folders().items():
+        yield installation.check_writable(name, folder, required=False)
     for path in arguments.cache_dir:
-        yield surroundings.check_writable("cache folder", Path(path))
+        yield installation.check_writable("cache folder", Path(path))
     if "torch" not in broken:
-        yield guarded("GPU", surroundings.check_gpu)
+        yield guarded("GPU", installation.check_gpu)
     if broken:
         for what in (*arguments.root, *arguments.checkpoint, *arguments.weights):
             yield Finding(what, BROKEN, f"not checked before this is fixed: {', '.join(broken)}")
         return
     for root in arguments.root:
-        yield from surroundings.check_data(root)
+        yield from installation.check_data(root)
     for path in arguments.checkpoint:
-        yield guarded(f"checkpoint {path}", partial(surroundings.check_checkpoint, path))
+        yield guarded(f"checkpoint {path}", partial(installation.check_checkpoint, path))
     for path in arguments.weights:
-        check = partial(surroundings.check_weights, path, arguments.trunk)
+        check = partial(installation.check_weights, path, arguments.trunk)
         yield guarded(f"weights {path}", check)

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embae_plugin.commands.crop_arguments import add_checkpoint_arguments, model_of
+from embae_plugin.commands.shared_arguments import add_checkpoint_arguments, model_of
 from embae_plugin.data.camera_rules import camera_rule
-from embae_plugin.data.embedding_files import EmbeddingTable, read_embeddings
+from embae_plugin.data.embedding_files import Floats, Texts, read_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, load_data, queries_and_gallery
 from embae_plugin.embedder import UNKNOWN
@@ -64,9 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     given = arguments.config_file or arguments.root or arguments.targets
     if bool(arguments.query) == bool(given):
-        raise ValueError(
-            "give either --query (and --gallery), or --config-file, --root and --checkpoint"
-        )
+        raise ValueError("give either --query (and --gallery), or --config-file, --root and "
+                         "--checkpoint")
     with log_to(None, arguments.verbose):
         scores = _score_files(arguments) if arguments.query else _score_data(arguments)
         row = score_row(arguments.query or arguments.checkpoint, scores)
@@ -77,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _labelled(path: str) -> tuple[EmbeddingTable, EmbeddingTable]:
-    """The crops of a file that can be queries, and those that can be in the gallery."""
+def _labelled(path: str) -> tuple[list[tuple[Floats, Texts, Texts]], str]:
+    """Embeddings, identities and cameras of a file's possible queries and gallery; its model."""
     table = read_embeddings(path)
     pids = np.zeros(len(table), "<U1") if table.pids is None else table.pids
     queries, gallery = queries_and_gallery(pids)
@@ -87,37 +86,28 @@ def _labelled(path: str) -> tuple[EmbeddingTable, EmbeddingTable]:
             f"{path} holds no identities: list the crops with --csv, in columns path,camid,pid, "
             "when you embed them with embae extract"
         )
-    if not gallery.all():
-        logger.info("%s: %d crops without identity are left out", path, int((~gallery).sum()))
-    if (gallery & ~queries).any():
+    if left := int((~gallery).sum()):
+        logger.info("%s: %d crops without identity are left out", path, left)
+    if distractors := int((gallery & ~queries).sum()):
         logger.info("%s: %d crops of pid 0 are distractors, and no queries: give people other "
-                    "numbers", path, int((gallery & ~queries).sum()))
-    asked, searched = (
-        EmbeddingTable(table.paths[rows], table.cameras[rows], table.embeddings[rows], pids[rows],
-                       table.about)
-        for rows in (queries, gallery)
-    )
-    return asked, searched
+                    "numbers", path, distractors)
+    parts = [(table.embeddings[rows], pids[rows], table.cameras[rows])
+             for rows in (queries, gallery)]
+    return parts, table.about.get("model", "")
 
 
 def _score_files(arguments: argparse.Namespace) -> dict[str, Scores]:
-    query, gallery = _labelled(arguments.query)
-    if not len(query):
+    (query, gallery), model = _labelled(arguments.query)
+    if not len(query[0]):
         raise ValueError(f"{arguments.query} holds no queries: pid 0 stands for distractors")
     if arguments.gallery:
-        gallery = _labelled(arguments.gallery)[1]
-    if query.about.get("model") != gallery.about.get("model"):
-        raise ValueError(
-            f"{arguments.query} and {arguments.gallery} come from different models: embed both "
-            "with one"
-        )
-    names = [table.pids for table in (query, gallery) if table.pids is not None]
-    pids = np.unique(np.concatenate(names), return_inverse=True)[1]
-    numbers = pids.reshape(-1).astype(np.int64)
-    return evaluate_embeddings(
-        query.embeddings, gallery.embeddings, numbers[: len(query)], numbers[len(query) :],
-        query.cameras, gallery.cameras,
-    )
+        (_, gallery), other = _labelled(arguments.gallery)
+        if model != other:
+            raise ValueError(f"{arguments.query} and {arguments.gallery} come from different "
+                             "models: embed both with one")
+    (q, q_pids, q_cameras), (g, g_pids, g_cameras) = query, gallery
+    numbers = np.unique(np.concatenate([q_pids, g_pids]), return_inverse=True)[1]
+    return evaluate_embeddings(q, g, numbers[: len(q)], numbers[len(q) :], q_cameras, g_cameras)
 
 
 def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
@@ -137,14 +127,12 @@ def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
     if data.query is None or data.gallery is None:
         raise ValueError("the configuration names no target (data.targets) to score on")
     query, gallery = (_with_cameras(records, arguments) for records in (data.query, data.gallery))
-    device, options = pick_device(arguments.device), cfg.embae
-    store = FeatureStore.of(
-        bundle.input, device, cache_dir=options.cache_dir, image_cache_dir=options.cache_dir,
-        memory_share=options.image_memory_share,
-    )
+    device, cache = pick_device(arguments.device), cfg.embae.cache_dir
+    store = FeatureStore.of(bundle.input, device, cache_dir=cache, image_cache_dir=cache,
+                            memory_share=cfg.embae.image_memory_share)
     normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
     model = bundle.model.to(device)
-    return score_model(model, store, query, gallery, options.test.tta, normalize)
+    return score_model(model, store, query, gallery, cfg.embae.test.tta, normalize)
 
 
 def _with_cameras(records: ImageRecords, arguments: argparse.Namespace) -> ImageRecords:
@@ -157,8 +145,6 @@ def _with_cameras(records: ImageRecords, arguments: argparse.Namespace) -> Image
     found = [rule.search(Path(path).name) for path in records.paths]
     missed = [path for path, match in zip(records.paths, found, strict=True) if not match]
     if missed:
-        raise ValueError(
-            f"--camera-regex {arguments.camera_regex!r} does not fit {len(missed)} of "
-            f"{len(found)} file names, such as {missed[0]}"
-        )
+        raise ValueError(f"--camera-regex {arguments.camera_regex!r} does not fit {len(missed)} of "
+                         f"{len(found)} file names, such as {missed[0]}")
     return replace(records, cameras=tuple(match["camera"] for match in found if match))

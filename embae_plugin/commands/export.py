@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embae_plugin.commands.crop_arguments import add_checkpoint_arguments, model_of
+from embae_plugin.commands.shared_arguments import add_checkpoint_arguments, model_of
 from embae_plugin.embedder import UNKNOWN
 from embae_plugin.export.equality import TOLERANCE, largest_difference, some_images, unit_images
 from embae_plugin.export.formats import FORMATS, ImagesToEmbeddings, Runner, export_model
@@ -76,10 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
             worst = largest_difference(graph, run, images, len(bundle.camera_names))
             sys.stdout.write(f"largest difference on {len(images)} {kind}: {worst:.1e}\n")
             if not worst <= TOLERANCE:
-                raise Differs(
-                    f"the exported file differs from the model by {worst:.1e}, more than "
-                    f"{TOLERANCE:g}; it was not kept. Try the other --format"
-                )
+                raise Differs(f"the exported file differs from the model by {worst:.1e}, more than "
+                              f"{TOLERANCE:g}; it was not kept. Try the other --format")
 
         try:
             export_model(bundle, arguments.out, arguments.format, normalize, flip, check)
@@ -96,9 +94,7 @@ def _of_camera(bundle: Bundle, camera: str) -> Bundle:
     if not bundle.camera_names:
         raise ValueError(f"--camera {camera}: this model knows no cameras; leave it out")
     if camera not in (UNKNOWN, *bundle.camera_names):
-        known = ", ".join(bundle.camera_names)
-        raise ValueError(
-            f"--camera {camera}: the model knows {known}, and {UNKNOWN} stands for any other"
-        )
-    number = int(bundle.model.camera_numbers([camera])[0])
-    return Bundle(bundle.model.of_camera(number), bundle.input, {**bundle.about, "camera": camera})
+        raise ValueError(f"--camera {camera}: the model knows {', '.join(bundle.camera_names)}, "
+                         f"and {UNKNOWN} stands for any other")
+    model = bundle.model.of_camera(int(bundle.model.camera_numbers([camera])[0]))
+    return Bundle(model, bundle.input, {**bundle.about, "camera": camera})

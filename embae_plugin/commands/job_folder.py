@@ -22,7 +22,6 @@ from embae_plugin.training.run_identity import changed_settings
 logger = logging.getLogger(__name__)
 
 WORK = ".unfinished"
-_JOB = "job.json"
 
 
 class JobFolder:
@@ -38,8 +37,9 @@ class JobFolder:
     def __init__(
         self, out: str | Path, results: Sequence[str], settings: Mapping[str, Any]
     ) -> None:
-        self.out, self.results, self.settings = Path(out), tuple(results), dict(settings)
+        self.out, self.results, self.settings = Path(out), results, dict(settings)
         self.work = self.out / WORK
+        self._job = self.work / "job.json"
 
     def found(self, force: bool = False) -> dict[str, Any] | None:
         """What an unfinished run of the same settings noted, or None where there is none.
@@ -49,31 +49,28 @@ class JobFolder:
         Raises:
             ValueError: the folder holds something else, and not ``force``.
         """
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"{self.out} is a file: name a folder with --out")
-        held = list(self.out.iterdir()) if self.out.exists() else []
+        out = self.out
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file: name a folder with --out")
+        held = out.iterdir() if out.exists() else ()
         if force or all(path.suffix == ".log" for path in held):
             return None
-        job = self.work / _JOB
-        if not job.is_file():
-            done = (self.out / self.results[-1]).is_file()
+        if not self._job.is_file():
+            done = (out / self.results[-1]).is_file()
             what = "the results of a finished run" if done else "other files"
-            raise ValueError(
-                f"{self.out} holds {what}: name another folder with --out, or replace "
-                "what is in it with --force"
-            )
+            raise ValueError(f"{out} holds {what}: name another folder with --out, or replace "
+                             "what is in it with --force")
         try:
-            noted = json.loads(job.read_text(encoding="utf-8"))
+            noted = json.loads(self._job.read_text(encoding="utf-8"))
             then, notes = dict(noted["settings"]), dict(noted["notes"])
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{job} is damaged: start anew with --force") from None
-        changed = changed_settings(then, json.loads(json.dumps(self.settings)))
-        if changed:
+            raise ValueError(f"{self._job} is damaged: start anew with --force") from None
+        if changed := changed_settings(then, json.loads(json.dumps(self.settings))):
             raise ValueError(
-                f"{self.out} holds an unfinished run with other settings:\n{changed}\n"
+                f"{out} holds an unfinished run with other settings:\n{changed}\n"
                 "finish it with its own, start anew with --force, or name another --out"
             )
-        logger.info("%s: resuming a run that was not finished", self.out)
+        logger.info("%s: resuming a run that was not finished", out)
         return notes
 
     def begin(self, notes: Mapping[str, Any], anew: bool) -> None:
@@ -83,11 +80,11 @@ class JobFolder:
             left = self.out / name
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         text = json.dumps({"settings": self.settings, "notes": dict(notes)}, indent=1)
-        write_text(self.work / _JOB, text + "\n")
+        write_text(self._job, text + "\n")
 
     def finish(self) -> None:
         """Removes the mark and everything kept for resuming."""
-        (self.work / _JOB).unlink(missing_ok=True)
+        self._job.unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
 
@@ -100,7 +97,5 @@ def explained_disk_errors(out: str | Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if not full or isinstance(error, FileNotFoundError):
             raise
-        raise OSError(
-            f"the disk with {out} is full ({error}): free some space; re-running the same command "
-            "resumes"
-        ) from error
+        raise OSError(f"the disk with {out} is full ({error}): free some space; re-running the "
+                      "same command resumes") from error

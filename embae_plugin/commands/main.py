@@ -14,10 +14,9 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
-from types import ModuleType
 
 from embae_plugin import __version__
-from embae_plugin.allocator import tune_allocator
+from embae_plugin.runtime import tune_allocator
 
 VERBS = {
     "train": "train on labelled sources and adapt to an unlabelled target",
@@ -51,34 +50,20 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"embae {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in VERBS.items():
-        if verb is not None and name != verb:
+        if verb not in (None, name):
             verbs.add_parser(name, help=text)
             continue
-        module = _verb_module(name)
+        try:
+            room = "lab.commands" if name in LAB_VERBS else "commands"
+            module = importlib.import_module(f"embae_plugin.{room}.{name}")
+        except Exception as error:  # whatever a broken library raises
+            reason = str(error) or type(error).__name__
+            raise ImportError(f"`embae {name}` cannot start: {reason}") from error
         one = verbs.add_parser(name, help=text, description=module.__doc__,
                                formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(one)
         one.set_defaults(run=module.run)
     return parser
-
-
-def _verb_module(name: str) -> ModuleType:
-    """The verb's module; whatever a broken library raises becomes an ImportError."""
-    try:
-        room = "lab.commands" if name in LAB_VERBS else "commands"
-        return importlib.import_module(f"embae_plugin.{room}.{name}")
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise ImportError(f"`embae {name}` cannot start: {reason}") from error
-
-
-def _load_plugins(words: Sequence[str]) -> None:
-    """Registers the methods of ``--plugin FILE``, before the help and the choices are made."""
-    for flag, value in pairwise(words):
-        if flag == "--plugin":
-            from embae_plugin.methods.registry import load_plugin
-
-            load_plugin(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         verb = next((word for word in words if not word.startswith("-")), "")
-        _load_plugins(words)
+        for flag, value in pairwise(words):
+            if flag == "--plugin":  # its methods are in the help and among the choices
+                from embae_plugin.methods.registry import load_plugin
+
+                load_plugin(value)
         arguments = build_parser(verb).parse_args(words)
         if count != "1" and arguments.verb != "train":  # copies would write to the same files
             raise ValueError(f"{arguments.verb} runs in one process: start it without torchrun")

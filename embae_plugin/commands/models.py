@@ -36,17 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
         for name in arguments.names:
             sys.stdout.write(f"{fetch(name)}\n")
     if not arguments.names:
-        sys.stdout.write(f"{_listing()}\n")
+        rows = [
+            (model.name, model.trained_on, f"{model.millions} M",
+             "yes" if model.path.is_file() else "no")
+            for model in published_models()
+        ]
+        table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])
+        others = tabulate(_OTHERS, tablefmt="plain")
+        sys.stdout.write(f"{table}\n\nFetched into {cache_folder()}\n\n"
+                         f"--checkpoint also takes\n{others}\n")
     return 0
-
-
-def _listing() -> str:
-    """The table of published models and a line on each other kind."""
-    rows = [
-        (model.name, model.trained_on, f"{model.millions} M",
-         "yes" if model.path.is_file() else "no")
-        for model in published_models()
-    ]
-    table = tabulate(rows, headers=["Name", "Trained on", "Parameters", "Fetched"])
-    others = tabulate(_OTHERS, tablefmt="plain")
-    return f"{table}\n\nFetched into {cache_folder()}\n\n--checkpoint also takes\n{others}"

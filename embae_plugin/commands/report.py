@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the page."""
     with log_to():
-        given = vars(arguments)
-        names = {one.name for one in fields(Settings)} & set(given)
-        settings = Settings(**{name: given[name] for name in names})
+        settings = Settings(**{one.name: vars(arguments)[one.name] for one in fields(Settings)})
         pair = read_pair(arguments.before, arguments.after, arguments.query, arguments.gallery,
                          arguments.images_root)
         write_page(arguments.out, gather(pair, settings))

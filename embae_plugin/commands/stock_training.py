@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import logging
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,7 @@ from yacs.config import CfgNode
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.evaluation.score_table import score_row, score_table, write_results
-from embae_plugin.models.weight_files import read_file, read_state
+from embae_plugin.models.weight_files import few, read_file, read_state
 from embae_plugin.settings.config import (
     engine_run_kwargs,
     imagedata_kwargs,
@@ -26,8 +24,6 @@ from embae_plugin.training.run_identity import load_weights
 
 logger = logging.getLogger(__name__)
 
-_RESUMED = {"state_dict", "optimizer", "scheduler", "epoch"}
-
 
 def run_stock(cfg: CfgNode) -> None:
     """What torchreid's ``scripts/main.py`` does with this configuration.
@@ -36,10 +32,8 @@ def run_stock(cfg: CfgNode) -> None:
         ValueError: a loss or model that torchreid does not have.
     """
     if cfg.loss.name not in ("softmax", "triplet") or cfg.data.type != "image":
-        raise ValueError(
-            f"loss.name {cfg.loss.name!r} with data.type {cfg.data.type!r}: loss.name must be "
-            "embae, softmax or triplet, data.type image"
-        )
+        raise ValueError(f"loss.name {cfg.loss.name!r} with data.type {cfg.data.type!r}: loss.name "
+                         "must be embae, softmax or triplet, data.type image")
     names = sorted(bridge.model_table())
     if cfg.model.name not in names:
         raise ValueError(f"model.name {cfg.model.name!r} is unknown; there are {', '.join(names)}")
@@ -49,7 +43,7 @@ def run_stock(cfg: CfgNode) -> None:
     model = bridge.build_model(
         name=cfg.model.name, num_classes=datamanager.num_train_pids, loss=cfg.loss.name,
         pretrained=cfg.model.pretrained, use_gpu=use_gpu,
-    )  # fmt: skip
+    )
     if cfg.model.load_weights:
         load_matching(model, cfg.model.load_weights)
     model = torch.nn.DataParallel(model).cuda() if use_gpu else model
@@ -58,55 +52,39 @@ def run_stock(cfg: CfgNode) -> None:
     settings = engine_run_kwargs(cfg)
     if cfg.model.resume:
         settings["start_epoch"] = _resume(cfg.model.resume, model, optimizer, scheduler)
-    common: dict[str, Any] = {
-        "optimizer": optimizer, "scheduler": scheduler, "use_gpu": use_gpu,
-        "label_smooth": cfg.loss.softmax.label_smooth,
-    }  # fmt: skip
-    if cfg.loss.name == "softmax":
-        engine = bridge.ImageSoftmaxEngine(datamanager, model, **common)
-    else:
-        triplet = cfg.loss.triplet
-        engine = bridge.ImageTripletEngine(
-            datamanager, model, margin=triplet.margin, weight_t=triplet.weight_t,
-            weight_x=triplet.weight_x, **common,
-        )  # fmt: skip
+    softmax = cfg.loss.name == "softmax"
+    engine_class = bridge.ImageSoftmaxEngine if softmax else bridge.ImageTripletEngine
+    engine = engine_class(
+        datamanager, model, optimizer=optimizer, scheduler=scheduler, use_gpu=use_gpu,
+        label_smooth=cfg.loss.softmax.label_smooth, **({} if softmax else cfg.loss.triplet),
+    )
     torch.backends.cudnn.benchmark = use_gpu  # as torchreid's script has it
-    with redirect_stdout(cast("TextIO", _Lines())):  # torchreid prints losses and scores
+    with bridge.quiet(logging.INFO):  # torchreid prints losses and scores
         engine.run(**settings)
-    _write_results(cfg, engine, datamanager)
-
-
-class _Lines(io.TextIOBase):
-    """Logs what is printed, line by line."""
-
-    rest = ""
-
-    def write(self, text: str) -> int:
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in filter(None, lines):
-            logger.info("%s", line)
-        return len(text)
+    _write_results(cfg, engine, datamanager.test_loader)
 
 
 @torch.no_grad()
-def _write_results(cfg: CfgNode, engine: Any, datamanager: Any) -> None:
+def _write_results(cfg: CfgNode, engine: Any, targets: dict[str, Any]) -> None:
     """The scores of the last weights on each target by both protocols, as results.json."""
     normalize = cfg.test.normalize_feature or cfg.test.dist_metric == "cosine"
+    about = {"sources": list(cfg.data.sources), "seed": cfg.train.seed}
     engine.set_model_mode("eval")
-    for target, loaders in datamanager.test_loader.items():
-        parts: list[Any] = []
+    for target, loaders in targets.items():
+        parts: list[list[Any]] = []
         for name in ("query", "gallery"):
-            found = [engine.parse_data_for_eval(data) for data in loaders[name]]
-            images = (x.cuda() if engine.use_gpu else x for x, _, _ in found)
-            z = torch.cat([engine.extract_features(x).float().cpu() for x in images])
-            labels = (torch.cat([torch.as_tensor(one[n]) for one in found]).numpy() for n in (1, 2))
-            parts.append((F.normalize(z, dim=1) if normalize else z, *labels))
+            columns: list[list[torch.Tensor]] = [[], [], []]  # embeddings, identities, cameras
+            for images, *labels in map(engine.parse_data_for_eval, loaders[name]):
+                z = engine.extract_features(images.cuda() if engine.use_gpu else images)
+                for column, values in zip(columns, (z.float().cpu(), *labels), strict=True):
+                    column.append(torch.as_tensor(values))
+            z, *numbers = map(torch.cat, columns)
+            parts.append([F.normalize(z, dim=1) if normalize else z, *numbers])
         (q, q_pids, q_cams), (g, g_pids, g_cams) = parts
         scores = evaluate_embeddings(q, g, q_pids, g_pids, q_cams, g_cams)
         row = score_row(cfg.model.name, scores, list(cfg.test.ranks))
-        several = len(datamanager.test_loader) > 1
-        path = Path(cfg.data.save_dir) / (f"results_{target}.json" if several else "results.json")
-        about = {"sources": list(cfg.data.sources), "seed": cfg.train.seed}
+        name = f"results_{target}.json" if len(targets) > 1 else "results.json"
+        path = Path(cfg.data.save_dir) / name
         write_results(path, target, [row], **about)
         logger.info("%s, by both protocols: %s\n%s", target, path, score_table([row]))
 
@@ -114,7 +92,7 @@ def _write_results(cfg: CfgNode, engine: Any, datamanager: Any) -> None:
 def load_matching(model: torch.nn.Module, path: str) -> None:
     """Loads the weights whose names and shapes match, as torchreid does, and names the others.
 
-    A classifier for other people is left out so, and the rest of the network is kept.
+    So a classifier for other people is left out, and the rest of the network is kept.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_state`; also where nothing matches.
@@ -124,21 +102,19 @@ def load_matching(model: torch.nn.Module, path: str) -> None:
     if not fitting:
         raise ValueError(f"model.load_weights: nothing in {path} fits this model")
     model.load_state_dict({**own, **fitting})
-    left = sorted({*state, *own} - set(fitting))
-    if left:
-        few = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
-        logger.warning(
-            "%s: %d weights loaded; not in both, or of another shape: %s", path, len(fitting), few
-        )
+    if left := {*state, *own} - set(fitting):
+        logger.warning("%s: %d weights loaded; not in both, or of another shape: %s", path,
+                       len(fitting), few(sorted(left)))
 
 
 def _resume(path: str, model: Any, optimizer: Any, scheduler: Any) -> int:
     """torchreid's ``resume_from_checkpoint``, which cannot read its own files on torch ≥ 2.6."""
     state = read_file(path)
-    if not isinstance(state, dict) or not _RESUMED.issubset(state):
+    needed = {"state_dict", "optimizer", "scheduler", "epoch"}
+    if not isinstance(state, dict) or not needed <= set(state):
         raise ValueError(f"model.resume: {path} is not a torchreid checkpoint")
     load_weights(getattr(model, "module", model), path)
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    logger.info("going on from %s after epoch %d", path, state["epoch"])
+    logger.info("resuming from %s after epoch %d", path, state["epoch"])
     return int(state["epoch"])

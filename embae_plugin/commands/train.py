@@ -4,7 +4,7 @@
   embae train --config-file … train.max_epoch 60 embae.variants "['baseline','cam']"
 
 With loss.name embae it runs the stages of embae.stages and scores every variant of
-embae.variants on the target; given again, the same command goes on where it was stopped.
+embae.variants on the target; re-running the same command resumes.
 Several GPUs: torchrun --nproc_per_node=N tools/train.py … with the same flags (docs/scaling.md).
 With loss.name softmax or triplet it runs torchreid's own engines.
 """
@@ -14,23 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from embae_plugin import distributed
-from embae_plugin.commands.method_help import rows_help
+from embae_plugin.commands.shared_arguments import add_method_arguments
 from embae_plugin.commands.stock_training import run_stock
+from embae_plugin.evaluation import score_table as scores
 from embae_plugin.evaluation.learning_curves import adaptation_curves, plot_curves
-from embae_plugin.evaluation.score_table import (
-    Row,
-    dropped_note,
-    kept_rows,
-    plot_scores,
-    score_table,
-    write_results,
-    write_text,
-)
+from embae_plugin.evaluation.score_table import Row, write_text
 from embae_plugin.methods.pipeline import Run
 from embae_plugin.methods.registry import rows
 from embae_plugin.runtime import log_to
@@ -39,50 +33,41 @@ from embae_plugin.settings.config import check_config, load_config
 logger = logging.getLogger(__name__)
 
 
+LISTS = {"sources": "labelled datasets to learn from", "targets": "the dataset to adapt to",
+         "transforms": "data augmentation"}  # flags that take several words
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """torchreid's flags."""
     parser.add_argument("--config-file", default="", help="a yaml file, see configs/")
-    parser.add_argument("-s", "--sources", nargs="+", help="labelled datasets to learn from")
-    parser.add_argument("-t", "--targets", nargs="+", help="the dataset to adapt to")
-    parser.add_argument("--transforms", nargs="+", help="data augmentation")
+    for name, text in LISTS.items():
+        short = () if name == "transforms" else (f"-{name[0]}",)
+        parser.add_argument(*short, f"--{name}", nargs="+", default=[], help=text)
     parser.add_argument("--root", default="", help="folder with the datasets")
-    parser.add_argument("--verbose", action="store_true", help="log everything to the terminal")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE",
-                        help="a Python file, or a module, that registers methods of your own")
-    scored = {row.name: row.help for row in rows().values() if row.scored}
-    parser.epilog = rows_help("embae.variants names the rows of results:", scored)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
-
-
-LISTS = ("sources", "targets", "transforms")
+    add_method_arguments(parser, "embae.variants names the rows of results:",
+                         [(row.name, row.help) for row in rows().values() if row.scored])
 
 
 def config_of(arguments: argparse.Namespace) -> CfgNode:
-    """The checked configuration of a command line."""
-    options, names = _options_apart(arguments)
-    flags = ["data.root", arguments.root] if arguments.root else []
+    """The checked configuration of a command line; pairs come last, as torchreid's.
+
+    A flag of :data:`LISTS` takes all words up to the next flag, so in ``-t viper data.combineall
+    False`` the pair is among them. Keys have a dot, and no name has one.
+
+    Raises:
+        ValueError: a flag without words of its own, or a configuration that cannot be run.
+    """
+    options, flags = arguments.opts, ["data.root", arguments.root] if arguments.root else []
     for name in LISTS:
-        flags += [f"data.{name}", str(names[name])] if names[name] else []
-    cfg = load_config(arguments.config_file, [*flags, *options])  # pairs come last, as torchreid's
+        words = getattr(arguments, name)
+        end = next((number for number, word in enumerate(words) if "." in word), len(words))
+        if words and not end:
+            raise ValueError(f"--{name} is followed by {words[0]}: name at least one of its own")
+        flags += [f"data.{name}", str(words[:end])] if words else []
+        options = words[end:] + options
+    cfg = load_config(arguments.config_file, [*flags, *options])
     check_config(cfg)
     return cfg
-
-
-def _options_apart(arguments: argparse.Namespace) -> tuple[list[str], dict[str, list[str]]]:
-    """The `key value` pairs, and the words of each flag that takes several.
-
-    Such a flag takes all words up to the next flag, so in ``-t viper data.combineall False`` the
-    pair is among them. Keys have a dot, and no name has one.
-    """
-    options, names = list(arguments.opts), {}
-    for name in LISTS:
-        words = list(getattr(arguments, name) or [])
-        keys = [number for number, word in enumerate(words) if "." in word]
-        first = keys[0] if keys else len(words)
-        if words and not first:
-            raise ValueError(f"--{name} is followed by {words[0]}: name at least one of its own")
-        names[name], options = words[:first], words[first:] + options
-    return options, names
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,29 +75,21 @@ def run(arguments: argparse.Namespace) -> int:
     cfg = config_of(arguments)
     log_file = Path(cfg.data.save_dir) / ("test.log" if cfg.test.evaluate else "train.log")
     with distributed.processes(cfg.use_gpu):
-        if distributed.rank():
-            with log_to(None, quiet=True):
-                run_config(cfg)
-        else:
-            with log_to(log_file, arguments.verbose):
-                logger.debug("processes: %d", distributed.size())
-                run_config(cfg)
+        first = distributed.rank() == 0
+        with log_to(log_file if first else None, arguments.verbose, quiet=not first):
+            logger.debug("processes: %d", distributed.size())
+            run_config(cfg)
     return 0
 
 
 def run_config(cfg: CfgNode) -> list[Row]:
     """Runs a checked configuration; rank 0 leaves its results in ``data.save_dir``."""
-    save_dir = Path(cfg.data.save_dir)
+    save_dir, first = Path(cfg.data.save_dir), distributed.rank() == 0
     if distributed.size() > 1 and cfg.loss.name != "embae":
-        raise ValueError(
-            f"loss.name {cfg.loss.name} runs torchreid's own engine, in one process: start it "
-            "without torchrun"
-        )
-    if distributed.rank():
-        work = Run(cfg)
-        return work.evaluate() if cfg.test.evaluate else work.train()
-    kept = save_dir / "config.yaml"
-    if not cfg.test.evaluate and not kept.exists():
+        raise ValueError(f"loss.name {cfg.loss.name} runs torchreid's own engine, in one process: "
+                         "start it without torchrun")
+    kept, trains = save_dir / "config.yaml", not cfg.test.evaluate
+    if first and trains and not kept.exists():
         write_text(kept, cfg.dump())
     if cfg.loss.name != "embae":
         run_stock(cfg)
@@ -120,30 +97,30 @@ def run_config(cfg: CfgNode) -> list[Row]:
         return []
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(log_dir=str(save_dir / "tensorboard")) as writer:
+    with SummaryWriter(log_dir=str(save_dir / "tensorboard")) if first else nullcontext() as writer:
         work = Run(cfg, writer)
-        rows = work.evaluate() if cfg.test.evaluate else work.train()
-    if not cfg.test.evaluate:  # not before: a refused run leaves a finished one's as it is
+        rows = work.train() if trains else work.evaluate()
+    if first and trains:  # not before: a refused run leaves a finished one's as it is
         write_text(kept, cfg.dump())
-    if rows:
+    if first and rows:
         report(cfg, rows, work)
     return rows
 
 
 def report(cfg: CfgNode, rows: list[Row], work: Run) -> None:
     """Prints the table; writes results.json, scores.png, history.json and curves.png."""
-    save_dir, target = Path(cfg.data.save_dir), cfg.data.targets[0]
-    seconds = {stage: round(value, 1) for stage, value in work.models.seconds.items()}
+    save_dir, target, history = Path(cfg.data.save_dir), cfg.data.targets[0], work.models.history
     results = save_dir / "results.json"
     about = {"sources": list(cfg.data.sources), "seed": cfg.train.seed}
-    kept = kept_rows(results, target, about, {row["variant"] for row in rows})
-    write_results(results, target, [*kept, *rows], **about, seconds=seconds)
-    plot_scores(save_dir / "scores.png", target, rows)
-    if work.models.history:
-        write_text(save_dir / "history.json", json.dumps(work.models.history, indent=1) + "\n")
+    earlier = scores.kept_rows(results, target, about, {row["variant"] for row in rows})
+    seconds = {stage: round(value, 1) for stage, value in work.models.seconds.items()}
+    scores.write_results(results, target, [*earlier, *rows], **about, seconds=seconds)
+    scores.plot_scores(save_dir / "scores.png", target, rows)
+    if history:
+        write_text(save_dir / "history.json", json.dumps(history, indent=1) + "\n")
     base = [row for row in rows if row["variant"] == "baseline"]
-    plot_curves(save_dir / "curves.png", [adaptation_curves(work.models.history)], base)
-    note = dropped_note(rows)
+    plot_curves(save_dir / "curves.png", [adaptation_curves(history)], base)
+    note = scores.dropped_note(rows)
     logger.info("scores on %s, in brackets the gain over the baseline\n\n%s\n%s", target,
-                score_table(rows), f"\n{note}\n" if note else "")  # fmt: skip
+                scores.score_table(rows), f"\n{note}\n" if note else "")
     logger.info("written to %s: results.json, scores.png, config.yaml, checkpoints", save_dir)

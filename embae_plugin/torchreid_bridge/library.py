@@ -80,21 +80,22 @@ metrics, optim, utils = module("metrics"), module("optim"), module("utils")
 
 
 class _LogLines(io.TextIOBase):
-    """A text stream that logs each complete line at DEBUG."""
+    """A text stream that logs each complete line."""
 
-    rest = ""
+    def __init__(self, level: int) -> None:
+        self.level, self.rest = level, ""
 
     def write(self, text: str) -> int:
         *lines, self.rest = (self.rest + text).split("\n")
         for line in filter(str.strip, lines):
-            logger.debug("%s", line.rstrip())
+            logger.log(self.level, "%s", line.rstrip())
         return len(text)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Send what a block prints to the bridge's logger, line by line, at DEBUG."""
-    stream = _LogLines()
+def quiet(level: int = logging.DEBUG) -> Iterator[None]:
+    """Send what a block prints to the bridge's logger, line by line, at ``level``."""
+    stream = _LogLines(level)
     try:
         with redirect_stdout(stream):
             yield

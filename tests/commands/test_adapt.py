@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from embae_plugin import ReID
-from embae_plugin.commands import crop_adaptation
+from embae_plugin.commands import adapt as command
 from embae_plugin.commands.job_folder import WORK
 from embae_plugin.commands.main import main
 from embae_plugin.data.embedding_files import read_embeddings
@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on(world, monkeypatch, capsys, when):
         def fails(*_):
             raise KeyboardInterrupt
 
-        target, name, replacement = crop_adaptation, "save_bundle", fails
+        target, name, replacement = command, "save_bundle", fails
     with monkeypatch.context() as patch:
         patch.setattr(target, name, replacement)
         assert adapt() == 130
@@ -275,7 +275,7 @@ def test_a_full_disk(world, monkeypatch, capsys, name):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(crop_adaptation, name, full)
+        patch.setattr(command, name, full)
         assert adapt() == 2
     assert "is full" in (said := capsys.readouterr().err) and "the same command resumes" in said
     assert not (world / "out" / "adapted.pth").exists()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from embae_plugin.commands.main import VERBS, main
-from embae_plugin.doctor import packages
+from embae_plugin.doctor import installation
 
 ROOT = Path(__file__).parents[2]
 QUICK = dict.fromkeys(("umap", "sklearn"), "")  # their imports take seconds
@@ -29,8 +29,8 @@ def command(broken: dict[str, str], folder: Path, *words: str) -> subprocess.Com
 
 
 def test_a_sound_installation(capsys, market_root, tmp_path, monkeypatch):
-    required = [pair for pair in packages.declared() if not pair[1]]
-    monkeypatch.setattr(packages, "declared", lambda: required)
+    required = [pair for pair in installation.declared() if not pair[1]]
+    monkeypatch.setattr(installation, "declared", lambda: required)
     cache = str(tmp_path / "cache")
     assert main(["doctor", "--root", str(market_root), "--cache-dir", cache]) == 0
     said = capsys.readouterr().out
@@ -39,8 +39,8 @@ def test_a_sound_installation(capsys, market_root, tmp_path, monkeypatch):
 
 
 def test_what_was_named_must_work(capsys, tmp_path, monkeypatch):
-    required = [pair for pair in packages.declared() if not pair[1]]
-    monkeypatch.setattr(packages, "declared", lambda: required)
+    required = [pair for pair in installation.declared() if not pair[1]]
+    monkeypatch.setattr(installation, "declared", lambda: required)
     (tmp_path / "bad.pth").write_text("no checkpoint")
     arguments = ["--checkpoint", str(tmp_path / "bad.pth"), "--weights", str(tmp_path / "none")]
     assert main(["doctor", "--json", *arguments]) == 1

@@ -191,7 +191,7 @@ def test_the_page_and_the_table(world, capsys, caplog):
 
 
 def test_a_page_of_many_queries_is_cut(world, monkeypatch, caplog):
-    monkeypatch.setattr("embae_plugin.commands.gallery_search._MOST", 5)
+    monkeypatch.setattr("embae_plugin.commands.search._MOST", 5)
     assert main(["search", "--query", "e.npz", "--gallery", "e.npz", "--html", "s.html"]) == 0
     page = Path("s.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 5 and "the first 5 queries" in page

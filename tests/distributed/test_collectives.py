@@ -29,7 +29,8 @@ def test_one_process_is_rank_zero_of_one_and_nothing_happens():
 
 @pytest.mark.parametrize(
     ("rank", "size", "message"),
-    [("x", "2", "must be numbers"), ("2", "2", "RANK 2 with WORLD_SIZE 2"), ("-1", "2", "RANK -1")],
+    [("x", "2", "must be whole numbers"), ("2", "2", "RANK 2 with WORLD_SIZE 2"),
+     ("-1", "2", "RANK -1")],
 )
 def test_a_wrong_environment_is_named(monkeypatch, rank, size, message):
     monkeypatch.setenv("RANK", rank)

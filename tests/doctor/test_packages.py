@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import sys
 from email.message import Message
 
 import pytest
@@ -11,8 +10,7 @@ import torch
 import torchvision
 from packaging.requirements import Requirement
 
-from embae_plugin.doctor import packages
-from embae_plugin.doctor.findings import BROKEN, MISSING, OK, Finding, guarded, shown
+from embae_plugin.doctor import BROKEN, MISSING, OK, Finding, guarded, installation, shown
 
 
 @pytest.fixture
@@ -28,10 +26,10 @@ def test_what_is_declared_is_checked(monkeypatch):
         about["Requires-Dist"] = line
     for extra in ("parquet", "x", "dev"):
         about["Provides-Extra"] = extra
-    monkeypatch.setattr(packages.importlib.metadata, "metadata", lambda name: about)
-    found = [(str(need.name), str(need.specifier), extra) for need, extra in packages.declared()]
+    monkeypatch.setattr(installation.importlib.metadata, "metadata", lambda name: about)
+    found = [(one.name, str(one.specifier), extra) for one, extra in installation.declared()]
     assert found == [("torch", ">=2.6", ""), ("Pillow", ">=9.1", ""), ("pyarrow", "", "parquet")]
-    checked = [found.name for found in packages.check_packages()]
+    checked = [found.name for found in installation.check_packages()]
     assert checked == ["Python", "torch", "Pillow", "pyarrow"]
 
 
@@ -39,14 +37,14 @@ def test_without_metadata_torch_and_torchreid_are_checked(monkeypatch):
     def refuse(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(packages.importlib.metadata, "metadata", refuse)
-    found = list(packages.check_packages())
+    monkeypatch.setattr(installation.importlib.metadata, "metadata", refuse)
+    found = list(installation.check_packages())
     assert [one.name for one in found if one.state == MISSING] == ["embae_plugin"]
     assert {"torch", "torchvision", "torchreid"} <= {one.name for one in found}
 
 
 def check(name: str, extra: str = "") -> Finding:
-    return packages.check_package(Requirement(name), extra)
+    return installation.check_package(Requirement(name), extra)
 
 
 def test_what_is_there(module_folder):
@@ -85,25 +83,29 @@ def test_what_cannot_be_loaded(module_folder):
 
 def test_torch_of_another_age(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "1.13.1+cu117")
-    found = packages.check_torch(Requirement("torch>=2.6"))
+    found = installation.check_torch(Requirement("torch>=2.6"))
     assert found.state == BROKEN and ">=2.6 is needed" in found.detail
     assert found.fix == "pip install --upgrade 'torch>=2.6' torchvision"
 
 
 def test_torchvision_belongs_to_torch(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
     need = Requirement("torchvision>=0.18")
-    assert packages.check_torchvision(need).state == OK
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    monkeypatch.setattr(torchvision, "__version__", "0.19.0")
-    found = packages.check_torchvision(need)
-    assert (found.state, found.fix) == (BROKEN, "pip install torch==2.9.1 torchvision==0.24.*")
+    assert installation.check_torchvision(need).state == OK
+    monkeypatch.setattr(torchvision.ops, "nms", fails)
+    monkeypatch.setattr(installation, "declared", lambda: [(need, "")])
+    found = list(installation.check_packages())[-1]
+    assert (found.name, found.state) == ("torchvision", BROKEN) and "nms" in found.detail
+    assert found.fix == "pip install --force-reinstall torch torchvision"
 
 
 TORCHREID = Requirement("torchreid")
 
 
 def test_torchreid_and_what_is_registered_in_it():
-    found = packages.check_torchreid(TORCHREID)
+    found = installation.check_torchreid(TORCHREID)
     assert found.state == OK and found.detail.split(",")[0] in ("0.2.5", "1.4.0")
     assert "layout, at " in found.detail
     assert found.detail.endswith(", with 4 models of this package")
@@ -123,15 +125,9 @@ def test_torchreid_that_is_not_usable(monkeypatch, error, cause, state, fix):
     def refuse(name):
         raise ImportError(error) from cause
 
-    monkeypatch.setattr(packages.importlib, "import_module", refuse)
-    found = packages.check_torchreid(TORCHREID)
+    monkeypatch.setattr(installation.importlib, "import_module", refuse)
+    found = installation.check_torchreid(TORCHREID)
     assert (found.state, found.fix) == (state, fix)
-
-
-def test_python_that_is_too_old(monkeypatch):
-    assert packages.check_python().state == OK
-    monkeypatch.setattr(sys, "version_info", (3, 8, 0))
-    assert packages.check_python().state == BROKEN
 
 
 def test_whatever_a_check_raises_is_a_finding():

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.allocator import tune_allocator
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.lab.benchmark.context import Context
 from embae_plugin.lab.benchmark.machine import FreshProcess, peak_of
 from embae_plugin.lab.benchmark.measure import Measured, Row, alternate, not_measured, seconds
+from embae_plugin.runtime import tune_allocator
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,11 @@
-"""Flags of every command that reads crops and a checkpoint."""
+"""Flags that several commands have, and what they stand for."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+
+from tabulate import tabulate
 
 from embae_plugin.data.camera_rules import list_crops
 from embae_plugin.data.crops import Crops
@@ -40,6 +43,19 @@ def add_crop_arguments(parser: argparse.ArgumentParser) -> None:
         "left out and listed")
     add("--min-side", type=int, default=8, metavar="PIXELS",
         help="a smaller image cannot be used (default: 8)")
+
+
+def add_method_arguments(
+    parser: argparse.ArgumentParser, title: str, methods: Iterable[tuple[str, str]]
+) -> None:
+    """The settings of methods, whose names and meanings end the help, and a user's own methods."""
+    add = parser.add_argument
+    add("--verbose", action="store_true", help="log everything to the terminal")
+    add("--plugin", action="append", default=[], metavar="FILE",
+        help="a Python file, or a module, that registers methods of your own")
+    add("opts", nargs=argparse.REMAINDER, help="key value pairs, last")
+    table = tabulate(methods, tablefmt="plain", maxcolwidths=[None, 64])
+    parser.epilog = f"{title}\n{table}\nAll settings: docs/settings.md"
 
 
 def model_of(arguments: argparse.Namespace) -> Bundle:
