@@ -10,7 +10,6 @@ import inspect
 import logging
 import os
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +21,7 @@ import gdown
 from embae_plugin.data.archives import unpack
 from embae_plugin.data.checking import Check, check
 from embae_plugin.data.datasets.catalog import SPECS
+from embae_plugin.data.datasets.generation import in_use
 from embae_plugin.data.layouts import READERS
 from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Download, Source, by_hand
 
@@ -56,16 +56,18 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
     source = SOURCES[name]
     root = Path(root).expanduser().absolute()
     place = root / source.folder
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    if in_use(place):
         raise FileExistsError(
             f"{place} is there already and is never overwritten: embae data check {name} "
             f"--root {root} tells what is in it; move it away to fetch it anew"
         )
     archive = _archive(name, source, root, url, digest)
     root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
     advice = f"By hand: {by_hand(name, root)}"
-    try:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{name}.", dir=root, ignore_cleanup_errors=True
+    ) as folder:
+        work = Path(folder)
         unpacked, staged = work / "unpacked", work / "staged"
         path = _fetched(archive, work, advice)
         try:
@@ -85,25 +87,27 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
                 f"{result.state}, found {found}, published {published}; {why}"
             )
         os.replace(staged / source.folder, place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return check(name, root)
 
 
 def _archive(name: str, source: Source, root: Path, url: str, digest: str) -> Download:
     """What to fetch: the caller's copy or the authors' own."""
-    if url:
-        local = _local_path(url)
-        if source.withdrawn and local is None:
-            raise ValueError(f"{source.how}. --url takes an archive on this machine only here")
-        return Download(str(local) if local else drive_link(url), digest, "archive")
-    if source.archive is None:
+    if not url and source.archive:
+        return source.archive._replace(digest=digest or source.archive.digest)
+    if not url:
         raise ValueError(
             f"there is no download of {source.title} to start. {by_hand(name, root)}. An "
             f"archive that you have: embae data get {name} --root {root} --url FILE"
             + ("" if source.withdrawn else "_OR_ADDRESS")
         )
-    return source.archive._replace(digest=digest or source.archive.digest)
+    path = Path(unquote(urlsplit(url).path) if url.startswith("file://") else url).expanduser()
+    if path.is_file():
+        return Download(str(path.absolute()), digest, "archive")
+    if url.startswith("file://"):
+        raise FileNotFoundError(f"--url {url}: there is no such file")
+    if source.withdrawn:
+        raise ValueError(f"{source.how}. --url takes an archive on this machine only here")
+    return Download(drive_link(url), digest, "archive")
 
 
 def drive_link(url: str) -> str:
@@ -119,19 +123,10 @@ def drive_link(url: str) -> str:
     match = re.match(r"/file/(?:u/\d+/)?d/([-\w]+)", parts.path)
     if parts.hostname != "drive.google.com" or match is None:
         return url
-    key = parse_qs(parts.query).get("resourcekey", [])
-    query = {"id": match[1], **({"resourcekey": key[0]} if key else {})}
+    query = {"id": match[1]}
+    if key := parse_qs(parts.query).get("resourcekey"):
+        query["resourcekey"] = key[0]
     return f"https://drive.google.com/uc?{urlencode(query)}"
-
-
-def _local_path(url: str) -> Path | None:
-    """The file that ``url`` names on this machine, if it does."""
-    path = Path(unquote(urlsplit(url).path) if url.startswith("file://") else url).expanduser()
-    if path.is_file():
-        return path.absolute()
-    if url.startswith("file://"):
-        raise FileNotFoundError(f"--url {url}: there is no such file")
-    return None
 
 
 def _fetched(file: Download, folder: Path, advice: str) -> Path:
@@ -167,9 +162,9 @@ def _fetched(file: Download, folder: Path, advice: str) -> Path:
 
 def _arrange(source: Source, unpacked: Path, place: Path, work: Path, advice: str) -> None:
     """Moves the data set's folder out of ``unpacked``, and what belongs beside it, to ``place``."""
-    found = find_marks(unpacked, source.marks)
+    found = _find_marks(unpacked, source.marks)
     if found is None:
-        top = ", ".join(sorted(path.name for path in unpacked.iterdir())[:5]) or "nothing"
+        top = ", ".join(sorted(os.listdir(unpacked))[:5]) or "nothing"
         raise ValueError(f"the archive is not {source.title}: it holds {top}. {advice}")
     target = place / source.inner
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,13 +174,13 @@ def _arrange(source: Source, unpacked: Path, place: Path, work: Path, advice: st
     os.replace(found, target)
 
 
-def find_marks(top: Path, marks: tuple[str, ...]) -> Path | None:
+def _find_marks(top: Path, marks: tuple[str, ...]) -> Path | None:
     """The first folder, nearest to the top, in which each of ``marks`` fits some entry's name."""
     folders = [top]
     for folder in folders:  # which grows on the way, level by level
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(folder.iterdir())
         if all(any(re.fullmatch(mark, entry.name) for entry in entries) for mark in marks):
             return folder
         inside = (entry for entry in entries if entry.is_dir())
-        folders += [Path(e.path) for e in inside if not e.name.startswith((".", "__MACOSX"))]
+        folders += [entry for entry in inside if not entry.name.startswith((".", "__MACOSX"))]
     return None

@@ -79,26 +79,18 @@ class FeatureBank:
 
 @torch.inference_mode()
 def extract_features(
-    trunk: Trunk,
-    bank: ImageBank,
-    views: Sequence[View],
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = BLOCK,
-    rows: tuple[int, int] | None = None,
+    trunk: Trunk, bank: ImageBank, views: Sequence[View], size: tuple[int, int],
+    mean: Sequence[float], std: Sequence[float], rows: tuple[int, int] | None = None,
     cameras: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Trunk features of every image in every view.
 
     Args:
-        trunk: the frozen trunk; see :func:`freeze`.
+        trunk: is frozen as it is now; see :func:`freeze`.
         bank: the images; larger than ``size`` where the views are crops.
         views: V views.
         size: (height, width) of a view.
         mean, std: what images in [0, 1] are normalised by.
-        batch_size: images at a time; 64 keeps activations of a 256 x 128 crop in the cache of
-            an ordinary processor and is raised on a GPU.
         rows: the first image and the one after the last, if not all N are wanted.
         cameras: (N,) the trunk's number of each image's camera, −1 for one it has never seen; for
             a trunk with statistics by camera.
@@ -106,33 +98,30 @@ def extract_features(
     Returns:
         (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
     """
-    device = bank.device
-    if device.type == "cuda":
-        batch_size = max(batch_size, GPU_BLOCK)
-    start, stop = rows or (0, len(bank))
-    if start >= stop:
-        raise ValueError(f"{bank.label}: there are no images to extract features from")
+    device, (start, stop) = bank.device, rows or (0, len(bank))
     index = torch.arange(start, stop)
     camera_of = torch.full_like(index, -1) if cameras is None else cameras[start:stop]
-    out = torch.empty(0)
+    out = torch.empty(stop - start, len(views), trunk.feature_dim, device=device)
     with (
         tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar,
         full_precision(device),
     ):
         for camera in torch.unique(camera_of).tolist():
             features = freeze(trunk, size, device, camera)
-            for block in torch.split(index[camera_of == camera], batch_size):
+            for block in torch.split(index[camera_of == camera], _block(device)):
                 images = bank.batch(block)
                 for number, view in enumerate(views):
                     down, right = view.top + size[0], view.left + size[1]
                     window = images[:, view.top : down, view.left : right]
                     window = window.flip(2) if view.mirrored else window
                     h = features(normalise(window, mean, std))
-                    if not len(out):
-                        out = torch.empty(stop - start, len(views), h.shape[1], device=device)
                     out[(block - start).to(device), number] = h
                 bar.update(len(block))
     return out
+
+
+def _block(device: torch.device) -> int:
+    return GPU_BLOCK if device.type == "cuda" else BLOCK
 
 
 def keep_array(path: Path, array: np.ndarray) -> None:
@@ -175,19 +164,13 @@ class FeatureStore:
     """
 
     def __init__(
-        self,
-        height: int,
-        width: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device | str = "cpu",
-        cache_dir: str | Path = "",
-        image_cache_dir: str | Path = "",
-        memory_share: float = 0.5,
+        self, height: int, width: int, mean: Sequence[float], std: Sequence[float],
+        device: torch.device | str = "cpu", cache_dir: str | Path = "",
+        image_cache_dir: str | Path = "", memory_share: float = 0.5,
     ) -> None:
         self.size, self.mean, self.std = (height, width), tuple(mean), tuple(std)
-        self.device = torch.device(device)
-        self.cache_dir, self.image_cache_dir = cache_dir, image_cache_dir
+        self.device, self.cache_dir = torch.device(device), cache_dir
+        self._shared_images = bool(image_cache_dir)
         self._bank = partial(
             ImageBank, device=self.device, cache_dir=image_cache_dir, memory_share=memory_share
         )
@@ -204,13 +187,25 @@ class FeatureStore:
         """What networks are given from here."""
         return InputSpec.make(*self.size, self.mean, self.std)
 
+    def _name(self, records: ImageRecords, enlarged: bool) -> _Name:
+        height, width = ten_crop_size(*self.size) if enlarged else self.size
+        return records.paths, height, width
+
+    def _key(self, name: _Name) -> str:
+        if name not in self._keys:
+            self._keys[name] = content_key(*name)
+        return self._keys[name]
+
+    def _decoded(self, name: _Name, **more: Any) -> ImageBank:
+        return self._bank(*name, key=self._key(name) if self._shared_images else "", **more)
+
     def images(self, records: ImageRecords, label: str, enlarged: bool = False) -> ImageBank:
         """The decoded images of ``records``; made at the first call."""
         name = self._name(records, enlarged)
         if name not in self._images:
             # With a cache folder, the first process decodes for all of them.
-            with distributed.rank_zero_first() if self.image_cache_dir else nullcontext():
-                self._images[name] = self._bank(*name, label=label, key=self._keys.get(name, ""))
+            with distributed.rank_zero_first() if self._shared_images else nullcontext():
+                self._images[name] = self._decoded(name, label=label)
         return self._images[name]
 
     def try_images(
@@ -222,32 +217,23 @@ class FeatureStore:
             (path, reason) of each image that cannot be decoded or has a side of fewer than
             ``least_side`` pixels.
         """
-        failures: list[tuple[str, str]] = []
+        name, failures = self._name(records, False), []
         try:
-            bank = self._bank(records.paths, *self.size, label=label, least_side=least_side)
+            bank = self._decoded(name, label=label, least_side=least_side)
         except CorruptImageError as error:
-            failures = error.failures
-            bad = {path for path, _ in failures}
+            failures, bad = error.failures, {path for path, _ in error.failures}
             good = [n for n, path in enumerate(records.paths) if path not in bad]
             if not good:
                 return failures
             # Decoded to a file they are decoded again: its name is a hash of what it holds.
             pixels = None if error.pixels is None else error.pixels[good]
-            paths = tuple(records.paths[n] for n in good)
-            bank = self._bank(paths, *self.size, label=label, pixels=pixels)
-        self._images[(tuple(bank.paths), bank.height, bank.width)] = bank
+            name = (tuple(records.paths[n] for n in good), *self.size)
+            bank = self._decoded(name, label=label, pixels=pixels)
+        self._images[name] = bank
         return failures
 
-    def _name(self, records: ImageRecords, enlarged: bool) -> _Name:
-        height, width = ten_crop_size(*self.size) if enlarged else self.size
-        return records.paths, height, width
-
     def features(
-        self,
-        model: EmbAE | Trunk,
-        records: ImageRecords,
-        label: str,
-        tta: str = "flip",
+        self, model: EmbAE | Trunk, records: ImageRecords, label: str, tta: str = "flip",
         keep: bool = True,
     ) -> FeatureBank:
         """The trunk features of ``records``: from memory, from the cache folder, or computed.
@@ -273,17 +259,14 @@ class FeatureStore:
             numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
             return FeatureBank(self._extract(trunk, records, label, views, crops, cameras), "")
-        images = self._name(records, crops)
-        if images not in self._keys:  # found without decoding, if nothing has been decoded yet
-            bank = self._images.get(images)
-            self._keys[images] = content_key(*images) if bank is None else bank.key
-        name = f"{trunk_fingerprint(trunk)} {self._keys[images]} {views} {self.mean} {self.std}"
+        content = self._key(self._name(records, crops))
+        name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
             features = None if path is None else load_features(path, len(records), len(views))
-            found = not distributed.any_rank(features is None)
-            if features is None or not found:
+            missing = distributed.any_rank(features is None)
+            if features is None or missing:
                 features = self._extract(trunk, records, label, views, crops, cameras)
                 # What inference mode made refuses to take part in training; a copy does not.
                 features = features.clone()
@@ -293,32 +276,24 @@ class FeatureStore:
         return self._features[key]
 
     def _extract(
-        self,
-        trunk: Trunk,
-        records: ImageRecords,
-        label: str,
-        views: Sequence[View],
-        enlarged: bool,
-        cameras: torch.Tensor | None,
+        self, trunk: Trunk, records: ImageRecords, label: str, views: Sequence[View],
+        enlarged: bool, cameras: torch.Tensor | None,
     ) -> torch.Tensor:
         """:func:`extract_features`, each rank working on its share of the images."""
-        parts = distributed.shards(len(records), GPU_BLOCK if self.device.type == "cuda" else BLOCK)
+        parts = distributed.shards(len(records), _block(self.device))
         start, stop = parts[distributed.rank()]
         name = self._name(records, enlarged)
-        rows = (start, stop)
         if distributed.size() == 1 or name in self._images:
             bank = self.images(records, label, enlarged)
         elif start < stop:  # decode no more than this share
-            paths, height, width = name
-            bank = self._bank(paths[start:stop], height, width, cache_dir="", label=label)
-            rows, cameras = (0, stop - start), None if cameras is None else cameras[start:stop]
-        if start == stop and distributed.size() > 1:
-            mine = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
+            bank = self._bank(name[0][start:stop], *name[1:], cache_dir="", label=label)
+            cameras = None if cameras is None else cameras[start:stop]
+            start, stop = 0, stop - start
         else:
-            mine = extract_features(
-                trunk, bank, views, self.size, self.mean, self.std, rows=rows, cameras=cameras
-            )
-        return distributed.gather_rows(mine, parts)
+            mine = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
+            return distributed.gather_rows(mine, parts)
+        how = (views, self.size, self.mean, self.std, (start, stop), cameras)
+        return distributed.gather_rows(extract_features(trunk, bank, *how), parts)
 
     def release_images(self) -> None:
         """Forgets decoded images; features stay."""

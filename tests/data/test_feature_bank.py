@@ -68,7 +68,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 def test_features_of_the_image_and_its_mirror_are_the_trunks(records, trunk):
     bank = ImageBank(records.paths, HEIGHT, WIDTH)
     training = trunk.training
-    got = extract_features(trunk, bank, flip_views(), (HEIGHT, WIDTH), MEAN, STD, batch_size=4)
+    got = extract_features(trunk, bank, flip_views(), (HEIGHT, WIDTH), MEAN, STD)
     pictures = opened(records, (HEIGHT, WIDTH))
     assert got.shape == (6, 2, trunk.feature_dim) and got.dtype == torch.float32
     assert close(got[:, 0], by_hand(trunk, pictures))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ import torch
 
 from embae_plugin import __version__
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data.parallel import cpu_count
 from embae_plugin.lab.benchmark.measure import seconds
 
 DEVICES = ("cpu", "cuda")
@@ -95,20 +95,14 @@ def present_devices() -> tuple[str, ...]:
     return DEVICES if torch.cuda.is_available() else DEVICES[:1]
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def describe() -> dict[str, str]:
     """The machine, the versions and the date, as lines of a report."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     load = f"{psutil.getloadavg()[0]:.1f}" if hasattr(psutil, "getloadavg") else "unknown"
+    threads = f"{cpu_count()} cores, {torch.get_num_threads()} torch threads"
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": f"{_processor()}, {cores()} cores, {torch.get_num_threads()} torch threads",
+        "processor": f"{_processor()}, {threads}",
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
         "GPU": gpu,
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",

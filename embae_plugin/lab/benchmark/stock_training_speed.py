@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data.parallel import cpu_count
 from embae_plugin.data.records import ImageRecords, ReIDData
-from embae_plugin.lab.benchmark.machine import cores
 from embae_plugin.lab.benchmark.measure import synchronise
 from embae_plugin.lab.benchmark.sizes import Sizes
 from embae_plugin.models.embae import EmbAE
@@ -38,7 +38,7 @@ def build_model(sizes: Sizes, num_classes: int = 0) -> EmbAE:
 
 def workers() -> int:
     """torchreid's default number of loader processes, but no more than there are cores."""
-    return min(WORKERS, cores())
+    return min(WORKERS, cpu_count())
 
 
 def build_datamanager(
