@@ -23,7 +23,7 @@ from embae_plugin.commands.job_folder import JobFolder, explained_disk_errors
 from embae_plugin.data.crops import Crops, describe_cameras
 from embae_plugin.data.embedding_files import EmbeddingTable, texts, write_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
-from embae_plugin.data.records import ImageRecords
+from embae_plugin.data.records import ImageRecords, queries_and_gallery
 from embae_plugin.embedder import embed_records
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.evaluation.change import measure_change
@@ -175,16 +175,19 @@ class CropAdaptation:
 
     def _scores(self, before: torch.Tensor, after: torch.Tensor) -> list[Row]:
         """Both protocols, each labelled crop a query among the others; [] without identities."""
-        if self.crops.pids is None:
+        names = self.crops.pids or ("",) * len(self.crops)
+        asked, searched = map(np.flatnonzero, queries_and_gallery(names))
+        if not len(asked):
             return []
-        known = np.array([bool(pid) for pid in self.crops.pids])
-        pids = np.unique(np.array(self.crops.pids)[known], return_inverse=True)[1].reshape(-1)
-        cameras, rows = self.crops.numbers()[known], torch.from_numpy(np.flatnonzero(known))
+        pids, cameras = np.unique(names, return_inverse=True)[1].reshape(-1), self.crops.numbers()
         table = []
         for name, embeddings in (("baseline", before), ("adapted", after)):
-            z = embeddings[rows.to(embeddings.device)]
             # A query and its copy in the gallery are of one camera, which both protocols ignore.
-            table.append(score_row(name, evaluate_embeddings(z, z, pids, pids, cameras, cameras)))
+            scores = evaluate_embeddings(
+                embeddings[asked], embeddings[searched], pids[asked], pids[searched],
+                cameras[asked], cameras[searched],
+            )
+            table.append(score_row(name, scores))
         return table
 
     def _write_embeddings(self, path: Path, embeddings: torch.Tensor, model: str) -> None:

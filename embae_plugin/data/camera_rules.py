@@ -44,7 +44,7 @@ def find_images(root: str | Path) -> list[str]:
     found: list[str] = []
     unread: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_raise, followlinks=True):
         state = os.stat(folder)
         if (state.st_dev, state.st_ino) in seen:  # under another name
             subfolders.clear()
@@ -68,9 +68,7 @@ def find_images(root: str | Path) -> list[str]:
     return sorted(found, key=natural_order)
 
 
-def _refuse(error: OSError) -> None:
-    if isinstance(error, PermissionError):
-        raise PermissionError(f"no permission to read the folder {error.filename}") from None
+def _raise(error: OSError) -> None:
     raise error
 
 
@@ -123,10 +121,8 @@ def camera_rule(pattern: str) -> re.Pattern[str]:
 def crops_by_regex(root: str | Path, pattern: str) -> Crops:
     r"""Crops whose camera is the group ``camera`` of a regular expression on their path.
 
-    Args:
-        root: the folder of images.
-        pattern: searched for anywhere in the path below ``root`` (``/`` between folders), for
-            example ``_c(?P<camera>\d+)``. What it does not fit is left out and listed.
+    It is searched for anywhere in the path below ``root`` (``/`` between folders), for example
+    ``_c(?P<camera>\d+)``. What it does not fit is left out and listed.
 
     Raises:
         ValueError: no regular expression, no group ``camera``, or it fits no image.
@@ -146,12 +142,10 @@ def crops_by_regex(root: str | Path, pattern: str) -> Crops:
 
 
 def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
-    """Crops listed in a table with a header: ``path,camid`` and, if known, ``pid``.
+    """Crops listed in a UTF-8 table with a header: ``path,camid`` and, if known, ``pid``.
 
-    Args:
-        table: a UTF-8 file of comma-separated values. Identities may be any text; an empty one
-            is unknown. They are for scoring alone.
-        root: what paths are relative to; by default the table's folder.
+    Identities may be any text; an empty one is unknown. They are for scoring alone. Paths count
+    from ``root``, by default the table's folder.
 
     Raises:
         FileNotFoundError: no such table.
@@ -174,19 +168,20 @@ def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
                 f"path,camid,pid, and is {','.join(columns) or 'empty'}"
             )
     lines: dict[str, int] = {}
+    cameras, pids = [], []
     for line, row in rows:
-        path = (row["path"] or "").strip()
-        if not path or not (row["camid"] or "").strip():
+        path, camera, pid = ((row.get(key) or "").strip() for key in ("path", "camid", "pid"))
+        if not path or not camera:
             raise ValueError(f"{table}, line {line}: path or camid is empty")
         if path in lines:
             raise ValueError(f"{table}, line {line}: {path} is on line {lines[path]} already")
         lines[path] = line
+        cameras.append(camera)
+        pids.append(pid)
     if not rows:
         raise ValueError(f"{table} lists no images")
-    cameras = tuple(row["camid"].strip() for _, row in rows)
-    pids = tuple((row.get("pid") or "").strip() for _, row in rows)
     folder = Path(root) if root else table.parent
-    return Crops(folder, tuple(lines), cameras, pids if any(pids) else None)
+    return Crops(folder, tuple(lines), tuple(cameras), tuple(pids) if any(pids) else None)
 
 
 def list_crops(images: str | Path = "", table: str | Path = "", camera_regex: str = "") -> Crops:

@@ -29,12 +29,7 @@ def most_cameras(batch_size: int) -> int:
 
 
 def camera_batches(
-    labels: Labels,
-    cameras: Labels,
-    P: int,
-    K: int,
-    steps: int,
-    generator: torch.Generator,
+    labels: Labels, cameras: Labels, P: int, K: int, steps: int, generator: torch.Generator
 ) -> torch.Tensor:
     """A round of P x K batches from P·K / 8 cameras each; of up to 8 cameras, as many as come.
 
