@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.models.input_spec import InputSpec
-
 ON_DEVICE = ("random_flip", "random_crop", "random_erase")
 
 
@@ -110,7 +108,6 @@ class Augmentation:
                 f"transforms {', '.join(wrong)} cannot be done on the device; those that can: "
                 f"{', '.join(ON_DEVICE)}"
             )
-        InputSpec.make(1, 1, self.mean, self.std)  # refuses what cannot be
 
     def coin(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Which of ``count`` images are mirrored, (count,) bool; none without random_flip."""

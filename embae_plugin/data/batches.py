@@ -32,8 +32,6 @@ def identity_batches(
     Args:
         pids, dsetids: (N,) identities and datasets.
         P, K: identities in a batch, images of each.
-        steps: number of batches.
-        generator: on the CPU.
         choose: draw datasets in proportion to their images, or "uniform".
         ranks: batches in a step, one for each process.
 
@@ -116,8 +114,6 @@ def balanced_batches(
     Args:
         groups: (N,) numbers 0 to G - 1, all of them in use.
         per_group: images of each group in a batch.
-        steps: number of batches.
-        generator: on the CPU.
 
     Returns:
         (steps, G * per_group) indices, all of group 0 first.

@@ -5,27 +5,19 @@ Everything happens in a hidden folder under the root, which goes away whatever h
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import logging
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
-
-import gdown
 
 from embae_plugin.data.archives import unpack
 from embae_plugin.data.checking import Check, check
 from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.data.datasets.generation import in_use
 from embae_plugin.data.layouts import READERS
+from embae_plugin.fetching import fetch_file, file_digest
 from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Download, Source, by_hand
-
-logger = logging.getLogger(__name__)
 
 _DRIVE_ID = re.compile(r"[-\w]{20,}")
 
@@ -134,29 +126,16 @@ def _fetched(file: Download, folder: Path, advice: str) -> Path:
     path = Path(file.url)
     if not path.is_absolute():
         path = folder / file.name
-        logger.info("fetching %s", file.url)
-        # Old versions of gdown wait for ever, and have no option not to.
-        known = inspect.signature(gdown.download).parameters
-        options: dict[str, Any] = {"timeout": 60} if "timeout" in known else {}
-        reason = ""
         try:
-            gdown.download(file.url, str(path), quiet=not sys.stderr.isatty(), **options)
-        # gdown's errors have no base class that all of its versions share.
-        except Exception as error:
-            reason = f" ({' '.join(str(error).split()) or type(error).__name__})"
-        if reason or not path.is_file():
-            raise OSError(f"fetching {file.url} failed{reason}. {advice}")
+            fetch_file(file.url, path)
+        except OSError as error:
+            raise OSError(f"fetching {file.url} failed ({error}). {advice}") from error
     kind, _, wanted = file.digest.lower().partition(":")
-    if wanted:
-        hasher = hashlib.new(kind, usedforsecurity=False)
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                hasher.update(block)
-        if hasher.hexdigest() != wanted:
-            raise ValueError(
-                f"{file.url} has {kind} {hasher.hexdigest()}, not {wanted}: another or a damaged "
-                f"file, not used. {advice}"
-            )
+    if wanted and (digest := file_digest(path, kind)) != wanted:
+        raise ValueError(
+            f"{file.url} has {kind} {digest}, not {wanted}: another or a damaged file, not used. "
+            f"{advice}"
+        )
     return path
 
 

@@ -66,12 +66,7 @@ def ten_crop_views(height: int, width: int) -> tuple[View, ...]:
 
 @dataclass
 class FeatureBank:
-    """Trunk features h of N images in V views.
-
-    Attributes:
-        features: (N, V, D) float32.
-        key: a name for exactly these numbers.
-    """
+    """Trunk features (N, V, D) float32 of N images in V views; ``key`` names these numbers."""
 
     features: torch.Tensor
     key: str
@@ -83,20 +78,14 @@ def extract_features(
     mean: Sequence[float], std: Sequence[float], rows: tuple[int, int] | None = None,
     cameras: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Trunk features of every image in every view.
+    """Trunk features of every image in every view: (N, V, D) float32 on the bank's device.
 
     Args:
-        trunk: is frozen as it is now; see :func:`freeze`.
-        bank: the images; larger than ``size`` where the views are crops.
-        views: V views.
-        size: (height, width) of a view.
+        size: (height, width) of a view; images are larger where views are crops.
         mean, std: what images in [0, 1] are normalised by.
         rows: the first image and the one after the last, if not all N are wanted.
         cameras: (N,) the trunk's number of each image's camera, −1 for one it has never seen; for
             a trunk with statistics by camera.
-
-    Returns:
-        (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
     """
     device, (start, stop) = bank.device, rows or (0, len(bank))
     index = torch.arange(start, stop)
@@ -109,13 +98,11 @@ def extract_features(
         for camera in torch.unique(camera_of).tolist():
             features = freeze(trunk, size, device, camera)
             for block in torch.split(index[camera_of == camera], _block(device)):
-                images = bank.batch(block)
-                for number, view in enumerate(views):
-                    down, right = view.top + size[0], view.left + size[1]
-                    window = images[:, view.top : down, view.left : right]
-                    window = window.flip(2) if view.mirrored else window
-                    h = features(normalise(window, mean, std))
-                    out[(block - start).to(device), number] = h
+                images, row = bank.batch(block), (block - start).to(device)
+                for number, (top, left, mirrored) in enumerate(views):
+                    window = images[:, top : top + size[0], left : left + size[1]]
+                    window = window.flip(2) if mirrored else window
+                    out[row, number] = features(normalise(window, mean, std))
                 bar.update(len(block))
     return out
 
@@ -155,11 +142,10 @@ class FeatureStore:
     """Makes image and feature banks and keeps them: the same crops are never computed twice.
 
     Args:
-        height, width: the network's input, in pixels.
-        mean, std: the normalisation.
+        height, width, mean, std: the network's input, in pixels, and its normalisation.
         device: where features are computed and kept.
-        cache_dir: where features are kept between runs; ``""`` keeps none.
-        image_cache_dir: where decoded images are kept between runs; ``""`` keeps none.
+        cache_dir, image_cache_dir: where features and decoded images are kept between runs;
+            ``""`` keeps none.
         memory_share: see :class:`ImageBank`.
     """
 
@@ -190,6 +176,9 @@ class FeatureStore:
     def _name(self, records: ImageRecords, enlarged: bool) -> _Name:
         height, width = ten_crop_size(*self.size) if enlarged else self.size
         return records.paths, height, width
+
+    def _views(self, tta: str) -> tuple[View, ...]:
+        return ten_crop_views(*self.size) if tta == "ten_crop" else flip_views(tta == "flip")
 
     def _key(self, name: _Name) -> str:
         if name not in self._keys:
@@ -247,8 +236,6 @@ class FeatureStore:
         Raises:
             ValueError: a trunk that knows cameras, without the model that knows their names.
         """
-        crops = tta == "ten_crop"
-        views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
         trunk = model.trunk if isinstance(model, EmbAE) else model
         cameras, numbers = None, ""
         if knows_cameras(trunk):
@@ -258,8 +245,8 @@ class FeatureStore:
             cameras = model.camera_numbers(records.camera_names())
             numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
-            return FeatureBank(self._extract(trunk, records, label, views, crops, cameras), "")
-        content = self._key(self._name(records, crops))
+            return FeatureBank(self._extract(trunk, records, label, tta, cameras), "")
+        content, views = self._key(self._name(records, tta == "ten_crop")), self._views(tta)
         name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
@@ -267,24 +254,23 @@ class FeatureStore:
             features = None if path is None else load_features(path, len(records), len(views))
             missing = distributed.any_rank(features is None)
             if features is None or missing:
-                features = self._extract(trunk, records, label, views, crops, cameras)
                 # What inference mode made refuses to take part in training; a copy does not.
-                features = features.clone()
+                features = self._extract(trunk, records, label, tta, cameras).clone()
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
             self._features[key] = FeatureBank(features.to(self.device), key)
         return self._features[key]
 
     def _extract(
-        self, trunk: Trunk, records: ImageRecords, label: str, views: Sequence[View],
-        enlarged: bool, cameras: torch.Tensor | None,
+        self, trunk: Trunk, records: ImageRecords, label: str, tta: str,
+        cameras: torch.Tensor | None,
     ) -> torch.Tensor:
         """:func:`extract_features`, each rank working on its share of the images."""
         parts = distributed.shards(len(records), _block(self.device))
         start, stop = parts[distributed.rank()]
-        name = self._name(records, enlarged)
+        views, name = self._views(tta), self._name(records, tta == "ten_crop")
         if distributed.size() == 1 or name in self._images:
-            bank = self.images(records, label, enlarged)
+            bank = self.images(records, label, tta == "ten_crop")
         elif start < stop:  # decode no more than this share
             bank = self._bank(name[0][start:stop], *name[1:], cache_dir="", label=label)
             cameras = None if cameras is None else cameras[start:stop]

@@ -97,19 +97,19 @@ def resized(image: Image.Image, height: int, width: int) -> Pixels:
     return np.asarray(rgb)
 
 
-def _digest(path: str) -> bytes:
-    try:
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-    except (OSError, ValueError):
-        return b"unreadable"  # decoding will say what is wrong with it
-
-
 def content_key(paths: Sequence[str], height: int, width: int) -> str:
     """A name for these pixels: a hash over the files' contents, in order, and the size."""
+
+    def digest(path: str) -> bytes:
+        try:
+            return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+        except (OSError, ValueError):
+            return b"unreadable"  # decoding will say what is wrong with it
+
     total = hashlib.blake2b(f"{_FORMAT} {height}x{width}".encode(), digest_size=12)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for digest in pool.map(_digest, paths):
-            total.update(digest)
+        for found in pool.map(digest, paths):
+            total.update(found)
     return total.hexdigest()
 
 
@@ -179,18 +179,18 @@ def _decode_to_file(
 class ImageBank:
     """N images as one uint8 tensor (N, H, W, 3), in the fastest place that has room.
 
+    With a ``cache_dir`` decoded images are kept there as a memory-mapped file, named by their
+    content, so that the next run starts at once; without one, they are kept in memory while they
+    fit and in a temporary file otherwise.
+
     Args:
-        paths: the image files.
-        height, width: what they are resized to, in pixels.
+        height, width: what images are resized to, in pixels.
         device: where batches are wanted.
-        cache_dir: if given, decoded images are kept there as a memory-mapped file, named by
-            their content, so that the next run starts at once; if not, they are kept in memory
-            while they fit and in a temporary file otherwise.
         memory_share: the share of the free memory (GPU, then host) that the bank may take.
         label: what the progress bar calls them.
         key: :func:`content_key`, if it is known already.
-        least_side: an image with fewer pixels on a side counts as one that cannot be decoded.
-        pixels: uint8 (N, H, W, 3), if they are decoded already.
+        least_side: see :func:`decode`.
+        pixels: ``images``, if they are decoded already.
 
     Attributes:
         images: uint8 (N, H, W, 3).
