@@ -52,7 +52,7 @@ def _extract(
     file: zipfile.ZipFile | tarfile.TarFile, members: dict[str, tuple[Any, int]], archive: Path,
     folder: Path,
 ) -> None:
-    """Extracts members, by their names as (member, size), if they stay in ``folder`` and fit."""
+    """Extracts members, which are given by name as (member, size)."""
     for name in members:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or ":" in name or not path.parts:

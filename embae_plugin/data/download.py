@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from embae_plugin.data.archives import unpack
 from embae_plugin.data.checking import Check, check
@@ -26,7 +26,6 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
     """Fetches data set ``name`` into its folder below ``root``.
 
     Args:
-        name: of the data set.
         root: folder that holds the data sets' own folders; made if it is not there.
         url: of the caller's copy: an address, a Google Drive link or id, or an archive on this
             machine. Empty for what the authors offer, where they do.
@@ -92,11 +91,9 @@ def _archive(name: str, source: Source, root: Path, url: str, digest: str) -> Do
             f"archive that you have: embae data get {name} --root {root} --url FILE"
             + ("" if source.withdrawn else "_OR_ADDRESS")
         )
-    path = Path(unquote(urlsplit(url).path) if url.startswith("file://") else url).expanduser()
+    path = Path(url).expanduser()
     if path.is_file():
         return Download(str(path.absolute()), digest, "archive")
-    if url.startswith("file://"):
-        raise FileNotFoundError(f"--url {url}: there is no such file")
     if source.withdrawn:
         raise ValueError(f"{source.how}. --url takes an archive on this machine only here")
     return Download(drive_link(url), digest, "archive")

@@ -18,7 +18,10 @@ from embae_plugin.torchreid_bridge.manager_items import Item
 
 
 class _EpochSampler(Sampler[int]):
-    """A sampler that draws a new epoch on each pass, from its seed and the epoch's number."""
+    """Draws a new epoch on each pass, from its seed (torch's, if None) and the epoch's number.
+
+    ``data_source`` holds torchreid's items (path, pid, camid, dsetid).
+    """
 
     _plan: Callable[[int, torch.Generator], torch.Tensor]  # so many batches
 
@@ -59,14 +62,10 @@ class _EpochSampler(Sampler[int]):
 
 
 class RandomDatasetIdentitySampler(_EpochSampler):
-    """P x K batches, each from one dataset; see :func:`identity_batches`.
+    """Batches of P x K images of one dataset each; K is ``num_instances``.
 
-    Args:
-        data_source: torchreid's items (path, pid, camid, dsetid).
-        batch_size: P * K.
-        num_instances: K.
-        num_cams, num_datasets: torchreid passes them to every sampler; not used.
-        seed: None, also when built by torchreid by name, takes ``torch.initial_seed()``.
+    See :func:`identity_batches`. torchreid passes ``num_cams`` and ``num_datasets`` to every
+    sampler; they are not used.
 
     Raises:
         ValueError: K does not divide the batch size, or a dataset has fewer than P identities.
@@ -85,11 +84,8 @@ class RandomDatasetIdentitySampler(_EpochSampler):
 class CameraBalancedSampler(_EpochSampler):
     """Batches with equally many images of each camera of each dataset, camera by camera.
 
-    Args:
-        data_source: torchreid's items (path, pid, camid, dsetid); pids are not looked at.
-        batch_size: a multiple of the number of cameras.
-        num_instances, num_cams, num_datasets: torchreid passes them to every sampler; not used.
-        seed: None, also when built by torchreid by name, takes ``torch.initial_seed()``.
+    torchreid passes ``num_instances``, ``num_cams`` and ``num_datasets`` to every sampler; they
+    are not used.
 
     Raises:
         ValueError: the number of cameras does not divide the batch size.
