@@ -19,8 +19,6 @@ from embae_plugin.data.layouts import READERS
 from embae_plugin.fetching import fetch_file, file_digest
 from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Download, Source, by_hand
 
-_DRIVE_ID = re.compile(r"[-\w]{20,}")
-
 
 def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") -> Check:
     """Fetches data set ``name`` into its folder below ``root``.
@@ -104,7 +102,7 @@ def drive_link(url: str) -> str:
 
     gdown's versions differ in which of Drive's links they understand; all take this one.
     """
-    if _DRIVE_ID.fullmatch(url):
+    if re.fullmatch(r"[-\w]{20,}", url):
         return f"https://drive.google.com/uc?id={url}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from embae_plugin.atomic_file import replacing
 
-Floats = NDArray[np.float32]
 Texts = NDArray[np.str_]
 SUFFIXES = (".npz", ".parquet")
 
@@ -42,7 +41,7 @@ class EmbeddingTable:
 
     paths: Texts
     cameras: Texts
-    embeddings: Floats
+    embeddings: NDArray[np.float32]
     pids: Texts | None = None
     about: dict[str, Any] = field(default_factory=dict)
 

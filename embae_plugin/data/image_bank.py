@@ -32,7 +32,6 @@ from embae_plugin.data.parallel import can_fork, cpu_count, in_parallel, shared_
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "embae-images-1"
 MANY = 1000  # images, from which on processes decode in place of threads
 Pixels = NDArray[np.uint8]
 PATHS = (str, Path)
@@ -106,7 +105,7 @@ def content_key(paths: Sequence[str], height: int, width: int) -> str:
         except (OSError, ValueError):
             return b"unreadable"  # decoding will say what is wrong with it
 
-    total = hashlib.blake2b(f"{_FORMAT} {height}x{width}".encode(), digest_size=12)
+    total = hashlib.blake2b(f"embae-images-1 {height}x{width}".encode(), digest_size=12)
     with ThreadPoolExecutor(cpu_count()) as pool:
         for found in pool.map(digest, paths):
             total.update(found)

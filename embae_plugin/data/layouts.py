@@ -19,9 +19,6 @@ from scipy.io import loadmat
 from embae_plugin.data.datasets.ward import NAME, find_folder
 from embae_plugin.torchreid_bridge.known_datasets import Counts
 
-_MARKET = re.compile(r"(-?\d+)_c(\d)")
-_VIPER = re.compile(r"(\d+)_")
-_CUHK01 = re.compile(r"(\d{4})(\d{3})")
 _PEOPLE_OF_CUHK03 = 1467
 _UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError)
 
@@ -45,7 +42,9 @@ def count(labels: Iterable[Label], nobody: tuple[int, ...] = ()) -> Counts:
     return Counts(len(images), len(people), len({camera for _, camera in images}))
 
 
-def listed(folder: Path, ending: str, pattern: re.Pattern[str]) -> tuple[list[Label], list[str]]:
+def listed(
+    folder: Path, ending: str, pattern: str | re.Pattern[str]
+) -> tuple[list[Label], list[str]]:
     """(person, camera) of each image in ``folder``, and what is wrong with files there.
 
     A pattern with one group gives the person only, and camera 0.
@@ -54,7 +53,7 @@ def listed(folder: Path, ending: str, pattern: re.Pattern[str]) -> tuple[list[La
     labels: list[Label] = []
     misnamed, empty = [], []
     for entry in os.scandir(folder):
-        match = pattern.match(entry.name)
+        match = re.match(pattern, entry.name)
         if not entry.name.lower().endswith(ending):
             continue
         if match is None:
@@ -93,7 +92,7 @@ def _read_market(folder: Path, inner: str, junk: int | None = None) -> Content:
     parts, problems = {}, []
     names = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
     for part, name in names.items():
-        labels, wrong = listed(base / name, ".jpg", _MARKET)
+        labels, wrong = listed(base / name, ".jpg", r"(-?\d+)_c(\d)")
         parts[part] = count((label for label in labels if label[0] != junk), nobody)
         problems += wrong
     return Content(parts, problems)
@@ -102,7 +101,7 @@ def _read_market(folder: Path, inner: str, junk: int | None = None) -> Content:
 def _read_viper(folder: Path) -> Content:
     """VIPeR: two folders, one image of each person in each; pairs go by sorted order."""
     (one, wrong), (other, wrong_too) = (
-        listed(folder / "VIPeR" / name, ".bmp", _VIPER) for name in ("cam_a", "cam_b")
+        listed(folder / "VIPeR" / name, ".bmp", r"(\d+)_") for name in ("cam_a", "cam_b")
     )
     problems = [*stale_splits(folder / "splits.json"), *wrong, *wrong_too]
     if alone := {pid for pid, _ in one} ^ {pid for pid, _ in other}:
@@ -114,7 +113,7 @@ def _read_cuhk01(folder: Path) -> Content:
     """CUHK01: images 1 and 2 of each person are one camera view, 3 and 4 the other."""
     if not (folder / "campus").is_dir() and (folder / "CUHK01.zip").is_file():
         raise FileNotFoundError(f"{folder / 'CUHK01.zip'} has not been unpacked to campus/ yet")
-    labels, problems = listed(folder / "campus", ".png", _CUHK01)
+    labels, problems = listed(folder / "campus", ".png", r"(\d{4})(\d{3})")
     views = ((pid, (image - 1) // 2) for pid, image in labels)
     return Content({"all": count(views)}, problems + stale_splits(folder / "splits.json"))
 

@@ -23,9 +23,6 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 
-_RUN = 32  # items that a process is given at a time
-_PR_SET_PDEATHSIG = 1
-
 
 def cpu_count() -> int:
     """How many processors this process may use."""
@@ -63,7 +60,7 @@ def in_parallel(
     else:
         pool = ThreadPoolExecutor(workers)
     try:
-        yield from pool.map(_call if processes else work, range(count), chunksize=_RUN)
+        yield from pool.map(_call if processes else work, range(count), chunksize=32)
     except BrokenProcessPool:
         raise MemoryError(
             "a process that decodes images was killed, most likely for want of memory; a smaller "
@@ -79,8 +76,8 @@ def _prepare(work: Callable[[int], Any]) -> None:
     # Ctrl-C reaches all processes of a terminal; what is to happen then, the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Where the parent is killed, there is nobody to work for.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Where the parent is killed, there is nobody to work for: PR_SET_PDEATHSIG.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _call(index: int) -> Any:

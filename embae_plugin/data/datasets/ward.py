@@ -17,7 +17,6 @@ from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"(\d{4})(\d{4})(\d{4})\.png$", re.IGNORECASE)
-_DEPTH = 3
 WardItem = tuple[str, int, int]
 """torchreid's (path, person, camera): the person as in the name, the camera from 0."""
 
@@ -97,7 +96,7 @@ def find_folder(root: Path) -> Path:
     if not places:
         raise missing_data_error("ward", root, str(root / "ward"))
     folder = max(places, key=lambda path: path.name == "ward")
-    for _ in range(_DEPTH):
+    for _ in range(3):
         entries = list(folder.iterdir())
         inside = [e for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
         if len(inside) != 1 or any(NAME.fullmatch(entry.name) for entry in entries):
