@@ -50,7 +50,7 @@ def embed_records(
     A model with statistics by camera uses those of each record's camera, by name, and for a name
     that it does not know what all its cameras have in common; see :func:`tell_unknown`.
     """
-    features = store.features(model, records, label, tta, keep).features
+    features = store.features(model, records, label, tta, keep)
     return embed_stored(model, features, records, normalize)
 
 

@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,14 +61,6 @@ def ten_crop_views(height: int, width: int) -> tuple[View, ...]:
     down, right = tall - height, wide - width
     corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
     return tuple(View(top, left, mirrored) for top, left in corners for mirrored in (False, True))
-
-
-@dataclass
-class FeatureBank:
-    """Trunk features (N, V, D) float32 of N images in V views; ``key`` names these numbers."""
-
-    features: torch.Tensor
-    key: str
 
 
 @torch.inference_mode()
@@ -139,7 +130,7 @@ def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
 
 
 class FeatureStore:
-    """Makes image and feature banks and keeps them: the same crops are never computed twice.
+    """Makes images and features and keeps them: the same crops are never computed twice.
 
     Args:
         height, width, mean, std: the network's input, in pixels, and its normalisation.
@@ -162,7 +153,7 @@ class FeatureStore:
         )
         self._images: dict[_Name, ImageBank] = {}
         self._keys: dict[_Name, str] = {}
-        self._features: dict[str, FeatureBank] = {}
+        self._features: dict[str, torch.Tensor] = {}
 
     @classmethod
     def of(cls, spec: InputSpec, device: torch.device | str = "cpu", **more: Any) -> FeatureStore:
@@ -224,8 +215,8 @@ class FeatureStore:
     def features(
         self, model: EmbAE | Trunk, records: ImageRecords, label: str, tta: str = "flip",
         keep: bool = True,
-    ) -> FeatureBank:
-        """The trunk features of ``records``: from memory, from the cache folder, or computed.
+    ) -> torch.Tensor:
+        """Trunk features (N, V, D) of ``records``: from memory, from the cache folder, or computed.
 
         Args:
             model: whose trunk it is; one with statistics by camera uses those of each record's
@@ -245,7 +236,7 @@ class FeatureStore:
             cameras = model.camera_numbers(records.camera_names())
             numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
-            return FeatureBank(self._extract(trunk, records, label, tta, cameras), "")
+            return self._extract(trunk, records, label, tta, cameras)
         content, views = self._key(self._name(records, tta == "ten_crop")), self._views(tta)
         name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
@@ -258,7 +249,7 @@ class FeatureStore:
                 features = self._extract(trunk, records, label, tta, cameras).clone()
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
-            self._features[key] = FeatureBank(features.to(self.device), key)
+            self._features[key] = features.to(self.device)
         return self._features[key]
 
     def _extract(

@@ -29,7 +29,7 @@ def _embeddings(
 ) -> torch.Tensor:
     """As they are, (N, model.feature_dim)."""
     views = "flip" if tta == "none" else tta
-    features = run.store.features(model, records, label, views).features
+    features = run.store.features(model, records, label, views)
     features = features[:, :1] if tta == "none" else features
     return embed_stored(model, features, records, normalize=False)
 

@@ -242,7 +242,7 @@ class Rounds(OptimisedPhase):
             engine.model.to(memory_format=torch.channels_last)
             self.bank = engine.store.images(engine.target, "target")
         else:
-            self.features = engine.store.features(engine.model, engine.target, "target").features
+            self.features = engine.store.features(engine.model, engine.target, "target")
 
     def start_epoch(self, epoch: int) -> float:
         """Clusters, unless this round has done so; then see :class:`OptimisedPhase`."""
@@ -288,7 +288,7 @@ class Rounds(OptimisedPhase):
         h = self.features
         if h is None:
             first = self.clustered < 0  # of weights whose features an earlier step may have left
-            h = engine.store.features(model, engine.target, "target", keep=first).features
+            h = engine.store.features(model, engine.target, "target", keep=first)
         return embed_stored(model, h, engine.target)
 
     def _cluster(self, epoch: int) -> None:
