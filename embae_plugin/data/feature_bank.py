@@ -164,8 +164,8 @@ class FeatureStore:
         """What networks are given from here."""
         return InputSpec.make(*self.size, self.mean, self.std)
 
-    def _name(self, records: ImageRecords, enlarged: bool) -> _Name:
-        height, width = ten_crop_size(*self.size) if enlarged else self.size
+    def _name(self, records: ImageRecords, tta: str) -> _Name:
+        height, width = ten_crop_size(*self.size) if tta == "ten_crop" else self.size
         return records.paths, height, width
 
     def _views(self, tta: str) -> tuple[View, ...]:
@@ -179,9 +179,9 @@ class FeatureStore:
     def _decoded(self, name: _Name, **more: Any) -> ImageBank:
         return self._bank(*name, key=self._key(name) if self._shared_images else "", **more)
 
-    def images(self, records: ImageRecords, label: str, enlarged: bool = False) -> ImageBank:
-        """The decoded images of ``records``; made at the first call."""
-        name = self._name(records, enlarged)
+    def images(self, records: ImageRecords, label: str, tta: str = "none") -> ImageBank:
+        """The decoded images of ``records``, enlarged for ``ten_crop``; made at the first call."""
+        name = self._name(records, tta)
         if name not in self._images:
             # With a cache folder, the first process decodes for all of them.
             with distributed.rank_zero_first() if self._shared_images else nullcontext():
@@ -197,7 +197,7 @@ class FeatureStore:
             (path, reason) of each image that cannot be decoded or has a side of fewer than
             ``least_side`` pixels.
         """
-        name, failures = self._name(records, False), []
+        name, failures = self._name(records, "none"), []
         try:
             bank = self._decoded(name, label=label, least_side=least_side)
         except CorruptImageError as error:
@@ -237,7 +237,7 @@ class FeatureStore:
             numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
             return self._extract(trunk, records, label, tta, cameras)
-        content, views = self._key(self._name(records, tta == "ten_crop")), self._views(tta)
+        content, views = self._key(self._name(records, tta)), self._views(tta)
         name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
@@ -259,9 +259,9 @@ class FeatureStore:
         """:func:`extract_features`, each rank working on its share of the images."""
         parts = distributed.shards(len(records), _block(self.device))
         start, stop = parts[distributed.rank()]
-        views, name = self._views(tta), self._name(records, tta == "ten_crop")
+        views, name = self._views(tta), self._name(records, tta)
         if distributed.size() == 1 or name in self._images:
-            bank = self.images(records, label, tta == "ten_crop")
+            bank = self.images(records, label, tta)
         elif start < stop:  # decode no more than this share
             bank = self._bank(name[0][start:stop], *name[1:], cache_dir="", label=label)
             cameras = None if cameras is None else cameras[start:stop]
