@@ -53,8 +53,9 @@ def embed_records(
     A model with statistics by camera uses those of each record's camera, by name, and for a name
     that it does not know what all its cameras have in common; see :func:`tell_unknown`.
     """
-    bank = store.features(model, records, label, tta, keep)
-    return embed_stored(model, bank.features, records, normalize, bank.cameras)
+    features = store.features(model, records, label, tta, keep)
+    cameras = store.cameras(model, records, label) if knows_cameras(model.f_emb) else None
+    return embed_stored(model, features, records, normalize, cameras)
 
 
 def embed_stored(

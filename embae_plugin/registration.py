@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from embae_plugin import losses, models
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data import datasets, samplers
+from embae_plugin.data import samplers
+from embae_plugin.data.datasets import synthetic, ward
 from embae_plugin.methods import registry
 
 MODELS = {
@@ -14,10 +15,10 @@ MODELS = {
     "embae_resnet50": models.embae_resnet50,
 }
 DATASETS = {
-    "synthetic_source_a": datasets.SyntheticSourceA,
-    "synthetic_source_b": datasets.SyntheticSourceB,
-    "synthetic_target": datasets.SyntheticTarget,
-    "ward": datasets.WARD,
+    "synthetic_source_a": synthetic.SyntheticSourceA,
+    "synthetic_source_b": synthetic.SyntheticSourceB,
+    "synthetic_target": synthetic.SyntheticTarget,
+    "ward": ward.WARD,
 }
 SAMPLERS = (samplers.RandomDatasetIdentitySampler, samplers.CameraBalancedSampler)
 LOSSES = (losses.BatchHardTripletLoss, losses.ReconstructionLoss)

@@ -54,7 +54,7 @@ def crops(tmp_path) -> Path:
 def test_by_the_features_of_a_model_of_three_cameras(crops, decoded, keep):
     model, records = tiny_embae(cameras=CAMERAS), list_crops(crops).records()
     store = FeatureStore.of(INPUT)
-    made = store.features(model, records, "crops", keep=keep).features
+    made = store.features(model, records, "crops", keep=keep)
     assert once(decoded, 36)
     (bank,) = store._images.values()  # one bank, of whose rows each camera takes its own
     assert len(bank) == 36
@@ -63,7 +63,7 @@ def test_by_the_features_of_a_model_of_three_cameras(crops, decoded, keep):
     store.features(plain, records, "crops")
     store.features(tiny_embae(2, CAMERAS[:2]), records, "crops")
     assert once(decoded, 36)
-    assert not torch.allclose(made, store.features(plain, records, "crops").features, rtol=1e-2)
+    assert not torch.allclose(made, store.features(plain, records, "crops"), rtol=1e-2)
 
 
 @pytest.mark.parametrize("method", ["trunk", "heads", "norm"])

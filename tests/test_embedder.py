@@ -211,7 +211,7 @@ def test_listed_crops_are_embedded_by_the_name_of_their_camera(records, parts, t
 
 def test_stored_features_of_a_model_without_cameras_need_no_names(records):
     model, store = tiny_embae(), tiny_store()
-    features = store.features(model, records, "crops").features
+    features = store.features(model, records, "crops")
     expected = embed_views(model.embed_features, features, True)
     assert torch.equal(embed_stored(model, features, records), expected)
 

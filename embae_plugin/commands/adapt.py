@@ -37,7 +37,7 @@ from embae_plugin.commands.shared_arguments import (
 from embae_plugin.data.crops import Crops, describe_cameras
 from embae_plugin.data.embedding_files import write_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
-from embae_plugin.data.records import load_data
+from embae_plugin.data.records import load_data, queries_and_gallery
 from embae_plugin.embedder import crops_table, embed_records
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.evaluation.change import measure_change
@@ -214,14 +214,16 @@ class CropAdaptation:
 
 def _scores(crops: Crops, embeddings: dict[str, torch.Tensor]) -> list[Row]:
     """Both protocols, each labelled crop a query among the others; [] without identities."""
-    if crops.pids is None:
+    names = crops.pids or ("",) * len(crops)
+    asked, searched = map(np.flatnonzero, queries_and_gallery(names))
+    if not len(asked):
         return []
-    rows = np.flatnonzero(np.array(crops.pids) != "")
-    pids, cameras = np.unique(np.array(crops.pids)[rows], return_inverse=True)[1], crops.numbers()
+    pids, cameras = np.unique(names, return_inverse=True)[1].reshape(-1), crops.numbers()
     table = []
-    for name, every in embeddings.items():
-        z = every[torch.from_numpy(rows).to(every.device)]
+    for name, z in embeddings.items():
         # A query and its copy in the gallery are of one camera, which both protocols ignore.
-        scores = evaluate_embeddings(z, z, pids, pids, cameras[rows], cameras[rows])
+        scores = evaluate_embeddings(
+            z[asked], z[searched], pids[asked], pids[searched], cameras[asked], cameras[searched]
+        )
         table.append(score_row(name, scores))
     return table

@@ -26,13 +26,13 @@ import numpy as np
 
 from embae_plugin.commands.shared_arguments import add_checkpoint_arguments, model_of
 from embae_plugin.data.camera_rules import camera_rule
-from embae_plugin.data.embedding_files import Floats, Texts, read_embeddings
+from embae_plugin.data.embedding_files import Texts, read_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, load_data, queries_and_gallery
 from embae_plugin.embedder import UNKNOWN
 from embae_plugin.evaluation import Scores, evaluate_embeddings
 from embae_plugin.evaluation.score_table import dropped_note, score_row, score_table, write_text
-from embae_plugin.reid import pick_device
+from embae_plugin.reid import Floats, pick_device
 from embae_plugin.runtime import log_to
 from embae_plugin.settings.config import check_config, get_default_config, load_config
 from embae_plugin.training.scoring import score_model

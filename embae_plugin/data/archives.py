@@ -7,22 +7,17 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from tqdm import tqdm
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
-Member = tuple[str, int, Callable[[], IO[bytes] | None]]  # name, size unpacked, how to open it
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks the regular files of a zip or tar archive (also compressed) into ``folder``.
-
-    Links and devices are left out.
 
     Raises:
         ValueError: not an archive (a web page, say), a damaged one, one with a password, or one
@@ -33,13 +28,16 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                infos = filter(_is_file, file.infolist())
-                members = [(i.filename, i.file_size, partial(file.open, i)) for i in infos]
-                _write(members, archive, folder)
+                infos = [info for info in file.infolist() if not info.is_dir()]
+                for info in infos:
+                    info.filename = info.filename.replace("\\", "/")  # some come from Windows
+                _extract(file, {i.filename: (i, i.file_size) for i in infos}, archive, folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                files = [(i.name, i.size, partial(tar.extractfile, i)) for i in tar if i.isreg()]
-                _write(files, archive, folder)
+                # Not there in the first versions of Python 3.10 and 3.11.
+                tar.extraction_filter = getattr(tarfile, "data_filter", lambda info, path: info)
+                files = {i.name: (i, i.size) for i in tar if i.isreg()}
+                _extract(tar, files, archive, folder)
         else:
             raise ValueError(_what_instead(archive))
     except _DAMAGED as error:
@@ -50,28 +48,23 @@ def unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _is_file(info: zipfile.ZipInfo) -> bool:
-    kind = (info.external_attr >> 28) & 0xF
-    return not info.is_dir() and kind in (0, 8)  # unknown, or a regular file
-
-
-def _write(members: Sequence[Member], archive: Path, folder: Path) -> None:
-    for name, _, _ in members:
-        path = PurePosixPath(name.replace("\\", "/"))
+def _extract(
+    file: zipfile.ZipFile | tarfile.TarFile, members: dict[str, tuple[Any, int]], archive: Path,
+    folder: Path,
+) -> None:
+    """Extracts members, which are given by name as (member, size)."""
+    for name in members:
+        path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or ":" in name or not path.parts:
             raise ValueError(
                 f"{archive.name} has a file named {name!r}, which leads out of the folder it is "
                 "unpacked into: it was not unpacked"
             )
-    need, free = sum(size for _, size, _ in members), shutil.disk_usage(folder).free
+    need, free = sum(size for _, size in members.values()), shutil.disk_usage(folder).free
     if need > free:
         raise OSError(f"{archive.name} needs {need:,} bytes unpacked, but {folder} has {free:,}")
-    for name, _, opened in tqdm(members, "unpacking", unit="file", disable=None, leave=False):
-        target, content = folder / name.replace("\\", "/"), opened()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if content is not None:
-            with content, target.open("wb") as output:
-                shutil.copyfileobj(content, output, 1 << 20)
+    for member, _ in tqdm(members.values(), "unpacking", unit="file", disable=None, leave=False):
+        file.extract(member, folder)
 
 
 def _what_instead(path: Path) -> str:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.models.input_spec import InputSpec
-
 ON_DEVICE = ("random_flip", "random_crop", "random_erase")
 
 
@@ -22,19 +20,16 @@ def unsupported_transforms(transforms: Sequence[str]) -> list[str]:
     return [name for name in transforms if name.lower() not in ON_DEVICE]
 
 
-def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalise(
+    images: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
+) -> torch.Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in channels_last memory.
 
     The arithmetic and its order are those of torchvision's ``ToTensor`` and ``Normalize``, so the
     result is equal to theirs bit for bit.
     """
-    mean_t = torch.tensor(mean, dtype=torch.float32, device=images.device)
-    std_t = torch.tensor(std, dtype=torch.float32, device=images.device)
-    return normalise_with(images, mean_t, std_t)
-
-
-def normalise_with(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """:func:`normalise` with ``mean`` and ``std`` (3,) already on the device."""
+    mean, std = (torch.as_tensor(three, dtype=torch.float32, device=images.device)
+                 for three in (mean, std))
     return images.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
@@ -43,19 +38,13 @@ def flip(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     return torch.where(which[:, None, None, None], images.flip(2), images)
 
 
-def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(count, generator=generator) * (high - low) + low
-
-
 def random_crop(
     images: torch.Tensor, generator: torch.Generator, probability: float = 0.5
 ) -> torch.Tensor:
-    """Enlarges an image by 1/8 and cuts a random window of the old size, with a probability.
+    """Enlarges images by 1/8 and cuts a random window of the old size, with a probability.
 
-    The law is torchreid's; the bilinear enlargement is done in float and rounded once.
-
-    Args:
-        images: uint8 (B, H, W, 3).
+    Of uint8 images (B, H, W, 3). The law is torchreid's; the bilinear enlargement is done in
+    float and rounded once.
     """
     count, height, width, _ = images.shape
     chosen = (torch.rand(count, generator=generator) <= probability).nonzero().flatten()
@@ -79,9 +68,7 @@ def random_crop(
 
 
 def random_erase(
-    images: torch.Tensor,
-    fill: Sequence[float],
-    generator: torch.Generator,
+    images: torch.Tensor, fill: Sequence[float], generator: torch.Generator,
     probability: float = 0.5,
 ) -> torch.Tensor:
     """Overwrites one rectangle of a normalised image (B, 3, H, W), with a probability.
@@ -92,8 +79,8 @@ def random_erase(
     """
     count, _, height, width = images.shape
     chosen = torch.rand(count, generator=generator) <= probability
-    area = _uniform(0.02, 0.4, count, generator) * height * width
-    ratio = _uniform(0.3, 1 / 0.3, count, generator)
+    area = (torch.rand(count, generator=generator) * (0.4 - 0.02) + 0.02) * height * width
+    ratio = torch.rand(count, generator=generator) * (1 / 0.3 - 0.3) + 0.3
     tall = (area * ratio).sqrt().round().clamp(1, height - 1)
     wide = (area / ratio).sqrt().round().clamp(1, width - 1)
     top = (torch.rand(count, generator=generator) * (height - tall + 1)).floor()
@@ -121,7 +108,6 @@ class Augmentation:
                 f"transforms {', '.join(wrong)} cannot be done on the device; those that can: "
                 f"{', '.join(ON_DEVICE)}"
             )
-        InputSpec.make(1, 1, self.mean, self.std)  # refuses what cannot be
 
     def coin(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Which of ``count`` images are mirrored, (count,) bool; none without random_flip."""

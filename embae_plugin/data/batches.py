@@ -6,114 +6,30 @@ milliseconds.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-MOST_GROUPS = 2**20  # what a larger number would count into takes gigabytes
-
 Labels = torch.Tensor | NDArray[Any]
 
 
-class Identities(NamedTuple):
-    """Images sorted by identity, identities sorted by dataset; ready to draw from.
-
-    Attributes:
-        order: (N,) images; those of identity i are ``order[start[i] : start[i] + size[i]]``.
-        start, size: (I,) of each identity.
-        first: identities ``first[d]`` to ``first[d + 1] - 1`` are those of dataset d.
-        images: how many images each dataset has.
-    """
-
-    order: torch.Tensor
-    start: torch.Tensor
-    size: torch.Tensor
-    first: list[int]
-    images: torch.Tensor
-
-    @classmethod
-    def of(cls, pids: torch.Tensor, dsetids: torch.Tensor, num_pids: int) -> Identities:
-        """Index (N,) identities of (N,) datasets; the same pid in two datasets is two people."""
-        if pids.ndim != 1 or pids.shape != dsetids.shape or len(pids) == 0:
-            raise ValueError(
-                "pids and dsetids must be (N,) with N > 0, got "
-                f"{tuple(pids.shape)} and {tuple(dsetids.shape)}"
-            )
-        names, dataset = torch.unique(dsetids, return_inverse=True)
-        key = dataset * len(pids) + torch.unique(pids, return_inverse=True)[1]
-        people, identity, size = torch.unique(key, return_inverse=True, return_counts=True)
-        per_dataset = torch.bincount(people // len(pids)).tolist()
-        numbers = zip(names.tolist(), per_dataset, strict=True)
-        small = [f"{d} has {n}" for d, n in numbers if n < num_pids]
-        if small:
-            raise ValueError(
-                f"a batch needs P = {num_pids} identities of one dataset, but dataset "
-                f"{', dataset '.join(small)}; lower the batch size or raise the number of images "
-                "for each identity"
-            )
-        first = [0, *np.cumsum(per_dataset).tolist()]
-        order = identity.argsort(stable=True)
-        return cls(order, size.cumsum(0) - size, size, first, torch.bincount(dataset))
-
-    def draw(
-        self,
-        P: int,
-        K: int,
-        steps: int,
-        generator: torch.Generator,
-        choose: str = "proportional",
-        ranks: int = 1,
-    ) -> torch.Tensor:
-        """:func:`identity_batches` of these."""
-        if choose not in ("proportional", "uniform"):
-            raise ValueError(f"choose must be 'proportional' or 'uniform', not '{choose}'")
-        if min(P, K, steps, ranks) < 1:
-            raise ValueError(f"P = {P}, K = {K} and {steps} steps must each be at least 1")
-        share = self.images.double()
-        if choose == "uniform":
-            share = torch.ones_like(share)
-        dataset = torch.multinomial(share, steps * ranks, replacement=True, generator=generator)
-        drawn = torch.empty(steps, ranks, P, dtype=torch.long)
-        for d in range(len(share)):
-            here = dataset.view(steps, ranks) == d
-            rows = here.any(dim=1).nonzero().flatten()
-            first, last = self.first[d], self.first[d + 1]
-            ticket = torch.rand(len(rows), last - first, generator=generator)
-            wanted = min(last - first, P * int(here.sum(dim=1).amax()))
-            people = ticket.topk(wanted, dim=1).indices
-            # The n-th of a step's batches from one dataset takes the n-th P of its shuffled people.
-            row, batch = here[rows].nonzero(as_tuple=True)
-            turn = here[rows].cumsum(dim=1)[row, batch] - 1
-            place = (turn[:, None] * P + torch.arange(P)) % wanted
-            drawn[rows[row], batch] = first + people[row[:, None], place]
-        member = _draw_members(self.size[drawn.flatten()], K, generator)
-        position = self.start[drawn.flatten()][:, None] + member
-        return self.order[position].view(steps, ranks * P * K)
-
-
 def identity_batches(
-    pids: Labels,
-    dsetids: Labels,
-    P: int,
-    K: int,
-    steps: int,
-    generator: torch.Generator,
-    choose: str = "proportional",
-    ranks: int = 1,
+    pids: Labels, dsetids: Labels, P: int, K: int, steps: int, generator: torch.Generator,
+    choose: str = "proportional", ranks: int = 1,
 ) -> torch.Tensor:
     """P x K batches, each from one dataset (paper, section 3.3; Hermans et al., 2017).
 
     Each batch draws its dataset, then P different identities of it, then K images of each: K
     different ones where the identity has that many, else with replacement. The batches that
     several processes learn from in one step share no identity while their datasets have enough.
+    The same pid in two datasets is two people.
 
     Args:
         pids, dsetids: (N,) identities and datasets.
         P, K: identities in a batch, images of each.
-        steps: number of batches.
-        generator: on the CPU.
         choose: draw datasets in proportion to their images, or "uniform".
         ranks: batches in a step, one for each process.
 
@@ -122,11 +38,51 @@ def identity_batches(
         by side.
 
     Raises:
-        ValueError: a dataset has fewer than P identities, a number is below 1, or ``choose`` is
-            unknown.
+        ValueError: no images, a dataset with fewer than P identities, a number below 1, or an
+            unknown ``choose``.
     """
-    identities = Identities.of(torch.as_tensor(pids), torch.as_tensor(dsetids), P)
-    return identities.draw(P, K, steps, generator, choose, ranks)
+    pids, dsetids = torch.as_tensor(pids), torch.as_tensor(dsetids)
+    if choose not in ("proportional", "uniform"):
+        raise ValueError(f"choose must be 'proportional' or 'uniform', not '{choose}'")
+    if min(P, K, steps, ranks) < 1:
+        raise ValueError(f"P = {P}, K = {K} and {steps} steps must each be at least 1")
+    if pids.ndim != 1 or pids.shape != dsetids.shape or len(pids) == 0:
+        raise ValueError(
+            "pids and dsetids must be (N,) with N > 0, got "
+            f"{tuple(pids.shape)} and {tuple(dsetids.shape)}"
+        )
+    names, dataset = torch.unique(dsetids, return_inverse=True)
+    key = dataset * len(pids) + torch.unique(pids, return_inverse=True)[1]
+    people, identity, size = torch.unique(key, return_inverse=True, return_counts=True)
+    # Identities are sorted by dataset, and ``order`` has their images side by side.
+    order, start = identity.argsort(stable=True), size.cumsum(0) - size
+    in_dataset = torch.bincount(people // len(pids)).tolist()
+    numbers = zip(names.tolist(), in_dataset, strict=True)
+    small = [f"dataset {d} has {n}" for d, n in numbers if n < P]
+    if small:
+        raise ValueError(
+            f"a batch needs P = {P} identities of one dataset, but {', '.join(small)}; lower the "
+            "batch size or raise the number of images for each identity"
+        )
+    share = torch.bincount(dataset).double()
+    if choose == "uniform":
+        share = torch.ones_like(share)
+    chosen = torch.multinomial(share, steps * ranks, replacement=True, generator=generator)
+    chosen, drawn = chosen.view(steps, ranks), torch.empty(steps, ranks, P, dtype=torch.long)
+    for d, (first, last) in enumerate(pairwise([0, *np.cumsum(in_dataset).tolist()])):
+        here = chosen == d
+        rows = here.any(dim=1).nonzero().flatten()
+        ticket = torch.rand(len(rows), last - first, generator=generator)
+        wanted = min(last - first, P * int(here.sum(dim=1).amax()))
+        shuffled = ticket.topk(wanted, dim=1).indices
+        # The n-th of a step's batches from one dataset takes the n-th P of its shuffled people.
+        row, batch = here[rows].nonzero(as_tuple=True)
+        turn = here[rows].cumsum(dim=1)[row, batch] - 1
+        place = (turn[:, None] * P + torch.arange(P)) % wanted
+        drawn[rows[row], batch] = first + shuffled[row[:, None], place]
+    member = _draw_members(size[drawn.flatten()], K, generator)
+    index: torch.Tensor = order[start[drawn.flatten()][:, None] + member]
+    return index.view(steps, ranks * P * K)
 
 
 def _draw_members(count: torch.Tensor, K: int, generator: torch.Generator) -> torch.Tensor:
@@ -156,27 +112,19 @@ def balanced_batches(
     Args:
         groups: (N,) numbers 0 to G - 1, all of them in use.
         per_group: images of each group in a batch.
-        steps: number of batches.
-        generator: on the CPU.
 
     Returns:
         (steps, G * per_group) indices, all of group 0 first.
 
     Raises:
-        ValueError: a group without images, or a number out of its range.
+        ValueError: a group without images, or a number below 1.
     """
     groups = torch.as_tensor(groups)
     if min(per_group, steps) < 1:
         raise ValueError(f"{per_group} images of a group and {steps} steps must be at least 1 each")
-    if len(groups) and not 0 <= int(groups.min()) <= int(groups.max()) < MOST_GROUPS:
-        raise ValueError(
-            f"groups must be numbered 0 to G - 1 without gaps, got {int(groups.min())} to "
-            f"{int(groups.max())} for {len(groups)} images"
-        )
-    count = torch.bincount(groups)
-    empty = (count == 0).nonzero().flatten().tolist()
-    if len(groups) == 0 or empty:
-        raise ValueError(f"each group needs at least one image; without: {empty or 'all'}")
+    numbers, count = torch.unique(groups, return_counts=True)
+    if not len(groups) or numbers.tolist() != list(range(len(numbers))):
+        raise ValueError(f"groups must be numbered 0 to G - 1, each with images, got {numbers}")
     needed = steps * per_group
     rounds = (needed + count - 1) // count
     size = rounds * count

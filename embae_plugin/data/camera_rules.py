@@ -44,7 +44,7 @@ def find_images(root: str | Path) -> list[str]:
     found: list[str] = []
     unread: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_raise, followlinks=True):
         state = os.stat(folder)
         if (state.st_dev, state.st_ino) in seen:  # under another name
             subfolders.clear()
@@ -68,9 +68,7 @@ def find_images(root: str | Path) -> list[str]:
     return sorted(found, key=natural_order)
 
 
-def _refuse(error: OSError) -> None:
-    if isinstance(error, PermissionError):
-        raise PermissionError(f"no permission to read the folder {error.filename}") from None
+def _raise(error: OSError) -> None:
     raise error
 
 
@@ -120,17 +118,8 @@ def camera_rule(pattern: str) -> re.Pattern[str]:
     return rule
 
 
-def crops_by_regex(root: str | Path, pattern: str) -> Crops:
-    r"""Crops whose camera is the group ``camera`` of a regular expression on their path.
-
-    Args:
-        root: the folder of images.
-        pattern: searched for anywhere in the path below ``root`` (``/`` between folders), for
-            example ``_c(?P<camera>\d+)``. What it does not fit is left out and listed.
-
-    Raises:
-        ValueError: no regular expression, no group ``camera``, or it fits no image.
-    """
+def _crops_by_regex(root: str | Path, pattern: str) -> Crops:
+    """Crops whose path fits a :func:`camera_rule`; the others are left out and listed."""
     rule, names = camera_rule(pattern), find_images(root)
     found = {name: rule.search(name.replace(os.sep, "/")) for name in names}
     cameras = {name: match["camera"] for name, match in found.items() if match and match["camera"]}
@@ -140,24 +129,13 @@ def crops_by_regex(root: str | Path, pattern: str) -> Crops:
             f"--camera-regex {pattern!r} fits none of the {len(names)} images in {root}, "
             f"such as{shown}"
         )
-    crops = Crops(Path(root), tuple(cameras), tuple(cameras.values()))
-    missed = (name for name in names if name not in cameras)
-    return crops.without((str(Path(root) / n), "--camera-regex tells no camera") for n in missed)
+    missed = [str(Path(root) / name) for name in names if name not in cameras]
+    skipped = [(path, "--camera-regex tells no camera") for path in missed]
+    return Crops(Path(root), tuple(cameras), tuple(cameras.values()), skipped=skipped)
 
 
-def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
-    """Crops listed in a table with a header: ``path,camid`` and, if known, ``pid``.
-
-    Args:
-        table: a UTF-8 file of comma-separated values. Identities may be any text; an empty one
-            is unknown. They are for scoring alone.
-        root: what paths are relative to; by default the table's folder.
-
-    Raises:
-        FileNotFoundError: no such table.
-        ValueError: a column is missing, a line is incomplete, or a path is listed twice.
-    """
-    table = Path(table)
+def _crops_by_csv(table: Path, root: str | Path) -> Crops:
+    """Crops listed in a table, whose paths count from ``root`` or else from the table's folder."""
     if not table.is_file():
         raise FileNotFoundError(f"the table {table} does not exist")
     try:
@@ -174,31 +152,43 @@ def crops_by_csv(table: str | Path, root: str | Path = "") -> Crops:
                 f"path,camid,pid, and is {','.join(columns) or 'empty'}"
             )
     lines: dict[str, int] = {}
+    cameras, pids = [], []
     for line, row in rows:
-        path = (row["path"] or "").strip()
-        if not path or not (row["camid"] or "").strip():
+        path, camera, pid = ((row.get(key) or "").strip() for key in ("path", "camid", "pid"))
+        if not path or not camera:
             raise ValueError(f"{table}, line {line}: path or camid is empty")
         if path in lines:
             raise ValueError(f"{table}, line {line}: {path} is on line {lines[path]} already")
         lines[path] = line
+        cameras.append(camera)
+        pids.append(pid)
     if not rows:
         raise ValueError(f"{table} lists no images")
-    cameras = tuple(row["camid"].strip() for _, row in rows)
-    pids = tuple((row.get("pid") or "").strip() for _, row in rows)
     folder = Path(root) if root else table.parent
-    return Crops(folder, tuple(lines), cameras, pids if any(pids) else None)
+    return Crops(folder, tuple(lines), tuple(cameras), tuple(pids) if any(pids) else None)
 
 
 def list_crops(images: str | Path = "", table: str | Path = "", camera_regex: str = "") -> Crops:
-    """Crops by whichever rule is given; see the three functions above.
+    r"""Crops by whichever rule is given; see also :func:`crops_by_folder`.
+
+    Args:
+        images: the folder of images.
+        table: a UTF-8 file with a header, ``path,camid`` and, if known, ``pid``: any text, empty
+            where unknown, for scoring alone. Paths count from ``images``, or else from the
+            table's folder.
+        camera_regex: searched for anywhere in the path below ``images`` (``/`` between folders),
+            for example ``_c(?P<camera>\d+)``. What it does not fit is left out and listed.
 
     Raises:
-        FileNotFoundError, PermissionError, ValueError: see there; also no images, or two rules.
+        FileNotFoundError: no such table or folder.
+        PermissionError: a folder may not be read.
+        ValueError: two rules, no images, an expression that fits none, a table without a column,
+            with an incomplete line, or with a path listed twice.
     """
     if table and camera_regex:
         raise ValueError("give --csv or --camera-regex, not both: the table tells the cameras")
     if table:
-        return crops_by_csv(table, images)
+        return _crops_by_csv(Path(table), images)
     if not images:
         raise ValueError("name the folder of images with --images, or a table with --csv")
-    return crops_by_regex(images, camera_regex) if camera_regex else crops_by_folder(images)
+    return _crops_by_regex(images, camera_regex) if camera_regex else crops_by_folder(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,12 +66,12 @@ def check(name: str, root: str | Path) -> Check:
         found, problems, notes = READERS[name](folder)
     except OSError as error:
         return found_here("incomplete", messages=(f"{error}. {advice}",))
-    state = "differs" if found != source.published else "complete"
     if problems:
-        state = "damaged"
-    elif state == "differs":
-        notes = [*notes, "other counts than published: scores on it don't compare with others'"]
-    return found_here(state, found=found, messages=(*problems, *notes))
+        return found_here("damaged", found, messages=(*problems, *notes))
+    if found == source.published:
+        return found_here("complete", found, messages=tuple(notes))
+    note = "other counts than published: scores on it don't compare with others'"
+    return found_here("differs", found, messages=(*notes, note))
 
 
 def check_all(root: str | Path, names: Sequence[str] = ()) -> list[Check]:
@@ -88,28 +89,27 @@ def check_all(root: str | Path, names: Sequence[str] = ()) -> list[Check]:
 
 def _check_built_in(name: str, folder: Path) -> Check:
     """A set that this package draws, against what its own plan says."""
-    found_here = partial(Check, name, str(folder))
     if not folder.is_dir() or not any(folder.iterdir()):
-        return found_here("built in", messages=("drawn when it is first used",))
+        message = "drawn when it is first used"
+        return Check(name, str(folder), "built in", messages=(message,))
     try:
-        metadata = read_metadata(folder)
-        scale, seed = metadata["scale"], metadata["seed"]
-        subsets = planned_items(folder)
+        metadata, subsets = read_metadata(folder), planned_items(folder)
     except (ValueError, OSError) as error:
-        return found_here("damaged", messages=(str(error),))
-    published = {
-        part: count(((pid, camera) for _, pid, camera in items), nobody=(0,))
-        for part, items in subsets.items()
-    }
-    found = {
-        part: count(((pid, cam) for path, pid, cam in items if Path(path).is_file()), nobody=(0,))
-        for part, items in subsets.items()
-    }
-    note = [f"drawn with scale {scale:g}, seed {seed}"] if (scale, seed) != (1.0, 0) else []
-    state = "complete"
-    if found != published:
-        state, note = "damaged", [*note, f"remove {folder} and it will be drawn anew"]
-    return found_here(state, found=found, published=published, messages=tuple(note))
+        return Check(name, str(folder), "damaged", messages=(str(error),))
+
+    def counts(drawn: bool) -> dict[str, Counts]:
+        return {
+            part: count(((i[1], i[2]) for i in items if not drawn or Path(i[0]).is_file()), (0,))
+            for part, items in subsets.items()
+        }
+
+    published, found = counts(drawn=False), counts(drawn=True)
+    scale, seed = metadata["scale"], metadata["seed"]
+    notes = [f"drawn with scale {scale:g}, seed {seed}"] if (scale, seed) != (1.0, 0) else []
+    if found == published:
+        return Check(name, str(folder), "complete", found, published, tuple(notes))
+    notes.append(f"remove {folder} and it will be drawn anew")
+    return Check(name, str(folder), "damaged", found, published, tuple(notes))
 
 
 def table(checks: Sequence[Check], root: str | Path) -> str:
@@ -117,16 +117,13 @@ def table(checks: Sequence[Check], root: str | Path) -> str:
     base = Path(root).expanduser().absolute()
     rows: list[list[str]] = []
     for item in checks:
-        folder = Path(item.folder)
-        shown = str(folder.relative_to(base)) if folder.is_relative_to(base) else str(folder)
-        state = item.state
-        if item.name in SOURCES and SOURCES[item.name].withdrawn:
-            state += " (withdrawn)"
-        parts = list(dict.fromkeys([*item.published, *item.found])) or [""]
-        for k, part in enumerate(parts):
-            head = [item.name, shown, state] if k == 0 else ["", "", ""]
+        withdrawn = item.name in SOURCES and SOURCES[item.name].withdrawn
+        state = f"{item.state} (withdrawn)" if withdrawn else item.state
+        head = [item.name, os.path.relpath(item.folder, base), state]
+        for part in dict.fromkeys([*item.published, *item.found]) or [""]:
             pairs = zip(_numbers(item.found, part), _numbers(item.published, part), strict=True)
             rows.append([*head, part, *(" / ".join(pair) if part else "" for pair in pairs)])
+            head = [""] * 3
     headers = ["data set", "folder", "state", "part"]
     headers += [f"{what} (of)" for what in ("images", "identities", "cameras")]
     align = ["left"] * 4 + ["right"] * 3

@@ -71,13 +71,11 @@ class Crops:
         if not reasons:
             return self
         keep = [str(self.root / name) not in reasons for name in self.names]
-        return Crops(
-            self.root,
-            tuple(compress(self.names, keep)),
-            tuple(compress(self.cameras, keep)),
-            None if self.pids is None else tuple(compress(self.pids, keep)),
-            [*self.skipped, *reasons.items()],
+        names, cameras, pids = (
+            tuple(compress(column or (), keep)) for column in (self.names, self.cameras, self.pids)
         )
+        skipped = [*self.skipped, *reasons.items()]
+        return Crops(self.root, names, cameras, None if self.pids is None else pids, skipped)
 
     def check_skipped(self, max_bad: float) -> None:
         """Refuses to go on where too much was left out.
@@ -86,11 +84,12 @@ class Crops:
             ValueError: more than the share ``max_bad`` was, or everything.
         """
         bad, total = len(self.skipped), len(self.skipped) + len(self)
-        if not bad or (len(self) and bad <= max_bad * total):
-            return
-        advice = f"mend or remove them, or allow more with --max-bad (now {max_bad:g})"
-        end = advice if len(self) else "none is left"
-        raise ValueError(f"{bad} of {total} images cannot be used:{shortened(self.skipped)}\n{end}")
+        if bad and (bad > max_bad * total or not len(self)):
+            advice = f"mend or remove them, or allow more with --max-bad (now {max_bad:g})"
+            raise ValueError(
+                f"{bad} of {total} images cannot be used:{shortened(self.skipped)}\n"
+                f"{advice if len(self) else 'none is left'}"
+            )
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

@@ -5,36 +5,25 @@ Everything happens in a hidden folder under the root, which goes away whatever h
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import logging
 import os
 import re
-import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
-
-import gdown
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from embae_plugin.data.archives import unpack
 from embae_plugin.data.checking import Check, check
 from embae_plugin.data.datasets.catalog import SPECS
+from embae_plugin.data.datasets.generation import in_use
 from embae_plugin.data.layouts import READERS
+from embae_plugin.fetching import fetch_file, file_digest
 from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Download, Source, by_hand
-
-logger = logging.getLogger(__name__)
-
-_DRIVE_ID = re.compile(r"[-\w]{20,}")
 
 
 def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") -> Check:
     """Fetches data set ``name`` into its folder below ``root``.
 
     Args:
-        name: of the data set.
         root: folder that holds the data sets' own folders; made if it is not there.
         url: of the caller's copy: an address, a Google Drive link or id, or an archive on this
             machine. Empty for what the authors offer, where they do.
@@ -56,16 +45,18 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
     source = SOURCES[name]
     root = Path(root).expanduser().absolute()
     place = root / source.folder
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    if in_use(place):
         raise FileExistsError(
             f"{place} is there already and is never overwritten: embae data check {name} "
             f"--root {root} tells what is in it; move it away to fetch it anew"
         )
     archive = _archive(name, source, root, url, digest)
     root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
     advice = f"By hand: {by_hand(name, root)}"
-    try:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{name}.", dir=root, ignore_cleanup_errors=True
+    ) as folder:
+        work = Path(folder)
         unpacked, staged = work / "unpacked", work / "staged"
         path = _fetched(archive, work, advice)
         try:
@@ -85,25 +76,25 @@ def get_dataset(name: str, root: str | Path, url: str = "", digest: str = "") ->
                 f"{result.state}, found {found}, published {published}; {why}"
             )
         os.replace(staged / source.folder, place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return check(name, root)
 
 
 def _archive(name: str, source: Source, root: Path, url: str, digest: str) -> Download:
     """What to fetch: the caller's copy or the authors' own."""
-    if url:
-        local = _local_path(url)
-        if source.withdrawn and local is None:
-            raise ValueError(f"{source.how}. --url takes an archive on this machine only here")
-        return Download(str(local) if local else drive_link(url), digest, "archive")
-    if source.archive is None:
+    if not url and source.archive:
+        return source.archive._replace(digest=digest or source.archive.digest)
+    if not url:
         raise ValueError(
             f"there is no download of {source.title} to start. {by_hand(name, root)}. An "
             f"archive that you have: embae data get {name} --root {root} --url FILE"
             + ("" if source.withdrawn else "_OR_ADDRESS")
         )
-    return source.archive._replace(digest=digest or source.archive.digest)
+    path = Path(url).expanduser()
+    if path.is_file():
+        return Download(str(path.absolute()), digest, "archive")
+    if source.withdrawn:
+        raise ValueError(f"{source.how}. --url takes an archive on this machine only here")
+    return Download(drive_link(url), digest, "archive")
 
 
 def drive_link(url: str) -> str:
@@ -111,7 +102,7 @@ def drive_link(url: str) -> str:
 
     gdown's versions differ in which of Drive's links they understand; all take this one.
     """
-    if _DRIVE_ID.fullmatch(url):
+    if re.fullmatch(r"[-\w]{20,}", url):
         return f"https://drive.google.com/uc?id={url}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
@@ -119,19 +110,10 @@ def drive_link(url: str) -> str:
     match = re.match(r"/file/(?:u/\d+/)?d/([-\w]+)", parts.path)
     if parts.hostname != "drive.google.com" or match is None:
         return url
-    key = parse_qs(parts.query).get("resourcekey", [])
-    query = {"id": match[1], **({"resourcekey": key[0]} if key else {})}
+    query = {"id": match[1]}
+    if key := parse_qs(parts.query).get("resourcekey"):
+        query["resourcekey"] = key[0]
     return f"https://drive.google.com/uc?{urlencode(query)}"
-
-
-def _local_path(url: str) -> Path | None:
-    """The file that ``url`` names on this machine, if it does."""
-    path = Path(unquote(urlsplit(url).path) if url.startswith("file://") else url).expanduser()
-    if path.is_file():
-        return path.absolute()
-    if url.startswith("file://"):
-        raise FileNotFoundError(f"--url {url}: there is no such file")
-    return None
 
 
 def _fetched(file: Download, folder: Path, advice: str) -> Path:
@@ -139,37 +121,24 @@ def _fetched(file: Download, folder: Path, advice: str) -> Path:
     path = Path(file.url)
     if not path.is_absolute():
         path = folder / file.name
-        logger.info("fetching %s", file.url)
-        # Old versions of gdown wait for ever, and have no option not to.
-        known = inspect.signature(gdown.download).parameters
-        options: dict[str, Any] = {"timeout": 60} if "timeout" in known else {}
-        reason = ""
         try:
-            gdown.download(file.url, str(path), quiet=not sys.stderr.isatty(), **options)
-        # gdown's errors have no base class that all of its versions share.
-        except Exception as error:
-            reason = f" ({' '.join(str(error).split()) or type(error).__name__})"
-        if reason or not path.is_file():
-            raise OSError(f"fetching {file.url} failed{reason}. {advice}")
+            fetch_file(file.url, path)
+        except OSError as error:
+            raise OSError(f"fetching {file.url} failed ({error}). {advice}") from error
     kind, _, wanted = file.digest.lower().partition(":")
-    if wanted:
-        hasher = hashlib.new(kind, usedforsecurity=False)
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                hasher.update(block)
-        if hasher.hexdigest() != wanted:
-            raise ValueError(
-                f"{file.url} has {kind} {hasher.hexdigest()}, not {wanted}: another or a damaged "
-                f"file, not used. {advice}"
-            )
+    if wanted and (digest := file_digest(path, kind)) != wanted:
+        raise ValueError(
+            f"{file.url} has {kind} {digest}, not {wanted}: another or a damaged file, not used. "
+            f"{advice}"
+        )
     return path
 
 
 def _arrange(source: Source, unpacked: Path, place: Path, work: Path, advice: str) -> None:
     """Moves the data set's folder out of ``unpacked``, and what belongs beside it, to ``place``."""
-    found = find_marks(unpacked, source.marks)
+    found = _find_marks(unpacked, source.marks)
     if found is None:
-        top = ", ".join(sorted(path.name for path in unpacked.iterdir())[:5]) or "nothing"
+        top = ", ".join(sorted(os.listdir(unpacked))[:5]) or "nothing"
         raise ValueError(f"the archive is not {source.title}: it holds {top}. {advice}")
     target = place / source.inner
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,13 +148,13 @@ def _arrange(source: Source, unpacked: Path, place: Path, work: Path, advice: st
     os.replace(found, target)
 
 
-def find_marks(top: Path, marks: tuple[str, ...]) -> Path | None:
+def _find_marks(top: Path, marks: tuple[str, ...]) -> Path | None:
     """The first folder, nearest to the top, in which each of ``marks`` fits some entry's name."""
     folders = [top]
     for folder in folders:  # which grows on the way, level by level
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(folder.iterdir())
         if all(any(re.fullmatch(mark, entry.name) for entry in entries) for mark in marks):
             return folder
         inside = (entry for entry in entries if entry.is_dir())
-        folders += [Path(e.path) for e in inside if not e.name.startswith((".", "__MACOSX"))]
+        folders += [entry for entry in inside if not entry.name.startswith((".", "__MACOSX"))]
     return None

@@ -13,8 +13,8 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from embae_plugin.atomic_file import replacing
 
-Floats = NDArray[np.float32]
 Texts = NDArray[np.str_]
 SUFFIXES = (".npz", ".parquet")
 
@@ -42,7 +41,7 @@ class EmbeddingTable:
 
     paths: Texts
     cameras: Texts
-    embeddings: Floats
+    embeddings: NDArray[np.float32]
     pids: Texts | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -61,15 +60,10 @@ class EmbeddingTable:
 
 def texts(values: Sequence[str]) -> Texts:
     """Text as an array that needs no pickle."""
-    return np.asarray(values, dtype=np.str_) if len(values) else np.zeros(0, dtype="<U1")
+    return np.asarray(values, dtype=np.str_)
 
 
-def parquet() -> Any:
-    """pyarrow's parquet module.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+def _parquet() -> Any:
     try:
         return importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -79,16 +73,17 @@ def parquet() -> Any:
 
 
 def check_suffix(path: str | Path) -> str:
-    """The ending of an embedding file; refuses others, and .parquet without pyarrow.
+    """The ending of an embedding file.
 
     Raises:
-        ValueError, ImportError: see there.
+        ValueError: another ending.
+        ImportError: .parquet, and pyarrow is not installed.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: embeddings are kept in files ending in {' or '.join(SUFFIXES)}")
     if suffix == ".parquet":
-        parquet()
+        _parquet()
     return suffix
 
 
@@ -130,34 +125,33 @@ def _write_npz(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
 
 
 def _write_parquet(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
-    pq, pa = parquet(), importlib.import_module("pyarrow")
-    writer, rows = None, 0
-    with ExitStack() as opened:
-        for part in parts:
-            flat = pa.array(np.ascontiguousarray(part.embeddings, dtype=np.float32).reshape(-1))
-            try:
-                columns = {
-                    name: pa.array(column.tolist(), pa.string())
-                    for name, column in part.columns().items()
-                }
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"the name {error.object!a} is not UTF-8, which parquet files need: rename "
-                    "it, or write an .npz"
-                ) from None
-            nested = pa.FixedSizeListArray.from_arrays(flat, part.embeddings.shape[1])
-            pids = {"pid": columns.pop("pid")} if "pid" in columns else {}
-            table = pa.table({**columns, "embedding": nested, **pids})
-            table = table.replace_schema_metadata({"about": json.dumps(part.about)})
-            if writer is None:
-                writer = opened.enter_context(pq.ParquetWriter(draft, table.schema))
+    tables, rows = map(_arrow_table, parts), 0
+    first = next(tables)
+    with _parquet().ParquetWriter(draft, first.schema) as writer:
+        for table in chain([first], tables):
             writer.write_table(table)
-            rows += len(part)
+            rows += len(table)
     return rows
 
 
+def _arrow_table(part: EmbeddingTable) -> Any:
+    pa = importlib.import_module("pyarrow")
+    flat = pa.array(np.ascontiguousarray(part.embeddings, dtype=np.float32).reshape(-1))
+    try:
+        columns = {n: pa.array(c.tolist(), pa.string()) for n, c in part.columns().items()}
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the name {error.object!a} is not UTF-8, which parquet files need: rename it, or "
+            "write an .npz"
+        ) from None
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, part.embeddings.shape[1])
+    order = [name for name in ("path", "camid", "embedding", "pid") if name in columns]
+    table = pa.table({name: columns[name] for name in order})
+    return table.replace_schema_metadata({"about": json.dumps(part.about)})
+
+
 def read_embeddings(path: str | Path) -> EmbeddingTable:
-    """The table in a file of :func:`write_embeddings`.
+    """The table in a file of :func:`write_embeddings`; whole numbers in it become names.
 
     Raises:
         FileNotFoundError: no such file.
@@ -169,51 +163,38 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings {path} do not exist: embae extract writes them")
     try:
-        columns = read(path)
-        paths, cameras, z = (columns[name] for name in ("path", "camid", "embedding"))
-        about = json.loads(str(columns.get("about", "{}")))
+        found = read(path)
+        about = json.loads(str(found.get("about", "{}")))
+        columns = {name: found[name] for name in ("path", "camid", "embedding")}
     except KeyError as error:
         raise ValueError(
             f"{path} has no {error}: it is no file of embae extract, which holds path, camid and "
             "embedding"
         ) from None
-    except (ImportError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # whatever a damaged archive leads its reader to
         raise ValueError(f"{path} is damaged or no file of embae extract ({error})") from None
-    if z.ndim != 2 or not z.shape[1] or z.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{path} cannot be used: its embedding is {z.dtype} {z.shape}, and must be (N, d) real "
-            "numbers"
-        )
     if not isinstance(about, dict):
         raise ValueError(f"{path} cannot be used: its about is no JSON object")
+    if "pid" in found:
+        columns["pid"] = found["pid"]
+    for name, column in columns.items():
+        numbers = name == "embedding"
+        kinds = "fiu" if numbers else "Uiu"
+        if column.ndim != 1 + numbers or 0 in column.shape[1:] or column.dtype.kind not in kinds:
+            wanted = "(N, d) real numbers" if numbers else "(N,) text or whole numbers"
+            raise ValueError(
+                f"{path} cannot be used: its {name} is {column.dtype} {column.shape}, and must be "
+                f"{wanted}"
+            )
+    rows = {name: len(column) for name, column in columns.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"{path} is damaged: its columns are of different lengths: {rows}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see unit_length
-        z = np.require(z, np.float32, ["C", "W"])
-    paths, cameras = (
-        _names(path, name, column, len(z)) for name, column in (("path", paths), ("camid", cameras))
-    )
-    pids = _names(path, "pid", columns["pid"], len(z)) if "pid" in columns else None
-    return EmbeddingTable(paths, cameras, z, pids, about)
-
-
-def _names(path: Path, name: str, column: NDArray[Any], rows: int) -> Texts:
-    """A column as text: whole numbers become names.
-
-    Raises:
-        ValueError: it cannot be used.
-    """
-    if column.ndim != 1 or column.dtype.kind not in "Uiu":
-        raise ValueError(
-            f"{path} cannot be used: its {name} is {column.dtype} {column.shape}, and must be (N,) "
-            "text or whole numbers"
-        )
-    if len(column) != rows:
-        raise ValueError(
-            f"{path} is damaged: its columns are of different lengths: {len(column)} of {name}, "
-            f"{rows} embeddings"
-        )
-    return column.astype(np.str_, copy=False)
+        z = np.require(columns.pop("embedding"), np.float32, ["C", "W"])
+    text = {name: column.astype(np.str_, copy=False) for name, column in columns.items()}
+    return EmbeddingTable(text["path"], text["camid"], z, text.get("pid"), about)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -222,7 +203,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
-    table = parquet().read_table(path)
+    table = _parquet().read_table(path)
     columns: dict[str, Any] = {
         name: texts(["" if value is None else str(value) for value in table[name].to_pylist()])
         for name in ("path", "camid", "pid")

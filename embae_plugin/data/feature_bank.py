@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,77 +64,43 @@ def ten_crop_views(height: int, width: int) -> tuple[View, ...]:
     return tuple(View(top, left, mirrored) for top, left in corners for mirrored in (False, True))
 
 
-@dataclass
-class FeatureBank:
-    """Trunk features h of N images in V views.
-
-    Attributes:
-        features: (N, V, D) float32.
-        key: a name for exactly these numbers.
-        cameras: (N,) the model's numbers of the cameras whose statistics were used, or None.
-    """
-
-    features: torch.Tensor
-    key: str
-    cameras: torch.Tensor | None = None
-
-
 @torch.inference_mode()
 def extract_features(
-    trunk: Trunk,
-    bank: ImageBank,
-    views: Sequence[View],
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = BLOCK,
-    rows: tuple[int, int] | None = None,
+    trunk: Trunk, bank: ImageBank, views: Sequence[View], size: tuple[int, int],
+    mean: Sequence[float], std: Sequence[float], rows: tuple[int, int] | None = None,
     cameras: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Trunk features of every image in every view.
+    """Trunk features of every image in every view: (N, V, D) float32 on the bank's device.
 
     Args:
-        trunk: the frozen trunk; see :func:`freeze`.
-        bank: the images; larger than ``size`` where the views are crops.
-        views: V views.
-        size: (height, width) of a view.
+        size: (height, width) of a view; images are larger where views are crops.
         mean, std: what images in [0, 1] are normalised by.
-        batch_size: images at a time; 64 keeps activations of a 256 x 128 crop in the cache of
-            an ordinary processor and is raised on a GPU.
         rows: the first image and the one after the last, if not all N are wanted.
         cameras: (N,) the trunk's number of each image's camera, −1 for one it has never seen; for
             a trunk with statistics by camera.
-
-    Returns:
-        (N, V, D) float32 on the CPU, or on the bank's device if that is a GPU.
     """
-    device = bank.device
-    if device.type == "cuda":
-        batch_size = max(batch_size, GPU_BLOCK)
-    start, stop = rows or (0, len(bank))
-    if start >= stop:
-        raise ValueError(f"{bank.label}: there are no images to extract features from")
+    device, (start, stop) = bank.device, rows or (0, len(bank))
     index = torch.arange(start, stop)
     camera_of = torch.full_like(index, -1) if cameras is None else cameras[start:stop]
-    out = torch.empty(0)
+    out = torch.empty(stop - start, len(views), trunk.feature_dim, device=device)
     with (
         tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar,
         full_precision(device),
     ):
         for camera in torch.unique(camera_of).tolist():
             features = freeze(trunk, size, device, camera)
-            for block in torch.split(index[camera_of == camera], batch_size):
-                images = bank.batch(block)
-                for number, view in enumerate(views):
-                    down, right = view.top + size[0], view.left + size[1]
-                    window = images[:, view.top : down, view.left : right]
-                    window = window.flip(2) if view.mirrored else window
-                    h = features(normalise(window, mean, std))
-                    if not len(out):
-                        out = torch.empty(stop - start, len(views), h.shape[1], device=device)
-                    out[(block - start).to(device), number] = h
+            for block in torch.split(index[camera_of == camera], _block(device)):
+                images, row = bank.batch(block), (block - start).to(device)
+                for number, (top, left, mirrored) in enumerate(views):
+                    window = images[:, top : top + size[0], left : left + size[1]]
+                    window = window.flip(2) if mirrored else window
+                    out[row, number] = features(normalise(window, mean, std))
                 bar.update(len(block))
     return out
+
+
+def _block(device: torch.device) -> int:
+    return GPU_BLOCK if device.type == "cuda" else BLOCK
 
 
 def keep_array(path: Path, array: np.ndarray) -> None:
@@ -166,37 +131,30 @@ def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
 
 
 class FeatureStore:
-    """Makes image and feature banks and keeps them: the same crops are never computed twice.
+    """Makes images and features and keeps them: the same crops are never computed twice.
 
     Args:
-        height, width: the network's input, in pixels.
-        mean, std: the normalisation.
+        height, width, mean, std: the network's input, in pixels, and its normalisation.
         device: where features are computed and kept.
-        cache_dir: where features are kept between runs; ``""`` keeps none.
-        image_cache_dir: where decoded images are kept between runs; ``""`` keeps none.
+        cache_dir, image_cache_dir: where features and decoded images are kept between runs;
+            ``""`` keeps none.
         memory_share: see :class:`ImageBank`.
     """
 
     def __init__(
-        self,
-        height: int,
-        width: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device | str = "cpu",
-        cache_dir: str | Path = "",
-        image_cache_dir: str | Path = "",
-        memory_share: float = 0.5,
+        self, height: int, width: int, mean: Sequence[float], std: Sequence[float],
+        device: torch.device | str = "cpu", cache_dir: str | Path = "",
+        image_cache_dir: str | Path = "", memory_share: float = 0.5,
     ) -> None:
         self.size, self.mean, self.std = (height, width), tuple(mean), tuple(std)
-        self.device = torch.device(device)
-        self.cache_dir, self.image_cache_dir = cache_dir, image_cache_dir
+        self.device, self.cache_dir = torch.device(device), cache_dir
+        self._shared_images = bool(image_cache_dir)
         self._bank = partial(
             ImageBank, device=self.device, cache_dir=image_cache_dir, memory_share=memory_share
         )
         self._images: dict[_Name, ImageBank] = {}
         self._keys: dict[_Name, str] = {}
-        self._features: dict[str, FeatureBank] = {}
+        self._features: dict[str, torch.Tensor] = {}
 
     @classmethod
     def of(cls, spec: InputSpec, device: torch.device | str = "cpu", **more: Any) -> FeatureStore:
@@ -207,13 +165,28 @@ class FeatureStore:
         """What networks are given from here."""
         return InputSpec.make(*self.size, self.mean, self.std)
 
-    def images(self, records: ImageRecords, label: str, enlarged: bool = False) -> ImageBank:
-        """The decoded images of ``records``; made at the first call."""
-        name = self._name(records, enlarged)
+    def _name(self, records: ImageRecords, tta: str) -> _Name:
+        height, width = ten_crop_size(*self.size) if tta == "ten_crop" else self.size
+        return records.paths, height, width
+
+    def _views(self, tta: str) -> tuple[View, ...]:
+        return ten_crop_views(*self.size) if tta == "ten_crop" else flip_views(tta == "flip")
+
+    def _key(self, name: _Name) -> str:
+        if name not in self._keys:
+            self._keys[name] = content_key(*name)
+        return self._keys[name]
+
+    def _decoded(self, name: _Name, **more: Any) -> ImageBank:
+        return self._bank(*name, key=self._key(name) if self._shared_images else "", **more)
+
+    def images(self, records: ImageRecords, label: str, tta: str = "none") -> ImageBank:
+        """The decoded images of ``records``, enlarged for ``ten_crop``; made at the first call."""
+        name = self._name(records, tta)
         if name not in self._images:
             # With a cache folder, the first process decodes for all of them.
-            with distributed.rank_zero_first() if self.image_cache_dir else nullcontext():
-                self._images[name] = self._bank(*name, label=label, key=self._keys.get(name, ""))
+            with distributed.rank_zero_first() if self._shared_images else nullcontext():
+                self._images[name] = self._decoded(name, label=label)
         return self._images[name]
 
     def try_images(
@@ -225,35 +198,26 @@ class FeatureStore:
             (path, reason) of each image that cannot be decoded or has a side of fewer than
             ``least_side`` pixels.
         """
-        failures: list[tuple[str, str]] = []
+        name, failures = self._name(records, "none"), []
         try:
-            bank = self._bank(records.paths, *self.size, label=label, least_side=least_side)
+            bank = self._decoded(name, label=label, least_side=least_side)
         except CorruptImageError as error:
-            failures = error.failures
-            bad = {path for path, _ in failures}
+            failures, bad = error.failures, {path for path, _ in error.failures}
             good = [n for n, path in enumerate(records.paths) if path not in bad]
             if not good:
                 return failures
             # Decoded to a file they are decoded again: its name is a hash of what it holds.
             pixels = None if error.pixels is None else error.pixels[good]
-            paths = tuple(records.paths[n] for n in good)
-            bank = self._bank(paths, *self.size, label=label, pixels=pixels)
-        self._images[(tuple(bank.paths), bank.height, bank.width)] = bank
+            name = (tuple(records.paths[n] for n in good), *self.size)
+            bank = self._decoded(name, label=label, pixels=pixels)
+        self._images[name] = bank
         return failures
 
-    def _name(self, records: ImageRecords, enlarged: bool) -> _Name:
-        height, width = ten_crop_size(*self.size) if enlarged else self.size
-        return records.paths, height, width
-
     def features(
-        self,
-        model: EmbAE | Trunk,
-        records: ImageRecords,
-        label: str,
-        tta: str = "flip",
+        self, model: EmbAE | Trunk, records: ImageRecords, label: str, tta: str = "flip",
         keep: bool = True,
-    ) -> FeatureBank:
-        """The trunk features of ``records``: from memory, from the cache folder, or computed.
+    ) -> torch.Tensor:
+        """Trunk features (N, V, D) of ``records``: from memory, from the cache folder, or computed.
 
         Args:
             model: whose trunk it is; one with statistics by camera uses those of each record's
@@ -264,40 +228,33 @@ class FeatureStore:
         Raises:
             ValueError: a trunk that knows cameras, without the model that knows their names.
         """
-        crops = tta == "ten_crop"
-        views = ten_crop_views(*self.size) if crops else flip_views(tta == "flip")
         trunk = model.trunk if isinstance(model, EmbAE) else model
         cameras, numbers = None, ""
         if knows_cameras(trunk):
             if not isinstance(model, EmbAE):
                 raise ValueError("a trunk with statistics by camera needs its model, which knows "
                                  "the names")
-            cameras = self._cameras(model, records, label)
+            cameras = self.cameras(model, records, label)
             numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
-            once = self._extract(trunk, records, label, views, crops, cameras)
-            return FeatureBank(once, "", cameras)
-        images = self._name(records, crops)
-        if images not in self._keys:  # found without decoding, if nothing has been decoded yet
-            bank = self._images.get(images)
-            self._keys[images] = content_key(*images) if bank is None else bank.key
-        name = f"{trunk_fingerprint(trunk)} {self._keys[images]} {views} {self.mean} {self.std}"
+            return self._extract(trunk, records, label, tta, cameras)
+        content, views = self._key(self._name(records, tta)), self._views(tta)
+        name = f"{trunk_fingerprint(trunk)} {content} {views} {self.mean} {self.std}"
         key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
             features = None if path is None else load_features(path, len(records), len(views))
-            found = not distributed.any_rank(features is None)
-            if features is None or not found:
-                features = self._extract(trunk, records, label, views, crops, cameras)
+            missing = distributed.any_rank(features is None)
+            if features is None or missing:
                 # What inference mode made refuses to take part in training; a copy does not.
-                features = features.clone()
+                features = self._extract(trunk, records, label, tta, cameras).clone()
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
-            self._features[key] = FeatureBank(features.to(self.device), key, cameras)
+            self._features[key] = features.to(self.device)
         return self._features[key]
 
     @torch.inference_mode()
-    def _cameras(self, model: EmbAE, records: ImageRecords, label: str) -> torch.Tensor:
+    def cameras(self, model: EmbAE, records: ImageRecords, label: str) -> torch.Tensor:
         """(N,) the model's numbers of the records' cameras: by name, else guessed."""
         numbers = model.camera_numbers(records.camera_names())
         absent = (numbers < 0).nonzero().flatten()
@@ -311,32 +268,24 @@ class FeatureStore:
         return numbers
 
     def _extract(
-        self,
-        trunk: Trunk,
-        records: ImageRecords,
-        label: str,
-        views: Sequence[View],
-        enlarged: bool,
+        self, trunk: Trunk, records: ImageRecords, label: str, tta: str,
         cameras: torch.Tensor | None,
     ) -> torch.Tensor:
         """:func:`extract_features`, each rank working on its share of the images."""
-        parts = distributed.shards(len(records), GPU_BLOCK if self.device.type == "cuda" else BLOCK)
+        parts = distributed.shards(len(records), _block(self.device))
         start, stop = parts[distributed.rank()]
-        name = self._name(records, enlarged)
-        rows = (start, stop)
+        views, name = self._views(tta), self._name(records, tta)
         if distributed.size() == 1 or name in self._images:
-            bank = self.images(records, label, enlarged)
+            bank = self.images(records, label, tta)
         elif start < stop:  # decode no more than this share
-            paths, height, width = name
-            bank = self._bank(paths[start:stop], height, width, cache_dir="", label=label)
-            rows, cameras = (0, stop - start), None if cameras is None else cameras[start:stop]
-        if start == stop and distributed.size() > 1:
-            mine = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
+            bank = self._bank(name[0][start:stop], *name[1:], cache_dir="", label=label)
+            cameras = None if cameras is None else cameras[start:stop]
+            start, stop = 0, stop - start
         else:
-            mine = extract_features(
-                trunk, bank, views, self.size, self.mean, self.std, rows=rows, cameras=cameras
-            )
-        return distributed.gather_rows(mine, parts)
+            mine = torch.empty(0, len(views), trunk.feature_dim, device=self.device)
+            return distributed.gather_rows(mine, parts)
+        how = (views, self.size, self.mean, self.std, (start, stop), cameras)
+        return distributed.gather_rows(extract_features(trunk, bank, *how), parts)
 
     def release_images(self) -> None:
         """Forgets decoded images; features stay."""

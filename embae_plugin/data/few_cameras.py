@@ -29,12 +29,7 @@ def most_cameras(batch_size: int) -> int:
 
 
 def camera_batches(
-    labels: Labels,
-    cameras: Labels,
-    P: int,
-    K: int,
-    steps: int,
-    generator: torch.Generator,
+    labels: Labels, cameras: Labels, P: int, K: int, steps: int, generator: torch.Generator
 ) -> torch.Tensor:
     """A round of P x K batches from P·K / 8 cameras each; of up to 8 cameras, as many as come.
 
@@ -49,8 +44,6 @@ def camera_batches(
         labels, cameras: (N,) clusters and cameras.
         P, K: clusters in a batch, crops of each: different ones where the batch's cameras have
             that many.
-        steps: number of batches.
-        generator: on the CPU.
 
     Returns:
         (steps, P * K) indices, the K crops of a cluster side by side. With up to max(8, P·K / 8)
@@ -67,7 +60,7 @@ def camera_batches(
         return identity_batches(cluster, np.zeros_like(cluster), P, K, steps, generator)
     cells = _Cells(cluster, camera, generator)
     fair = P * K * cells.count / cells.count.sum(1, keepdims=True) / len(cells.count)
-    owed = fair * _uniform(fair.shape, generator)
+    owed = fair * torch.rand(fair.shape, generator=generator, dtype=torch.float64).numpy()
     plan = _Plan(cells.count, P, K)
     batches = np.empty((steps, P * K), dtype=np.int64)
     for step in range(steps):
@@ -79,11 +72,6 @@ def camera_batches(
     return torch.from_numpy(batches)
 
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Floats:
-    drawn: Floats = torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
-    return drawn
-
-
 class _Cells:
     """The ``count`` (I, C) crops of each (cluster, camera), shuffled, to be taken in turn."""
 
@@ -91,7 +79,8 @@ class _Cells:
         shape = int(cluster.max()) + 1, int(camera.max()) + 1
         cell = cluster * shape[1] + camera
         self.count: Ints = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-        self.order = np.lexsort((_uniform(cell.shape, generator), cell))
+        self.order = np.lexsort((torch.rand(len(cell), generator=generator, dtype=torch.float64),
+                                 cell))
         self.first = self.count.cumsum().reshape(shape) - self.count
         self.taken = np.zeros(shape, dtype=np.int64)
 

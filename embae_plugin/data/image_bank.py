@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -29,20 +32,19 @@ from embae_plugin.data.parallel import can_fork, cpu_count, in_parallel, shared_
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "embae-images-1"
 MANY = 1000  # images, from which on processes decode in place of threads
 Pixels = NDArray[np.uint8]
+PATHS = (str, Path)
 
 
 class CorruptImageError(ValueError):
     """One or more image files cannot be decoded; ``failures`` lists (path, reason).
 
-    ``pixels`` holds what was decoded before the error was raised, if that is kept in memory.
+    ``pixels`` (N, H, W, 3) holds what was decoded nevertheless, if that is kept in memory.
     """
 
-    def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
-        self.failures = list(failures)
-        self.pixels: torch.Tensor | None = None
+    def __init__(self, failures: Iterable[tuple[str, str]], pixels: Pixels | None = None) -> None:
+        self.failures, self.pixels = list(failures), pixels
         super().__init__(
             f"{len(self.failures)} image file(s) cannot be read:{shortened(self.failures)}\n"
             "replace or remove them and start again"
@@ -94,47 +96,61 @@ def resized(image: Image.Image, height: int, width: int) -> Pixels:
     return np.asarray(rgb)
 
 
-def _digest(path: str) -> bytes:
-    try:
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-    except (OSError, ValueError):
-        return b"unreadable"  # decoding will say what is wrong with it
-
-
 def content_key(paths: Sequence[str], height: int, width: int) -> str:
     """A name for these pixels: a hash over the files' contents, in order, and the size."""
-    total = hashlib.blake2b(f"{_FORMAT} {height}x{width}".encode(), digest_size=12)
+
+    def digest(path: str) -> bytes:
+        try:
+            return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+        except (OSError, ValueError):
+            return b"unreadable"  # decoding will say what is wrong with it
+
+    total = hashlib.blake2b(f"embae-images-1 {height}x{width}".encode(), digest_size=12)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for digest in pool.map(_digest, paths):
-            total.update(digest)
+        for found in pool.map(digest, paths):
+            total.update(found)
     return total.hexdigest()
 
 
-def _decode_into(out: Pixels, paths: Sequence[str], label: str, least_side: int) -> None:
-    """Fills ``out`` (N, H, W, 3), which is memory that forked processes share, in parallel."""
-    height, width = out.shape[1:3]
+def decode_all(
+    out: Pixels, items: Sequence[Any], read: Callable[[Any], Pixels], label: str = "",
+    first: int = 0, processes: bool = False,
+) -> None:
+    """Sets ``out[n]``, an image (H, W, 3), to ``read(items[n])`` for all n, in parallel.
+
+    Args:
+        label: what a progress bar calls them; "" for no bar.
+        first: number of ``items[0]`` among those that the caller has, for messages.
+        processes: many are read by processes, which share ``out``.
+
+    Raises:
+        CorruptImageError: lists every file for which ``read`` raised ValueError.
+        ValueError: it raised one for an item that is no file, which has a number for a name.
+    """
 
     def work(index: int) -> tuple[str, str] | None:
+        item = items[index]
         try:
-            out[index] = decode(paths[index], height, width, least_side)
+            out[index] = read(item)
         except ValueError as error:
-            return paths[index], str(error)
+            if not isinstance(item, PATHS):
+                raise ValueError(f"image {first + index} (counted from 0): {error}") from None
+            return str(item), str(error)
         return None
 
-    workers = cpu_count()
-    processes = len(paths) >= MANY and workers > 1 and can_fork()
-    results = in_parallel(work, len(paths), workers, processes)
-    bar = tqdm(results, f"decode {label}", len(paths), unit="img", disable=None)
-    failures = [failure for failure in bar if failure is not None]
-    if failures:
-        raise CorruptImageError(failures)
+    count, workers = len(items), cpu_count()
+    forked = processes and count >= MANY and workers > 1 and can_fork()
+    results = in_parallel(work, count, workers, forked) if count > 1 else map(work, range(count))
+    bar = tqdm(results, f"decode {label}", count, unit="img", disable=None if label else True)
+    if failures := [failure for failure in bar if failure is not None]:
+        raise CorruptImageError(failures, None if isinstance(out, np.memmap) else out)
 
 
 def _decode_to_file(
-    final: Path, paths: Sequence[str], shape: tuple[int, ...], label: str, least_side: int
+    final: Path, shape: tuple[int, ...], label: str, fill: Callable[[Pixels], None]
 ) -> Pixels:
     """The decoded images as a file; made once, mapped by every later run."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if final.is_file() and final.stat().st_size == size:
         logger.info("%s: decoded images found in %s", label, final)
     else:
@@ -148,7 +164,7 @@ def _decode_to_file(
                     else:
                         stream.truncate(size)
                 pixels = np.memmap(draft, np.uint8, "r+", shape=shape)
-                _decode_into(pixels, paths, label, least_side)
+                fill(pixels)
                 pixels.flush()
         except OSError as error:
             raise OSError(
@@ -162,18 +178,18 @@ def _decode_to_file(
 class ImageBank:
     """N images as one uint8 tensor (N, H, W, 3), in the fastest place that has room.
 
+    With a ``cache_dir`` decoded images are kept there as a memory-mapped file, named by their
+    content, so that the next run starts at once; without one, they are kept in memory while they
+    fit and in a temporary file otherwise.
+
     Args:
-        paths: the image files.
-        height, width: what they are resized to, in pixels.
+        height, width: what images are resized to, in pixels.
         device: where batches are wanted.
-        cache_dir: if given, decoded images are kept there as a memory-mapped file, named by
-            their content, so that the next run starts at once; if not, they are kept in memory
-            while they fit and in a temporary file otherwise.
         memory_share: the share of the free memory (GPU, then host) that the bank may take.
         label: what the progress bar calls them.
-        key: the content's name, if it is known already; see :func:`content_key`.
-        least_side: an image with fewer pixels on a side counts as one that cannot be decoded.
-        pixels: the images themselves, uint8 (N, H, W, 3), if they are decoded already.
+        key: :func:`content_key`, if it is known already.
+        least_side: see :func:`decode`.
+        pixels: ``images``, if they are decoded already.
 
     Attributes:
         images: uint8 (N, H, W, 3).
@@ -185,28 +201,22 @@ class ImageBank:
     """
 
     def __init__(
-        self,
-        paths: Sequence[str],
-        height: int,
-        width: int,
-        device: torch.device | str = "cpu",
-        cache_dir: str | Path = "",
-        memory_share: float = 0.5,
-        label: str = "images",
-        key: str = "",
-        least_side: int = 1,
-        pixels: torch.Tensor | None = None,
+        self, paths: Sequence[str], height: int, width: int, device: torch.device | str = "cpu",
+        cache_dir: str | Path = "", memory_share: float = 0.5, label: str = "images",
+        key: str = "", least_side: int = 1, pixels: Pixels | None = None,
     ) -> None:
         if not len(paths):
             raise ValueError(f"{label}: there are no images to read")
-        self.paths, self.device, self.label = list(paths), torch.device(device), label
-        self.height, self.width, self._key = height, width, key
-        shape = (len(paths), height, width, 3)
-        size = int(np.prod(shape))
-        self.place = "memory"
-        if pixels is not None:
-            self.images = pixels
-        elif cache_dir or size > memory_share * psutil.virtual_memory().available:
+        self.paths, self.device, self.label = tuple(paths), torch.device(device), label
+        self.place, shape = "memory", (len(paths), height, width, 3)
+        size = math.prod(shape)
+
+        def read(path: str) -> Pixels:
+            return decode(path, height, width, least_side)
+
+        fill = partial(decode_all, items=paths, read=read, label=label, processes=True)
+        room = memory_share * psutil.virtual_memory().available
+        if pixels is None and (cache_dir or size > room):
             self.place = "file"
             folder = Path(cache_dir or tempfile.mkdtemp(prefix="embae-"))  # for its owner alone
             if not cache_dir:
@@ -215,16 +225,12 @@ class ImageBank:
                     "%s: %.1f GB do not fit in memory; decoding to %s. embae.cache_dir names "
                     "another folder", label, size / 1e9, folder
                 )
-            file = folder / f"images-{self.key}.bin"
-            self.images = torch.from_numpy(_decode_to_file(file, paths, shape, label, least_side))
-        else:
-            decoded = shared_array(shape)
-            self.images = torch.from_numpy(decoded)
-            try:
-                _decode_into(decoded, paths, label, least_side)
-            except CorruptImageError as error:
-                error.pixels = self.images
-                raise
+            key = key or content_key(paths, height, width)
+            pixels = _decode_to_file(folder / f"images-{key}.bin", shape, label, fill)
+        elif pixels is None:
+            pixels = shared_array(shape)
+            fill(pixels)
+        self.images = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             # To the GPU if it fits there, else to pinned memory, so that copies overlap with work.
             if size <= memory_share * torch.cuda.mem_get_info(self.device)[0]:
@@ -234,13 +240,6 @@ class ImageBank:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def key(self) -> str:
-        """The content's name (see :func:`content_key`); computed when first asked for."""
-        if not self._key:
-            self._key = content_key(self.paths, self.height, self.width)
-        return self._key
 
     def batch(self, index: torch.Tensor) -> torch.Tensor:
         """The images at ``index`` (B,) as uint8 (B, H, W, 3) on the device."""

@@ -19,10 +19,8 @@ from scipy.io import loadmat
 from embae_plugin.data.datasets.ward import NAME, find_folder
 from embae_plugin.torchreid_bridge.known_datasets import Counts
 
-_MARKET = re.compile(r"(-?\d+)_c(\d)")
-_VIPER = re.compile(r"(\d+)_")
-_CUHK01 = re.compile(r"(\d{4})(\d{3})")
 _PEOPLE_OF_CUHK03 = 1467
+_UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError)
 
 
 class Content(NamedTuple):
@@ -33,7 +31,6 @@ class Content(NamedTuple):
     notes: Sequence[str] = ()
 
 
-Reader = Callable[[Path], Content]
 Label = tuple[int, int]
 """(person, camera) of one image."""
 
@@ -45,30 +42,30 @@ def count(labels: Iterable[Label], nobody: tuple[int, ...] = ()) -> Counts:
     return Counts(len(images), len(people), len({camera for _, camera in images}))
 
 
-def listed(folder: Path, ending: str, pattern: re.Pattern[str]) -> tuple[list[Label], list[str]]:
+def listed(
+    folder: Path, ending: str, pattern: str | re.Pattern[str]
+) -> tuple[list[Label], list[str]]:
     """(person, camera) of each image in ``folder``, and what is wrong with files there.
 
     A pattern with one group gives the person only, and camera 0.
     Raises FileNotFoundError if the folder is not there.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing")
     labels: list[Label] = []
-    wrong: dict[str, list[str]] = {"named otherwise than expected": [], "empty": []}
+    misnamed, empty = [], []
     for entry in os.scandir(folder):
+        match = re.match(pattern, entry.name)
         if not entry.name.lower().endswith(ending):
             continue
-        match = pattern.match(entry.name)
         if match is None:
-            wrong["named otherwise than expected"].append(entry.name)
+            misnamed.append(entry.name)
             continue
         person, camera = (*match.groups(), 0)[:2]
         labels.append((int(person), int(camera)))
         if not entry.is_file() or not entry.stat().st_size:
-            wrong["empty"].append(entry.name)
+            empty.append(entry.name)
     return labels, [
         f"{folder}: {len(names)} *{ending} {what}, e.g. {min(names)}"
-        for what, names in wrong.items() if names
+        for what, names in (("named otherwise than expected", misnamed), ("empty", empty)) if names
     ]
 
 
@@ -78,7 +75,7 @@ def stale_splits(path: Path) -> list[str]:
         return []
     try:
         first = json.loads(path.read_text(encoding="utf-8"))[0]["train"][0][0]
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except _UNREADABLE as error:
         what = type(error).__name__
         return [f"{path} can't be read ({what}); delete it, torchreid makes it anew"]
     if Path(first).exists():
@@ -86,54 +83,48 @@ def stale_splits(path: Path) -> list[str]:
     return [f"{path} is of a folder that was moved ({first} is not there); delete it"]
 
 
-def _read_market(
-    folder: Path, inner: str, junk: tuple[int, ...] = (), nobody: tuple[int, ...] = ()
-) -> Content:
-    """Market-1501 and what is laid out like it; ``junk`` people are left out."""
-    folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+def _read_market(folder: Path, inner: str, junk: int | None = None) -> Content:
+    """Market-1501, or with no ``junk`` and no distractors, DukeMTMC-reID."""
+    nobody = () if junk is None else (0,)
     base = folder / inner
-    if not base.is_dir() and (folder / "query").is_dir() and junk:
+    if junk is not None and not base.is_dir() and (folder / "query").is_dir():
         base = folder  # torchreid takes Market-1501 without its inner folder, too.
-    missing = [sub for sub in folders.values() if not (base / sub).is_dir()]
-    if missing:
-        raise FileNotFoundError(f"{base} lacks {', '.join(missing)}")
-    found = {part: listed(base / sub, ".jpg", _MARKET) for part, sub in folders.items()}
-    parts = {
-        part: count([label for label in labels if label[0] not in junk], nobody)
-        for part, (labels, _) in found.items()
-    }
-    return Content(parts, [problem for _, wrong in found.values() for problem in wrong])
-
-
-def read_viper(folder: Path) -> Content:
-    """VIPeR: two folders, one image of each person in each; pairs go by sorted order."""
-    cameras, problems = [], stale_splits(folder / "splits.json")
-    for number, name in enumerate(("cam_a", "cam_b")):
-        labels, wrong = listed(folder / "VIPeR" / name, ".bmp", _VIPER)
-        cameras.append([(pid, number) for pid, _ in labels])
+    parts, problems = {}, []
+    names = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+    for part, name in names.items():
+        labels, wrong = listed(base / name, ".jpg", r"(-?\d+)_c(\d)")
+        parts[part] = count((label for label in labels if label[0] != junk), nobody)
         problems += wrong
-    alone = {pid for pid, _ in cameras[0]} ^ {pid for pid, _ in cameras[1]}
-    if alone:
+    return Content(parts, problems)
+
+
+def _read_viper(folder: Path) -> Content:
+    """VIPeR: two folders, one image of each person in each; pairs go by sorted order."""
+    (one, wrong), (other, wrong_too) = (
+        listed(folder / "VIPeR" / name, ".bmp", r"(\d+)_") for name in ("cam_a", "cam_b")
+    )
+    problems = [*stale_splits(folder / "splits.json"), *wrong, *wrong_too]
+    if alone := {pid for pid, _ in one} ^ {pid for pid, _ in other}:
         problems.append(f"{len(alone)} people are in one camera only, e.g. person {min(alone)}")
-    return Content({"all": count(cameras[0] + cameras[1])}, problems)
+    return Content({"all": count([*one, *((pid, 1) for pid, _ in other)])}, problems)
 
 
-def read_cuhk01(folder: Path) -> Content:
+def _read_cuhk01(folder: Path) -> Content:
     """CUHK01: images 1 and 2 of each person are one camera view, 3 and 4 the other."""
     if not (folder / "campus").is_dir() and (folder / "CUHK01.zip").is_file():
         raise FileNotFoundError(f"{folder / 'CUHK01.zip'} has not been unpacked to campus/ yet")
-    labels, problems = listed(folder / "campus", ".png", _CUHK01)
-    views = [(pid, (image - 1) // 2) for pid, image in labels]
+    labels, problems = listed(folder / "campus", ".png", r"(\d{4})(\d{3})")
+    views = ((pid, (image - 1) // 2) for pid, image in labels)
     return Content({"all": count(views)}, problems + stale_splits(folder / "splits.json"))
 
 
-def read_ward(folder: Path) -> Content:
+def _read_ward(folder: Path) -> Content:
     """WARD: the images lie in the folder, or in a single one inside it."""
     labels, problems = listed(find_folder(folder.parent), ".png", NAME)
     return Content({"all": count(labels)}, problems)
 
 
-def read_cuhk03(folder: Path) -> Content:
+def _read_cuhk03(folder: Path) -> Content:
     """CUHK03: the 767/700 split as its two files say; images are counted once extracted.
 
     The release itself is opened only to see how many people it holds.
@@ -141,20 +132,18 @@ def read_cuhk03(folder: Path) -> Content:
     release = folder / "cuhk03_release" / "cuhk-03.mat"
     names = {"detected": "detected", "labelled": "labeled"}
     files = {kind: folder / f"cuhk03_new_protocol_config_{n}.mat" for kind, n in names.items()}
-    missing = [str(path) for path in (release, *files.values()) if not path.is_file()]
-    if missing:
+    if missing := [str(path) for path in (release, *files.values()) if not path.is_file()]:
         raise FileNotFoundError(f"missing: {', '.join(missing)}")
     parts: dict[str, Counts] = {}
     problems, notes = _release_problems(release), []
     for kind, path in files.items():
         try:
             split = loadmat(str(path))
-            labels, names_of = (split[key].ravel() for key in ("labels", "filelist"))
-            listed_files = [str(cell[0]) for cell in names_of]
+            labels, cells = (split[key].ravel() for key in ("labels", "filelist"))
+            expected = [str(cell[0]) for cell in cells]
             for part in ("train", "query", "gallery"):
-                chosen = split[f"{part}_idx"].ravel().astype(int) - 1
-                cameras = [int(listed_files[row].split("_")[2]) for row in chosen]
-                pairs = zip(labels[chosen].astype(int).tolist(), cameras, strict=True)
+                chosen = (split[f"{part}_idx"].ravel().astype(int) - 1).tolist()
+                pairs = ((int(labels[row]), int(expected[row].split("_")[2])) for row in chosen)
                 parts[f"{kind} {part}"] = count(pairs)
         except Exception as error:  # scipy raises whatever a damaged file leads it to.
             problems.append(f"{path} can't be read ({error}); get it again")
@@ -162,9 +151,7 @@ def read_cuhk03(folder: Path) -> Content:
         images = folder / f"images_{names[kind]}"
         if not images.is_dir():
             notes.append(f"{kind} images: torchreid extracts them on first use (minutes)")
-            continue
-        gone = set(listed_files).difference(os.listdir(images))
-        if gone:
+        elif gone := set(expected).difference(os.listdir(images)):
             problems.append(f"{images} lacks {len(gone)} images of the split, e.g. {min(gone)}")
     for path in sorted(folder.glob("splits_*.json")):
         problems += stale_splits(path)
@@ -179,16 +166,16 @@ def _release_problems(path: Path) -> list[str]:
                 people = sum(file[pair].shape[1] for pair in file[kind][0])
                 if people != _PEOPLE_OF_CUHK03:
                     return [f"{path} has {people} {kind} people, not {_PEOPLE_OF_CUHK03}"]
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except _UNREADABLE as error:
         return [f"{path} can't be read ({error}); get it again"]
     return []
 
 
-READERS: dict[str, Reader] = {
-    "market1501": partial(_read_market, inner="Market-1501-v15.09.15", junk=(-1,), nobody=(0,)),
+READERS: dict[str, Callable[[Path], Content]] = {
+    "market1501": partial(_read_market, inner="Market-1501-v15.09.15", junk=-1),
     "dukemtmcreid": partial(_read_market, inner="DukeMTMC-reID"),
-    "cuhk01": read_cuhk01,
-    "cuhk03": read_cuhk03,
-    "viper": read_viper,
-    "ward": read_ward,
+    "cuhk01": _read_cuhk01,
+    "cuhk03": _read_cuhk03,
+    "viper": _read_viper,
+    "ward": _read_ward,
 }

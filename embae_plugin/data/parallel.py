@@ -7,6 +7,7 @@ threads spend what they gain on passing the lock around: two decode hardly faste
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import multiprocessing
 import os
@@ -18,16 +19,16 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
-
-_RUN = 32  # items that a process is given at a time
-_PR_SET_PDEATHSIG = 1
 
 
 def cpu_count() -> int:
     """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def can_fork() -> bool:
@@ -35,10 +36,9 @@ def can_fork() -> bool:
     return sys.platform.startswith("linux") and not multiprocessing.current_process().daemon
 
 
-def shared_array(shape: tuple[int, ...]) -> np.ndarray:
+def shared_array(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """A uint8 array of zeros that processes forked from this one read and write, too."""
-    count = int(np.prod(shape))
-    return np.frombuffer(mmap.mmap(-1, max(1, count)), np.uint8, count).reshape(shape)
+    return np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
 
 
 def in_parallel(
@@ -46,7 +46,8 @@ def in_parallel(
 ) -> Iterator[T]:
     """``work(i)`` for all i below ``count``, in order, by threads or ``processes``.
 
-    In processes ``work`` leaves its results in shared memory; what it returns must be picklable.
+    In processes ``work`` leaves its results in shared memory or files; what it returns must be
+    picklable.
 
     Raises:
         MemoryError: a process was killed, most likely for want of memory.
@@ -59,7 +60,7 @@ def in_parallel(
     else:
         pool = ThreadPoolExecutor(workers)
     try:
-        yield from pool.map(_call if processes else work, range(count), chunksize=_RUN)
+        yield from pool.map(_call if processes else work, range(count), chunksize=32)
     except BrokenProcessPool:
         raise MemoryError(
             "a process that decodes images was killed, most likely for want of memory; a smaller "
@@ -70,14 +71,13 @@ def in_parallel(
 
 
 def _prepare(work: Callable[[int], Any]) -> None:
-    """What a process does first."""
     global _inherited
     _inherited = work
     # Ctrl-C reaches all processes of a terminal; what is to happen then, the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Where the parent is killed, there is nobody to work for.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Where the parent is killed, there is nobody to work for: PR_SET_PDEATHSIG.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _call(index: int) -> Any:

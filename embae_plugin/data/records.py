@@ -56,12 +56,11 @@ class ImageRecords:
         """
         numbers = np.array([item[1:4] for item in items], dtype=np.int64).reshape(-1, 3)
         pids, camids, dsetids = numbers.T.copy()
-        one = len(datasets) == 1
-        cameras = tuple(
-            f"{datasets[0 if one else item[3]]}:{item[2]}" for item in (items if datasets else ())
-        )
-        paths = tuple(str(item[0]) for item in items)
-        return cls(paths, camids, dsetids, pids, cameras if datasets else None)
+        cameras = None
+        if datasets:
+            of = datasets[0] if len(datasets) == 1 else None
+            cameras = tuple(f"{of or datasets[item[3]]}:{item[2]}" for item in items)
+        return cls(tuple(str(item[0]) for item in items), camids, dsetids, pids, cameras)
 
     def camera_names(self) -> tuple[str, ...]:
         """The name of each crop's camera."""
@@ -76,11 +75,9 @@ class ImageRecords:
     def rows(self, index: np.ndarray) -> ImageRecords:
         """The crops numbered in ``index``, in that order."""
         return ImageRecords(
-            paths=tuple(self.paths[i] for i in index.tolist()),
-            camids=self.camids[index],
-            dsetids=self.dsetids[index],
-            pids=None if self.pids is None else self.pids[index],
-            cameras=None if self.cameras is None else tuple(self.cameras[i] for i in index),
+            tuple(self.paths[i] for i in index), self.camids[index], self.dsetids[index],
+            None if self.pids is None else self.pids[index],
+            None if self.cameras is None else tuple(self.cameras[i] for i in index),
         )
 
     def unlabelled(self) -> ImageRecords:
@@ -171,11 +168,9 @@ class ReIDData:
             return datamanager
         target = datamanager.targets[0] if datamanager.targets else ""
         data = cls(
-            sources=list(datamanager.sources),
-            source=ImageRecords.from_items(bridge.train_items(datamanager), datamanager.sources),
-            target=target,
-            train_loader=datamanager.train_loader,
-            test_loader=datamanager.test_loader,
+            list(datamanager.sources),
+            ImageRecords.from_items(bridge.train_items(datamanager), datamanager.sources),
+            target, train_loader=datamanager.train_loader, test_loader=datamanager.test_loader,
         )
         if target:
             data.query, data.gallery = (
@@ -193,8 +188,8 @@ def merge_sources(parts: Iterable[Sequence[Item]], datasets: Sequence[str] = ())
     merged: list[Item] = []
     first_pid = 0
     for dsetid, items in enumerate(parts):
-        numbers = {pid: n for n, pid in enumerate(sorted({item[1] for item in items}))}
-        merged += [(path, first_pid + numbers[pid], camid, dsetid) for path, pid, camid, _ in items]
+        numbers = {pid: n for n, pid in enumerate(sorted({item[1] for item in items}), first_pid)}
+        merged += [(path, numbers[pid], camid, dsetid) for path, pid, camid, _ in items]
         first_pid += len(numbers)
     return ImageRecords.from_items(merged, datasets)
 

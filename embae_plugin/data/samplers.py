@@ -6,24 +6,32 @@ exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from embae_plugin.data.batches import Identities, balanced_batches
+from embae_plugin.data.batches import balanced_batches, identity_batches
 from embae_plugin.torchreid_bridge.manager_items import Item
 
 
 class _EpochSampler(Sampler[int]):
-    """A sampler that draws a new epoch on each pass, from its seed and the epoch's number."""
+    """Draws a new epoch on each pass, from its seed (torch's, if None) and the epoch's number.
 
-    def __init__(self, num_images: int, batch_size: int, seed: int | None) -> None:
-        if num_images == 0:
+    ``data_source`` holds torchreid's items (path, pid, camid, dsetid).
+    """
+
+    _plan: Callable[[int, torch.Generator], torch.Tensor]  # so many batches
+
+    def __init__(self, data_source: Sequence[Item], batch_size: int, seed: int | None) -> None:
+        if not len(data_source):
             raise ValueError("the data source has no images")
+        columns = zip(*(item[1:4] for item in data_source), strict=True)
+        self.pids, self.camids, self.dsetids = map(torch.tensor, columns)
         self.batch_size = batch_size
-        self.steps = max(1, num_images // max(1, batch_size))
+        self.steps = max(1, len(data_source) // max(1, batch_size))
         self.seed = torch.initial_seed() if seed is None else seed
         self.epoch = 0
 
@@ -50,77 +58,45 @@ class _EpochSampler(Sampler[int]):
         entropy = np.random.SeedSequence([self.seed % 2**64, self.epoch])
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
         self.epoch += 1
-        return iter(self._draw(generator).flatten().tolist())
-
-    def _draw(self, generator: torch.Generator) -> torch.Tensor:
-        raise NotImplementedError
+        return iter(self._plan(self.steps, generator).flatten().tolist())
 
 
 class RandomDatasetIdentitySampler(_EpochSampler):
-    """P x K batches, each from one dataset; see :mod:`embae_plugin.data.batches`.
+    """Batches of P x K images of one dataset each; K is ``num_instances``.
 
-    Args:
-        data_source: torchreid's items (path, pid, camid, dsetid).
-        batch_size: P * K.
-        num_instances: K.
-        num_cams, num_datasets: torchreid passes them to every sampler; not used.
-        choose: "proportional" or "uniform", how a dataset is drawn.
-        seed: None, also when built by torchreid by name, takes ``torch.initial_seed()``.
+    See :func:`identity_batches`. torchreid passes ``num_cams`` and ``num_datasets`` to every
+    sampler; they are not used.
 
     Raises:
         ValueError: K does not divide the batch size, or a dataset has fewer than P identities.
     """
 
     def __init__(
-        self,
-        data_source: Sequence[Item],
-        batch_size: int = 72,
-        num_instances: int = 4,
-        num_cams: int = 1,
-        num_datasets: int = 1,
-        *,
-        choose: str = "proportional",
-        seed: int | None = None,
+        self, data_source: Sequence[Item], batch_size: int = 72, num_instances: int = 4,
+        num_cams: int = 1, num_datasets: int = 1, *, seed: int | None = None,
     ) -> None:
-        super().__init__(len(data_source), batch_size, seed)
-        self.num_pids = self._parts(num_instances, f"num_instances (K = {num_instances})")
-        self.num_instances, self.choose = num_instances, choose
-        labels = torch.tensor([(item[1], item[3]) for item in data_source])
-        self._identities = Identities.of(labels[:, 0], labels[:, 1], self.num_pids)
-
-    def _draw(self, generator: torch.Generator) -> torch.Tensor:
-        return self._identities.draw(
-            self.num_pids, self.num_instances, self.steps, generator, self.choose
-        )
+        super().__init__(data_source, batch_size, seed)
+        P = self._parts(num_instances, f"num_instances (K = {num_instances})")
+        self._plan = partial(identity_batches, self.pids, self.dsetids, P, num_instances)
+        self._plan(1, torch.Generator())  # refuses what cannot be drawn
 
 
 class CameraBalancedSampler(_EpochSampler):
     """Batches with equally many images of each camera of each dataset, camera by camera.
 
-    Args:
-        data_source: torchreid's items (path, pid, camid, dsetid); pids are not looked at.
-        batch_size: a multiple of the number of cameras.
-        num_instances, num_cams, num_datasets: torchreid passes them to every sampler; not used.
-        seed: None, also when built by torchreid by name, takes ``torch.initial_seed()``.
+    torchreid passes ``num_instances``, ``num_cams`` and ``num_datasets`` to every sampler; they
+    are not used.
 
     Raises:
         ValueError: the number of cameras does not divide the batch size.
     """
 
     def __init__(
-        self,
-        data_source: Sequence[Item],
-        batch_size: int,
-        num_instances: int = 4,
-        num_cams: int = 1,
-        num_datasets: int = 1,
-        *,
-        seed: int | None = None,
+        self, data_source: Sequence[Item], batch_size: int, num_instances: int = 4,
+        num_cams: int = 1, num_datasets: int = 1, *, seed: int | None = None,
     ) -> None:
-        super().__init__(len(data_source), batch_size, seed)
-        cameras = torch.tensor([(item[3], item[2]) for item in data_source])
-        names, self.groups = torch.unique(cameras, dim=0, return_inverse=True)
-        self.per_camera = self._parts(len(names), f"the number of cameras ({len(names)})")
-
-    def _draw(self, generator: torch.Generator) -> torch.Tensor:
-        return balanced_batches(self.groups, self.per_camera, self.steps, generator)
+        super().__init__(data_source, batch_size, seed)
+        cameras = torch.stack([self.dsetids, self.camids], dim=1)
+        names, groups = torch.unique(cameras, dim=0, return_inverse=True)
+        per_camera = self._parts(len(names), f"the number of cameras ({len(names)})")
+        self._plan = partial(balanced_batches, groups, per_camera)

@@ -144,7 +144,7 @@ class AdversarialPhase(OptimisedPhase):
     def start(self) -> None:
         """Reads the cached features; makes the discriminators' optimiser."""
         engine = self.engine
-        self.features = engine.store.features(engine.model, engine.data.source, "source").features
+        self.features = engine.store.features(engine.model, engine.data.source, "source")
         super().start()
         self.judging = torch.optim.Adam(self.judges.parameters(), lr=self.lr, fused=True)
 

@@ -68,7 +68,7 @@ class ImageAutoencoderEngine(StageEngine):
         generator = seeded(self.seed, self.stage)
         self.model.reset_nuisance(int(groups.max()) + 1, generator)
         self.model.f_dec.reset_parameters(generator)
-        features = self.store.features(self.model, records, "source").features
+        features = self.store.features(self.model, records, "source")
         return [
             ReconstructionPhase(
                 self, node.encoders, features, groups, ("f_nui", "f_dec"), max_epoch, node.lr,

@@ -155,7 +155,7 @@ def _estimate_heads(
 ) -> None:
     """Moments of the cached features in the one layer that f_emb has."""
     (layer,) = camera_layers(model.f_emb)
-    features = store.features(model, records, "target").features
+    features = store.features(model, records, "target")
     hidden = model.f_emb.hidden(features.flatten(0, 1).float())
     camids = torch.from_numpy(records.camids).to(features.device)
     of_row = camids.repeat_interleave(features.shape[1])

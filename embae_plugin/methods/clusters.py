@@ -43,6 +43,10 @@ logger = logging.getLogger(__name__)
 Doubts = Callable[[PseudoLabels], str]
 
 
+# Of people with few pictures: neighbours of 3 crops, pairs are clusters.
+SMALL: dict[str, Any] = {"eps": 0.6, "min_samples": 2, "k1": 3, "k2": 1}
+
+
 class NotPeople(ValueError):
     """The first clusters are not to be learned from. No weight of the model has changed."""
 
@@ -58,6 +62,9 @@ class ClusterSettings(Settings, node="clusters"):
     min_samples: int = setting(4, "Neighbours that make a crop the core of a cluster.", above=0)
     k1: int = setting(30, "Nearest neighbours that are compared, see pseudo_labels.", above=0)
     k2: int = setting(6, "Neighbours over which they are averaged.", above=0)
+    neighbourhood: str = setting("auto", "auto: where the first clusters show that people have few "
+                                 "pictures, k1 3, k2 1, min_samples 2 and eps 0.6 take the place "
+                                 "of what is set; fixed: never.", choices=("auto", "fixed"))
     temperature: float = setting(0.05, "Of the comparison with the clusters' centres.", above=0)
     keep: float = setting(0.4, "Momentum: the share of a cluster's centre that stays when crops of "
                           "it are seen.", least=0, most=1)
@@ -129,6 +136,7 @@ class ImageClusterEngine(StageEngine):
         if len(self.target) < 2:
             raise ValueError("there is one target image, and nothing to learn from it")
         self.doubts = doubts
+        self.small: bool | None = None  # whether people have few pictures; None: not known yet
         self.trunk_learns = self.settings.learn == "trunk"
         self.augment = Augmentation(self.settings.transforms, self.store.mean, self.store.std)
         if self.trunk_learns:
@@ -167,12 +175,26 @@ class ImageClusterEngine(StageEngine):
         return f"{rounds or self.epochs()} rounds of pseudo-labels taught to {learned}"
 
     def groups(self, x: torch.Tensor) -> PseudoLabels:
-        """What a round takes for people, by the (N, d) embeddings of the moment."""
+        """What a round takes for people, by the (N, d) embeddings of the moment.
+
+        The first clusters tell whether people have few pictures: the median cluster has at most
+        five crops, or less than half of the crops lie in clusters. Smaller neighbourhoods are
+        taken then, if those put half of the crops into clusters.
+        """
         node = self.settings
-        return pseudo_labels(
-            x, self.target.camids, eps=node.eps, min_samples=node.min_samples, k1=node.k1,
-            k2=node.k2,
-        )
+        usual = {"eps": node.eps, "min_samples": node.min_samples, "k1": node.k1, "k2": node.k2}
+        if self.small:
+            return pseudo_labels(x, self.target.camids, **SMALL)
+        found = pseudo_labels(x, self.target.camids, **usual)
+        if self.small is None:
+            self.small = False
+            if node.neighbourhood == "auto" and found.few_each():
+                fewer = pseudo_labels(x, self.target.camids, **SMALL)
+                if len(fewer.kept) >= len(fewer.labels) / 2:
+                    logger.info("%s: people seem to have few pictures each: neighbourhoods of 3 "
+                                "crops instead of %d", self.stage, node.k1)
+                    self.small, found = True, fewer
+        return found
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """The rounds, and new statistics of the trunk's cameras behind them if it has any."""
@@ -242,7 +264,7 @@ class Rounds(OptimisedPhase):
             engine.model.to(memory_format=torch.channels_last)
             self.bank = engine.store.images(engine.target, "target")
         else:
-            self.features = engine.store.features(engine.model, engine.target, "target").features
+            self.features = engine.store.features(engine.model, engine.target, "target")
 
     def start_epoch(self, epoch: int) -> float:
         """Clusters, unless this round has done so; then see :class:`OptimisedPhase`."""
@@ -288,7 +310,7 @@ class Rounds(OptimisedPhase):
         h = self.features
         if h is None:
             first = self.clustered < 0  # of weights whose features an earlier step may have left
-            h = engine.store.features(model, engine.target, "target", keep=first).features
+            h = engine.store.features(model, engine.target, "target", keep=first)
         return embed_stored(model, h, engine.target)
 
     def _cluster(self, epoch: int) -> None:
@@ -379,11 +401,11 @@ class Rounds(OptimisedPhase):
         """The round's labels and centres, and the weights that it began with."""
         return {
             "clustered": self.clustered, "labels": self.labels, "centres": self.centres.cpu(),
-            "good": self.good,
+            "good": self.good, "small": self.engine.small,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See :class:`OptimisedPhase`."""
         self.clustered, self.labels = state["clustered"], state["labels"]
         self.centres = state["centres"].to(self.engine.device)
-        self.good = state.get("good", {})
+        self.good, self.engine.small = state.get("good", {}), state.get("small", False)

@@ -212,7 +212,7 @@ class Round(SoftmaxPhase):
         if self.features is not None:
             h = self.features[:, :1]
         else:
-            h = store.features(model, self.records, self.label, "none", keep=False).features
+            h = store.features(model, self.records, self.label, "none", keep=False)
         return embed_views(model.f_emb, h, normalize=False).cpu().numpy()
 
     def _cluster(self) -> torch.Tensor:

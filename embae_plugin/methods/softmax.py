@@ -155,7 +155,7 @@ class SoftmaxPhase(OptimisedPhase):
         engine = self.engine
         engine.model.to(memory_format=torch.channels_last)
         if engine.heads_only:
-            self.features = engine.store.features(engine.model, self.records, self.label).features
+            self.features = engine.store.features(engine.model, self.records, self.label)
         else:
             self.bank = engine.store.images(self.records, self.label)
 

@@ -51,7 +51,7 @@ class FlipAgreement:
 
 def agreement(model: EmbAE, store: FeatureStore, target: ImageRecords) -> float:
     """The flip agreement of what the network compares, over at most :data:`MOST` crops."""
-    features = store.features(model, target, "target").features
+    features = store.features(model, target, "target")
     step = max(1, -(-len(target) // MOST))
     rows = torch.arange(0, len(target), step)
     records = target.rows(rows.numpy())

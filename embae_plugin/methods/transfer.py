@@ -148,7 +148,7 @@ class ImageTransferEngine(StageEngine):
         cameras = int(records.groups("camera").max()) + 1
         if variant.renewed == "camera" and cameras == 1:
             logger.warning("the target has one camera, so cam has one encoder, as new has")
-        features = self.store.features(self.model, records, "target").features
+        features = self.store.features(self.model, records, "target")
 
         def phase(name: str, learn: tuple[str, ...], epochs: int, lr: float) -> ReconstructionPhase:
             return ReconstructionPhase(

@@ -8,27 +8,20 @@ some of the same files. The authors publish no checksums; those are what indepen
 from __future__ import annotations
 
 import csv
-import hashlib
-import inspect
-import logging
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import gdown
 from huggingface_hub import hf_hub_url
 
 from embae_plugin.atomic_file import replacing
+from embae_plugin.fetching import fetch_file, file_digest, reason_of
 from embae_plugin.models.recognition import recognise
 from embae_plugin.models.weight_files import read_state
 from embae_plugin.suggestions import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "torchreid:"
 HUB = "kaiyangzhou/osnet"
@@ -141,21 +134,15 @@ def fetch(name: str) -> Path:
 
 def _fetched(model: PublishedModel) -> str:
     """Fetches a file; its SHA-256."""
-    # Old versions of gdown wait for ever, and have no option not to.
-    timed = "timeout" in inspect.signature(gdown.download).parameters
-    options: dict[str, Any] = {"timeout": 20.0} if timed else {}
     reasons = []
     for url in model.links:
         with tempfile.TemporaryDirectory() as work:
             found = Path(work) / model.path.name
             try:
-                logger.info("fetching %s", url)
-                gdown.download(url, str(found), quiet=not sys.stderr.isatty(), **options)
-                if not found.is_file():  # an old gdown tells of a failure by returning None
-                    raise OSError("nothing came")
+                fetch_file(url, found)
                 digest = _checked(model, found)
-            except Exception as error:  # gdown and its HTTP library each have errors of their own
-                reason = _reason(error).replace(f"{work}{os.sep}", "")
+            except (OSError, ValueError) as error:
+                reason = reason_of(error).replace(f"{work}{os.sep}", "")
                 reasons.append(f"{urlsplit(url).hostname}: {reason}")
                 continue
             with replacing(model.path) as draft:
@@ -166,22 +153,9 @@ def _fetched(model: PublishedModel) -> str:
                             f"{model.path}")
 
 
-def _reason(error: BaseException) -> str:
-    """What failed at the bottom, such as a name that was not resolved."""
-    root = error
-    while root.__context__ is not None:
-        root = root.__context__
-    shown = root if isinstance(root, OSError) else error
-    return " ".join(str(shown).split())[:200] or type(shown).__name__
-
-
 def _checked(model: PublishedModel, path: Path, recorded: str = "") -> str:
     """A file's SHA-256, if it is the published one, or the recorded one, or of such a network."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    digest = hasher.hexdigest()
+    digest = file_digest(path)
     if model.sha256 and digest != model.sha256:
         raise ValueError(
             f"{path} is not the published file: its sha256 is {digest}, not {model.sha256}"

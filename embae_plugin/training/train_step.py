@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from embae_plugin import distributed
-from embae_plugin.data.augment import Augmentation, flip, normalise_with
+from embae_plugin.data.augment import Augmentation, flip, normalise
 from embae_plugin.data.image_bank import ImageBank
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class GraphStep:
 
     def _body(self) -> torch.Tensor:
         images = flip(self.bank.images[self.index], self.coin)
-        return self.eager.compute(normalise_with(images, self.mean, self.std), self.pids)
+        return self.eager.compute(normalise(images, self.mean, self.std), self.pids)
 
     def _capture(self) -> None:
         """Warms up on a side stream, puts every weight back as it was, and captures."""

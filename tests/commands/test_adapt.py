@@ -110,16 +110,26 @@ def test_identities_are_for_scoring_alone(world, caplog):
     assert same_weights(open_model("one").model, open_model("two").model)
 
 
-def test_scores_are_leave_one_out_by_hand(world):
-    """Each crop's nearest of another camera, found by hand, is of the same person or not."""
+@pytest.mark.parametrize("marked", [False, True])
+def test_scores_are_leave_one_out_by_hand(world, marked):
+    """Each crop's nearest of another camera, found by hand, is of the same person or not.
+
+    Crops of "-1" are in no ranking, and those of "0" are wrong answers only, as in embae evaluate.
+    """
+    if marked:
+        lines = Path("crops.csv").read_text("utf-8").splitlines()
+        for row, pid in ((3, "-1"), (8, "0"), (15, "0")):
+            lines[row] = f"{lines[row].rpartition(',')[0]},{pid}"
+        Path("crops.csv").write_text("\n".join(lines), "utf-8")
     assert adapt("--csv", "crops.csv", images="") == 0
     table = read_embeddings("out/after.npz")
-    known = table.pids != ""
+    known = ~np.isin(table.pids, ["", "-1"])
     z, pids, cameras = table.embeddings[known], table.pids[known], table.cameras[known]
     distance = np.linalg.norm(z[:, None] - z[None], axis=2)
     distance[cameras[:, None] == cameras[None]] = np.inf
-    hits = pids[distance.argmin(1)] == pids
+    hits = (pids[distance.argmin(1)] == pids)[pids != "0"]
     row = json.loads(Path("out/summary.json").read_text())["scores"][1]
+    assert row["queries"] == len(hits) == (21 if marked else 24)
     assert row["rank1_nd"] == pytest.approx(hits.mean())
 
 

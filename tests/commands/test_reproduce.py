@@ -8,7 +8,7 @@ import json
 import pytest
 
 from embae_plugin.commands.main import main
-from embae_plugin.data.datasets import generate
+from embae_plugin.data.datasets.generation import generate
 from embae_plugin.lab.commands import reproduce as verb
 from embae_plugin.lab.commands.reproduce import parse_seeds
 from embae_plugin.lab.reproduction import runner

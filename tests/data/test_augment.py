@@ -177,13 +177,3 @@ def test_what_cannot_be_done_on_the_device_is_named():
     assert unsupported_transforms(names) == ["color_jitter"]
     with pytest.raises(ValueError, match=r"transforms color_jitter, random_patch cannot be done"):
         Augmentation(("random_flip", "color_jitter", "random_patch"), MEAN, STD)
-
-
-@pytest.mark.parametrize(
-    ("mean", "std"),
-    [((0.5,), STD), (MEAN, (1.0, 1.0)), (MEAN, (0.2, 0.0, 0.2)), (MEAN, (0.2, -1.0, 0.2)),
-     ((float("nan"), 0.0, 0.0), STD), (MEAN, (float("inf"), 1.0, 1.0))],
-)  # fmt: skip
-def test_a_normalisation_that_cannot_be_is_refused(mean, std):
-    with pytest.raises(ValueError, match="norm_mean .* and norm_std .* must be 3 values each"):
-        Augmentation(("random_flip",), mean, std)

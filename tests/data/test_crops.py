@@ -81,7 +81,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
         return iter(())
 
     monkeypatch.setattr(camera_rules.os, "walk", walk)
-    with pytest.raises(PermissionError, match=r"no permission to read the folder .*secret"):
+    with pytest.raises(PermissionError, match="secret"):
         find_images(tmp_path)
 
 

@@ -110,7 +110,6 @@ def test_a_second_run_decodes_nothing(paths, tmp_path, monkeypatch):
 
 def test_the_key_follows_content_order_and_size_and_nothing_else(paths, tmp_path):
     key = content_key(paths, HEIGHT, WIDTH)
-    assert ImageBank(paths, HEIGHT, WIDTH).key == key
     assert content_key(paths[::-1], HEIGHT, WIDTH) != key
     assert content_key(paths, HEIGHT, WIDTH + 1) != key
     moved = [str(tmp_path / f"moved{n}") for n in range(len(paths))]
@@ -124,7 +123,7 @@ def test_changed_content_is_decoded_again(paths, tmp_path):
     before = ImageBank(paths, HEIGHT, WIDTH, cache_dir=folder)
     Image.fromarray(noise(40, 20, seed=99)).save(paths[1])
     after = ImageBank(paths, HEIGHT, WIDTH, cache_dir=folder)
-    assert before.key != after.key and len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 2
     assert not torch.equal(before.images[1], after.images[1])
     assert torch.equal(before.images[2:], after.images[2:])
 

@@ -98,7 +98,7 @@ def features_and_scores(data, folder: Path) -> dict[str, object]:
     image_bank.decode = counted
     feature_bank.BLOCK = 8  # 63 target images make eight blocks
     store, model = tiny_store(folder), tiny_model().eval()
-    features = store.features(model.trunk, data.target_train, "target").features
+    features = store.features(model.trunk, data.target_train, "target")
     count = len(decoded)
     scores = score_model(model, store, data.query, data.gallery)
     image_bank.decode = inner

@@ -62,7 +62,7 @@ def test_mirrored_images_have_one_embedding(tmp_path):
     """With flips averaged, an image and its mirror image cannot be told apart."""
     records = write_crops(tmp_path, people=2, cameras=1, each=1)
     model = two_layer_model().eval()
-    h = tiny_store().features(model.trunk, records, "crops").features
+    h = tiny_store().features(model.trunk, records, "crops")
     swapped = h.flip(1)
     assert torch.allclose(embed_views(model.f_emb, h), embed_views(model.f_emb, swapped), atol=1e-6)
     single = embed_views(model.f_emb, h[:, :1])

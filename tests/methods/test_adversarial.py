@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data.feature_bank import FeatureBank
 from embae_plugin.methods import ImageAdversarialEngine
 from embae_plugin.methods.adversarial import deception_loss, discrimination_loss, discriminator
 from embae_plugin.models.input_spec import InputSpec
@@ -36,7 +35,7 @@ class Cached:
         cameras = rng.normal(0, 0.7, (5, 12))[records.groups("camera").numpy()]
         views = rng.normal(0, 0.4, (len(records), 2, 12))
         features = people[:, None] + cameras[:, None] + views
-        return FeatureBank(torch.from_numpy(features.astype(np.float32)), "")
+        return torch.from_numpy(features.astype(np.float32))
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def engine_of(data, store, model, **settings):
 
 def codes_of(data, store, model):
     """z_id and z_nui of the sources' images."""
-    h = store.features(model.trunk, data.source, "source").features[:, 0]
+    h = store.features(model.trunk, data.source, "source")[:, 0]
     with torch.no_grad():
         return model.f_emb(h), model.f_nui(h, torch.zeros(len(h), dtype=torch.long))
 

@@ -101,7 +101,7 @@ def test_a_camera_of_fewer_than_four_images_takes_what_all_have_in_common():
 
 def expected_of_heads(model, store, records, cameras):
     """What mix should be given, in float64: moments of each camera's hidden units."""
-    h = store.features(model, records, "crops").features.double()
+    h = store.features(model, records, "crops").double()
     weight, bias = model.f_emb.fc1.weight.double(), model.f_emb.fc1.bias.double()
     hidden = (h @ weight.T + bias).clamp(min=0)  # relu_bn
     layer = CameraNorm(copy.deepcopy(model.f_emb.bn).double(), cameras)
@@ -216,7 +216,7 @@ def test_normalised_cameras_look_alike(crops, store):
     many = crops.rows(np.tile(np.arange(48), 8))  # 128 of each, so that each keeps its own
 
     def shift() -> float:
-        h = store.features(model, crops, "crops").features[:, 0]
+        h = store.features(model, crops, "crops")[:, 0]
         means = torch.stack([h[crops.camids == camera].mean(0) for camera in range(3)])
         return float(means.var(0).sum() / h.var(0).sum())
 

@@ -222,7 +222,7 @@ def test_the_loss_is_the_cross_entropy_over_centres(data, store):
     centres, index = rounds.centres.clone(), rounds.plan[0]
     model.f_emb.eval()  # statistics that do not depend on the batch
     found = rounds.step(0, 0)
-    h = store.features(model.trunk, data.target_train, "t").features[index]
+    h = store.features(model.trunk, data.target_train, "t")[index]
     views = F.normalize(model.f_emb(h.flatten(0, 1)), dim=1).view(len(index), 2, -1)
     each = -F.log_softmax(views @ centres.T / 0.1, dim=2)
     each = each.gather(2, rounds.labels[index][:, None, None].expand(-1, 2, 1))[..., 0]
@@ -360,7 +360,7 @@ def test_impossible_settings_are_refused(data, store):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_samples": 60}, "round 1: 0 cluster.*among 63 images are nothing to learn"),
+        ({"min_samples": 60, "neighbourhood": "fixed"}, "round 1: 0 cluster.*among 63 images are nothing to learn"),
         ({"identities": np.zeros(63, dtype=np.int64)}, "round 1: 1 cluster.*a larger eps"),
     ],
 )

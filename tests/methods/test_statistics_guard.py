@@ -29,7 +29,7 @@ def crops(tmp_path_factory) -> ImageRecords:
 def test_the_agreement_is_one_less_the_distance_of_a_crop_from_its_mirror_image(crops):
     model, store = tiny_model(), tiny_store()
     found = agreement(model, store, crops)
-    h = store.features(model, crops, "crops").features
+    h = store.features(model, crops, "crops")
     plain, mirrored = (torch.nn.functional.normalize(h[:, n].double(), dim=1) for n in (0, 1))
     own = (plain - mirrored).norm(dim=1).mean()
     any_two = torch.pdist(plain).mean()

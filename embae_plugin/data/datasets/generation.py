@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import secrets
 import shutil
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from embae_plugin.data.datasets.catalog import SetSpec, find_spec
-from embae_plugin.data.datasets.shots import Shot, names, plan, scaled, take
+from embae_plugin.data.datasets.shots import names, plan, scaled, take
+from embae_plugin.data.parallel import can_fork, cpu_count, in_parallel
 
 # To be raised whenever the pictures of some seed change, however slightly.
 VERSION = 3
@@ -93,21 +90,17 @@ def in_use(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def _take_into(draft: Path, spec: SetSpec, seed: int, shot: Shot, path: str) -> None:
-    (draft / path).parent.mkdir(parents=True, exist_ok=True)
-    take(spec, seed, shot).save(draft / path, quality=85, compress_level=1)
-
-
 def _draw(spec: SetSpec, seed: int, draft: Path, workers: int | None) -> None:
     """Takes all shots into ``draft``, in parallel."""
     shots = plan(spec, seed)
-    jobs = partial(_take_into, draft, spec, seed), shots, names(spec, shots)
-    show = partial(tqdm, total=len(shots), desc=f"drawing {spec.name}", unit="img", disable=None)
-    # A daemon, such as a data loader's worker, may have no children; macOS forks unsafely.
-    if sys.platform != "linux" or multiprocessing.current_process().daemon or workers == 1:
-        list(show(map(*jobs)))
-        return
-    workers = workers or min(len(os.sched_getaffinity(0)), 8)
-    # Forked, not spawned: a worker that imported torch again would start for seconds.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-        list(show(pool.map(*jobs, chunksize=20)))
+    paths = [draft / name for name in names(spec, shots)]
+
+    def draw(index: int) -> None:
+        paths[index].parent.mkdir(parents=True, exist_ok=True)
+        take(spec, seed, shots[index]).save(paths[index], quality=85, compress_level=1)
+
+    # Threads would gain nothing, since drawing holds Python's lock.
+    workers = (workers or min(cpu_count(), 8)) if can_fork() else 1
+    many = range(len(shots))
+    drawn = in_parallel(draw, len(many), workers, True) if workers > 1 else map(draw, many)
+    list(tqdm(drawn, f"drawing {spec.name}", len(many), unit="img", disable=None))

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,34 +17,12 @@ from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"(\d{4})(\d{4})(\d{4})\.png$", re.IGNORECASE)
-_DEPTH = 3
-
-
-class WardImage(NamedTuple):
-    """One image: person and number as in its name, camid counted from 0."""
-
-    path: str
-    person: int
-    camid: int
-    number: int
-
-    @property
-    def item(self) -> tuple[str, int, int]:
-        """torchreid's (path, pid, camid)."""
-        return self.path, self.person, self.camid
+WardItem = tuple[str, int, int]
+"""torchreid's (path, person, camera): the person as in the name, the camera from 0."""
 
 
 class WARD(ImageDataset):
-    """WARD.
-
-    Reference:
-        Martinel and Micheloni. Re-identify people in wide area camera network. CVPR Workshops
-        2012.
-
-    Dataset statistics:
-        - identities: 70.
-        - images: 4,786 of 128 x 48.
-        - cameras: 3.
+    """WARD (Martinel and Micheloni, CVPR Workshops 2012): 4,786 images of 128 x 48.
 
     The images lie in ``<root>/ward/``, or in a folder inside it, and are called
     ``PPPPCCCCNNNN.png``: person, camera and image, four digits each.
@@ -74,8 +52,8 @@ class WARD(ImageDataset):
         folder = find_folder(Path(self.root))
         self.dataset_dir = str(folder)
         images = ward_items(folder)
-        people = sorted({image.person for image in images})
-        found = Counts(len(images), len(people), len({image.camid for image in images}))
+        people = sorted({person for _, person, _ in images})
+        found = Counts(len(images), len(people), len({camid for *_, camid in images}))
         published = SOURCES["ward"].published["all"]
         if found != published:
             logger.warning("%s has %s, but WARD has %s", folder, found, published)
@@ -85,8 +63,8 @@ class WARD(ImageDataset):
                 f"people at least, and WARD has {published.ids}"
             )
         labels = {person: n for n, person in enumerate(sorted(split_people(people, split_id)))}
-        train = [(i.path, labels[i.person], i.camid) for i in images if i.person in labels]
-        query, gallery = query_and_gallery([i for i in images if i.person not in labels])
+        train = [(path, labels[pid], camid) for path, pid, camid in images if pid in labels]
+        query, gallery = query_and_gallery([item for item in images if item[1] not in labels])
         if not gallery:
             raise ValueError(
                 f"{folder} has one image at most for each test person and camera, which leaves "
@@ -101,22 +79,15 @@ def split_people(people: list[int], split_id: int) -> set[int]:
     return {people[k] for k in order[: len(people) // 2].tolist()}
 
 
-def query_and_gallery(
-    images: list[WardImage],
-) -> tuple[list[tuple[str, int, int]], list[tuple[str, int, int]]]:
-    """Splits test images: the first one of each person and camera is a query.
+def query_and_gallery(images: list[WardItem]) -> tuple[list[WardItem], list[WardItem]]:
+    """Splits test images, sorted by name: the first one of each person and camera is a query.
 
     People without any gallery image are left out altogether: no query could be scored.
     """
-    query: list[WardImage] = []
-    gallery: list[WardImage] = []
-    seen: set[tuple[int, int]] = set()
-    for image in sorted(images, key=lambda i: (i.person, i.camid, i.number)):
-        key = (image.person, image.camid)
-        (gallery if key in seen else query).append(image)
-        seen.add(key)
-    known = {image.person for image in gallery}
-    return [i.item for i in query if i.person in known], [i.item for i in gallery]
+    first = {item[1:]: item for item in reversed(images)}
+    gallery = [item for item in images if item is not first[item[1:]]]
+    known = {person for _, person, _ in gallery}
+    return [item for item in reversed(first.values()) if item[1] in known], gallery
 
 
 def find_folder(root: Path) -> Path:
@@ -125,7 +96,7 @@ def find_folder(root: Path) -> Path:
     if not places:
         raise missing_data_error("ward", root, str(root / "ward"))
     folder = max(places, key=lambda path: path.name == "ward")
-    for _ in range(_DEPTH):
+    for _ in range(3):
         entries = list(folder.iterdir())
         inside = [e for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
         if len(inside) != 1 or any(NAME.fullmatch(entry.name) for entry in entries):
@@ -134,7 +105,7 @@ def find_folder(root: Path) -> Path:
     return folder
 
 
-def ward_items(folder: Path) -> list[WardImage]:
+def ward_items(folder: Path) -> list[WardItem]:
     """All images in ``folder`` named like WARD's, sorted by name.
 
     Other files are ignored and counted in the log; raises ValueError if none fits.
@@ -142,9 +113,8 @@ def ward_items(folder: Path) -> list[WardImage]:
     images, others = [], []
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
         match = NAME.fullmatch(name)
-        person, camera, number = map(int, match.groups()) if match else (0, 0, 0)
-        if camera:
-            images.append(WardImage(str(folder / name), person, camera - 1, number))
+        if match and int(match[2]):
+            images.append((str(folder / name), int(match[1]), int(match[2]) - 1))
         else:
             others.append(name)
     some = f", e.g. {others[0]}" if others else ""
@@ -153,6 +123,6 @@ def ward_items(folder: Path) -> list[WardImage]:
             f"none of the {len(others)} files in {folder} is named PPPPCCCCNNNN.png (person, "
             f"camera from 1, image: four digits each){some}"
         )
-    if others and others != ["generator.json"]:  # of a built-in set in this layout
+    if others:
         logger.warning("%s: %d files ignored%s", folder, len(others), some)
     return images

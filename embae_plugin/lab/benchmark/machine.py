@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import platform
 import re
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from embae_plugin import __version__
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data.parallel import cpu_count
 from embae_plugin.lab.benchmark.measure import seconds
 
 P = ParamSpec("P")
@@ -96,12 +96,6 @@ def present_devices() -> tuple[str, ...]:
     return DEVICES if torch.cuda.is_available() else DEVICES[:1]
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    given = getattr(os, "sched_getaffinity", None)  # not everywhere
-    return len(given(0)) if given else os.cpu_count() or 1
-
-
 def describe() -> dict[str, str]:
     """The machine, the versions and the date, as lines of a report."""
     info = Path("/proc/cpuinfo")
@@ -110,7 +104,7 @@ def describe() -> dict[str, str]:
     processor = names[0] if names else platform.processor() or platform.machine()
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": f"{processor}, {cores()} cores, {torch.get_num_threads()} torch threads",
+        "processor": f"{processor}, {cpu_count()} cores, {torch.get_num_threads()} torch threads",
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",

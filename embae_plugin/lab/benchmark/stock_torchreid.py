@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data.parallel import cpu_count
 from embae_plugin.lab.benchmark.context import DATASET, Sizes
-from embae_plugin.lab.benchmark.machine import cores
 from embae_plugin.lab.benchmark.measure import synchronise
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
@@ -35,7 +35,7 @@ def build_model(sizes: Sizes, num_classes: int = 0) -> EmbAE:
 
 def workers() -> int:
     """torchreid's default number of loader processes, but no more than there are cores."""
-    return min(WORKERS, cores())
+    return min(WORKERS, cpu_count())
 
 
 def build_datamanager(

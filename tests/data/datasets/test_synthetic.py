@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data.datasets import (
+from embae_plugin.data.datasets.catalog import SPECS
+from embae_plugin.data.datasets.generation import METADATA, generate
+from embae_plugin.data.datasets.synthetic import (
     SyntheticSourceA,
     SyntheticSourceB,
     SyntheticTarget,
-    generate,
 )
-from embae_plugin.data.datasets.catalog import SPECS
-from embae_plugin.data.datasets.generation import METADATA
 
 TINY = 0.03
 CLASSES = {c.dataset_dir: c for c in (SyntheticSourceA, SyntheticSourceB, SyntheticTarget)}

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from embae_plugin import torchreid_bridge as bridge
-from embae_plugin.data.datasets import WARD
-from embae_plugin.data.datasets.ward import query_and_gallery, split_people, ward_items
+from embae_plugin.data.datasets.ward import WARD, query_and_gallery, split_people, ward_items
 
 
 def write(folder: Path, people: int = 6, cameras: int = 3, images: int = 4, suffix: str = "png"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from embae_plugin.data.parallel import cpu_count
 from embae_plugin.lab.benchmark import machine
-from embae_plugin.lab.benchmark.machine import Rates, cores, describe, measure_rates
+from embae_plugin.lab.benchmark.machine import Rates, describe, measure_rates
 
 
 def test_rates_turn_counts_into_seconds() -> None:
@@ -32,7 +33,7 @@ def test_a_rate_is_the_work_over_the_best_of_the_tries(monkeypatch: pytest.Monke
 def test_a_report_names_machine_date_and_versions() -> None:
     facts = describe()
     assert {"date", "processor", "memory", "GPU", "versions"} <= facts.keys()
-    assert f"{cores()} cores" in facts["processor"]
+    assert f"{cpu_count()} cores" in facts["processor"]
     assert "torchreid" in facts["versions"]
     line = str(Rates(flops=123e9, flops_bf16=0.0, bytes=45.6e9))
     assert "123 GFLOP/s" in line and "45.6 GB/s" in line and "bfloat16" not in line

@@ -58,9 +58,9 @@ def test_both_sides_get_the_same_weights() -> None:
 def test_torchreid_runs_with_its_own_loaders_and_no_more_workers_than_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stock, "cores", lambda: 64)
+    monkeypatch.setattr(stock, "cpu_count", lambda: 64)
     assert workers() == 4
-    monkeypatch.setattr(stock, "cores", lambda: 1)
+    monkeypatch.setattr(stock, "cpu_count", lambda: 1)
     assert workers() == 1
     write_target(tmp_path, 72, 2, 4)
     manager = build_datamanager(tmp_path, TINY, "cpu", "RandomIdentitySampler")
