@@ -57,8 +57,9 @@ from embae_plugin.training.run_identity import state_fingerprint
 logger = logging.getLogger(__name__)
 
 TORCHREID_FILES = "torchreid"  # folder of weights that trackers load
+PLAIN = "plain.pth"  # the network for who names no camera
 RESULTS = (TORCHREID_FILES, "skipped.txt", "before.npz", "after.npz", "summary.json",
-           "summary.txt", ADAPTED)
+           "summary.txt", PLAIN, ADAPTED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = work.folder.out
     with log_to(out / "adapt.log", arguments.verbose), explained_disk_errors(out):
         logger.info("done\n\n%s\n", summary_text(work.run()))
-        files = "adapted.pth, summary.txt, summary.json, before.npz, after.npz"
+        files = "adapted.pth, plain.pth" if (out / PLAIN).is_file() else "adapted.pth"
+        files += ", summary.txt, summary.json, before.npz, after.npz"
         if (out / TORCHREID_FILES).is_dir():
             files += f", and weights for trackers in {TORCHREID_FILES}/"
         logger.info("written to %s: %s", out, files)
@@ -186,6 +188,9 @@ class CropAdaptation:
                         has_autoencoder=trained)
         models = {"before": model, "after": adapted.model.eval()}
         z = {when: embed_records(one, self.store, records, "crops") for when, one in models.items()}
+        plain = {}
+        if adapted.plain is not None and crops.pids is not None:
+            plain["plain"] = embed_records(adapted.plain, self.store, records, "crops")
         content: dict[str, Any] = {
             "checkpoint": self.checkpoint, "images": len(crops), "cameras": crops.counts(),
             "skipped": len(crops.skipped), "seed": self.cfg.train.seed,
@@ -194,7 +199,7 @@ class CropAdaptation:
                 z["before"], z["after"], crops.numbers(),
                 same_space=model.feature_name == adapted.model.feature_name,
             ).as_dict(),
-            "scores": _scores(crops, {"baseline": z["before"], "adapted": z["after"]}),
+            "scores": _scores(crops, {"baseline": z["before"], "adapted": z["after"], **plain}),
             "history": list(adapted.history), "seconds": round(time.monotonic() - started, 1),
         }
         for when, one in models.items():
@@ -205,8 +210,10 @@ class CropAdaptation:
         write_text(out / "summary.txt", summary_text(content) + "\n")
         about = {key: content[key] for key in ("checkpoint", "images", "cameras", "seed")}
         bundle = Bundle(adapted.model, self.source.input, about)
+        if adapted.plain is not None:
+            save_bundle(out / PLAIN, Bundle(adapted.plain, self.source.input, about))
         if bundle.model.architecture:
-            write_torchreid_files(bundle, out / TORCHREID_FILES)
+            write_torchreid_files(bundle, out / TORCHREID_FILES, adapted.plain)
         save_bundle(out / ADAPTED, bundle)
         self.folder.finish()
         return content

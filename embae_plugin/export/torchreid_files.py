@@ -25,6 +25,7 @@ import torch
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import IMAGENET
 
 logger = logging.getLogger(__name__)
@@ -36,13 +37,17 @@ VEHICLES = re.compile("(vehicle)(?=id)|(ve)(?=ri)")
 LONGEST = 50  # characters of a camera's name; in UTF-8 four bytes each, of 255 that a name may have
 
 
-def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
+def write_torchreid_files(
+    bundle: Bundle, folder: Path, unnamed: EmbAE | None = None
+) -> list[Path]:
     """Writes ``<architecture>.pth`` and, for each camera, ``<architecture>_<camera>.pth``.
 
     Each has a second name that ends in ``.pt``: a hard link, or a copy where there are none.
 
     Args:
         bundle: a model whose trunk is a network of torchreid's zoo.
+        unnamed: a plain network for who names no camera; None for the bundle's own, with what all
+            its cameras have in common.
         folder: made where it is missing; files of these names are replaced, each in one step.
 
     Returns:
@@ -67,7 +72,8 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
     written = []
     stems = [name, *(f"{name}_{part}" for part in file_names(bundle.camera_names))]
     for camera, stem in enumerate(stems, start=UNKNOWN):
-        state = model.torchreid_state(camera)
+        state = (unnamed or model).torchreid_state() if camera == UNKNOWN else (
+            model.torchreid_state(camera))
         content = {
             "state_dict": {key: value.contiguous() for key, value in state.items()},
             "model_name": name,

@@ -9,6 +9,7 @@ from embae_plugin.methods.softmax import ImageIdentificationEngine
 from embae_plugin.methods.pul import ImagePULEngine
 from embae_plugin.methods.norm import ImageNormEngine
 from embae_plugin.methods.clusters import ImageClusterEngine
+from embae_plugin.methods.distill import ImageDistillEngine
 from embae_plugin.methods.supervised import ImageSupervisedEngine
 from embae_plugin.methods.registry import Row, register_method
 from embae_plugin.methods import run_settings as run_settings
@@ -18,6 +19,7 @@ __all__ = [
     "ImageAdversarialEngine",
     "ImageAutoencoderEngine",
     "ImageClusterEngine",
+    "ImageDistillEngine",
     "ImageEmbeddingEngine",
     "ImageIdentificationEngine",
     "ImageNormEngine",

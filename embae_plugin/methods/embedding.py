@@ -163,7 +163,7 @@ class ImageEmbeddingEngine(StageEngine):
         self.transforms = tuple(name.lower() for name in node.transforms)
 
     @classmethod
-    def inputs(cls, cfg: CfgNode, data: ReIDData, model: EmbAE) -> dict[str, Any]:
+    def inputs(cls, cfg: CfgNode, data: ReIDData, model: EmbAE, start: EmbAE) -> dict[str, Any]:
         """torchreid's optimiser and schedule, where they are not the paper's."""
         train, device = cfg.train, next(model.parameters()).device
         if train.optim == "adam" and not train.staged_lr:

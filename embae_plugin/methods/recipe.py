@@ -16,7 +16,8 @@ from yacs.config import CfgNode
 
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, ReIDData
-from embae_plugin.methods.registry import BASELINE, chain
+from embae_plugin.methods.distill import DistillSettings, ImageDistillEngine
+from embae_plugin.methods.registry import BASELINE, Row, chain
 from embae_plugin.methods.row_models import RowModels
 from embae_plugin.methods.run_settings import RECONSTRUCTION, AdaptSettings
 from embae_plugin.models.embae import EmbAE
@@ -31,11 +32,13 @@ class Adapted:
         model: adapted.
         history: a row of averages for each epoch or round.
         summary: what was done, in words (``method``) and numbers.
+        plain: a network for who names no camera, where the model knows cameras.
     """
 
     model: EmbAE
     history: History
     summary: dict[str, Any] = field(default_factory=dict)
+    plain: EmbAE | None = None
 
 
 def adapt(
@@ -76,12 +79,16 @@ def adapt(
     if has_autoencoder:
         given |= {row.name: model for row in chain(name, cfg) if row.name.startswith("autoencoder")}
     models = RowModels(cfg, data, store, save_dir, given, guards)
-    adapted = models.model_of(name)
+    adapted, plain = models.model_of(name), None
+    if adapted.camera_parts == "trunk" and guards.plain:
+        models.models[name] = adapted
+        plain = models.model_of(Row(f"{name}-plain", name, method=ImageDistillEngine))
     outcomes = models.outcomes.values()
     summary: dict[str, Any] = {"method": ", then ".join(o.words for o in outcomes if o.words)}
     for outcome in outcomes:
         summary.update(outcome.numbers)
-    return Adapted(adapted, [row for outcome in outcomes for row in outcome.history], summary)
+    history = [row for outcome in outcomes for row in outcome.history]
+    return Adapted(adapted, history, summary, plain)
 
 
 def check_adaptable(model: EmbAE, cfg: CfgNode) -> None:
@@ -109,4 +116,5 @@ def followed_keys(cfg: CfgNode) -> set[str]:
     for row in chain(AdaptSettings.of(cfg).row(), cfg):
         if row.method is not None and row.name != BASELINE:
             found |= row.method.settings_class.followed()
+    found |= DistillSettings.followed()
     return {key for key in found if key.startswith("embae.")}

@@ -76,21 +76,22 @@ class RowModels:
         self.history: dict[str, History] = {}
         self.seconds: dict[str, float] = {}
 
-    def model_of(self, name: str) -> EmbAE:
-        """The model of a row, which is not to be changed."""
+    def model_of(self, name: str | Row) -> EmbAE:
+        """The model of a row, registered or not, which is not to be changed."""
         if name in self.models:
-            return self.models[name]
-        row = row_named(name)
+            return self.models[str(name)]
+        row = row_named(name) if isinstance(name, str) else name
         if row.method is None:
             return shown(self.model_of(row.starts_from), row.show)
-        model = copied(row.method.prepared(self._start_of(row, row.method)))
+        start = self._start_of(row, row.method)
+        model = copied(row.method.prepared(start))
         if row.trunk_from:
             self._take_trunk(model, self.model_of(row.trunk_from))
         model.output = row.output or model.output
-        model = self._make(row, row.method, model)
+        model = self._make(row, row.method, model, start)
         starts = {n for other in rows().values() for n in (other.starts_from, other.trunk_from)}
-        if row.along or name in starts:
-            self.models[name] = model
+        if row.along or row.name in starts:
+            self.models[row.name] = model
         return model
 
     def _start_of(self, row: Row, method: type[StageEngine]) -> EmbAE:
@@ -102,13 +103,15 @@ class RowModels:
         model.camera_parts, model.camera_names = other.camera_parts, other.camera_names
         model.guess = copy.deepcopy(other.guess)
 
-    def _make(self, row: Row, method: type[StageEngine], model: EmbAE) -> EmbAE:
-        cfg, start = self.cfg, time.monotonic()
+    def _make(
+        self, row: Row, method: type[StageEngine], model: EmbAE, start: EmbAE
+    ) -> EmbAE:
+        cfg, started = self.cfg, time.monotonic()
         settings = method.settings_class.of(cfg, **row.fixed)
         engine = method(
             self.data, model, settings=settings, stage=row.folder, store=self.store,
             use_gpu=bool(cfg.use_gpu), seed=cfg.train.seed,
-            **method.inputs(cfg, self.data, model),
+            **method.inputs(cfg, self.data, model, start),
         )
         engine.writer = self.writer
         options: dict[str, Any] = {
@@ -122,6 +125,6 @@ class RowModels:
             outcome = engine.adapt(self.save_dir, self.guards, **options)
         self.outcomes[row.name] = outcome
         self.history[row.folder] = outcome.history
-        self.seconds[row.folder] = time.monotonic() - start
+        self.seconds[row.folder] = time.monotonic() - started
         made: EmbAE = engine.model
         return made

@@ -49,7 +49,7 @@ class ImageSupervisedEngine(ImageClusterEngine):
         self.identities = identities
 
     @classmethod
-    def inputs(cls, cfg: CfgNode, data: ReIDData, model: EmbAE) -> dict[str, Any]:
+    def inputs(cls, cfg: CfgNode, data: ReIDData, model: EmbAE, start: EmbAE) -> dict[str, Any]:
         """The identities of the target's images, read from its data set."""
         options = {"root": cfg.data.root, "split_id": cfg.data.split_id, **zoo_kwargs(cfg)}
         items = bridge.dataset_split(data.target, mode="train", **options)

@@ -165,8 +165,12 @@ class StageEngine(bridge.Engine):
         """
 
     @classmethod
-    def inputs(cls, cfg: CfgNode, data: ReIDData, model: EmbAE) -> dict[str, Any]:
-        """Arguments of the engine besides its settings, in a run of a configuration."""
+    def inputs(cls, cfg: CfgNode, data: ReIDData, model: EmbAE, start: EmbAE) -> dict[str, Any]:
+        """Arguments of the engine besides its settings, in a run of a configuration.
+
+        Args:
+            model: what the engine works on, a copy of ``start``, the model of the row before.
+        """
         return {}
 
     def adapt(self, save_dir: str | Path, guards: Any, **options: Any) -> Outcome:

@@ -157,7 +157,7 @@ def test_supervised_refuses_identities_of_other_images(trained, folder, monkeypa
     split = bridge.dataset_split
     monkeypatch.setattr(bridge, "dataset_split", lambda *a, **k: split(*a, **k)[1:])
     with pytest.raises(ValueError, match="identities of market1501 cannot be had"):
-        supervised_module.ImageSupervisedEngine.inputs(run.cfg, run.data, run.model)
+        supervised_module.ImageSupervisedEngine.inputs(run.cfg, run.data, run.model, run.model)
 
 
 def test_impossible_settings_are_refused_before_anything_is_loaded(folder):
