@@ -150,7 +150,7 @@ class CropAdaptation:
             "skipped": len(crops.skipped), "seed": self.seed, "method": dict(adapted.summary),
             "change": measure_change(
                 before, after, crops.numbers(), same_space=feature_of_source == model.feature_name
-            ).as_dict(),
+            )._asdict(),
             "scores": self._scores(before, after), "history": list(adapted.history),
             "seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +13,7 @@ from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 _BLOCK_BYTES = 2**27
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """Averages over ``queries`` crops, each compared with all others; None for what isn't known.
 
     Attributes:
@@ -38,10 +36,6 @@ class Change:
     same_camera_by_chance: float | None = None
     gap_before: float | None = None
     gap_after: float | None = None
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Plain values."""
-        return asdict(self)
 
 
 class CameraNeighbours(NamedTuple):
@@ -104,8 +98,7 @@ def measure_change(
     """Compares embeddings of the same N crops before and after adaptation.
 
     Args:
-        before, after: (N, d) embeddings of any length; they are scaled to length 1. Their
-            widths may differ.
+        before, after: (N, d) of any length; they are scaled to length 1. Their widths may differ.
         camids: (N,) cameras.
         most: crops to look at, drawn at random where there are more; each against all.
         seed: of that draw.
@@ -115,7 +108,7 @@ def measure_change(
     Raises:
         ValueError: no crops, or of different numbers.
     """
-    if not len(before) or len(before) != len(after) or len(camids) != len(before):
+    if not len(before) or not len(before) == len(after) == len(camids):
         raise ValueError(
             f"{tuple(before.shape)} embeddings before, {tuple(after.shape)} after and "
             f"{len(camids)} cameras: they must be of the same crops"
@@ -130,14 +123,9 @@ def measure_change(
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(old), generator=generator)[:most].sort().values.to(old.device)
     a, b = (camera_neighbours(x, cameras, rows) for x in (old, new))
-    chance = float((counts * (counts - 1)).sum() / (len(old) * (len(old) - 1)))
-    return Change(
-        queries=len(rows),
-        mean_cosine=cosine,
-        new_neighbour=float((a.which != b.which).float().mean()),
-        same_camera_before=float((a.own < a.other).float().mean()),
-        same_camera_after=float((b.own < b.other).float().mean()),
-        same_camera_by_chance=chance,
-        gap_before=a.gap,
-        gap_after=b.gap,
+    new_neighbour, same_before, same_after = (
+        float(found.float().mean())
+        for found in (a.which != b.which, a.own < a.other, b.own < b.other)
     )
+    chance = float((counts * (counts - 1)).sum() / (len(old) * (len(old) - 1)))
+    return Change(len(rows), cosine, new_neighbour, same_before, same_after, chance, a.gap, b.gap)

@@ -23,12 +23,10 @@ class Scores:
         mAP: mean over the scored queries of the mean precision at each hit, as in torchreid,
             fast-reid and scikit-learn.
         mAP_trapezoid: the same with the trapezoid rule of the Market-1501 MATLAB code.
-        queries: number of scored queries.
+        queries: number of scored queries; without any ``cmc`` and both mAPs are NaN.
         dropped_queries: number of queries with no positive left; they are in no average.
         precision, first_rank: ``(num_query,)`` of each query, in their order: the mean precision
             at its hits and the rank of the first one; NaN for a dropped query.
-
-    Without a single scored query ``cmc`` and both mAPs are NaN.
     """
 
     cmc: FloatArray
@@ -80,15 +78,12 @@ def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
     rank = found + before
     precision = found / rank
     previous = torch.where(rank > 1, (found - 1) / (rank - 1), 1.0)
-    total = hits.sum(dim=1)
-    # 0 / 0 marks a dropped query; slots that don't count may hold anything
-    counts = hits > 0
-    return QueryScores(
-        precision=torch.where(counts, precision, 0.0).sum(dim=1) / total,
-        precision_trapezoid=torch.where(counts, (previous + precision) / 2, 0.0).sum(dim=1) / total,
-        first_rank=torch.where(
-            total > 0, torch.where(counts, rank, torch.inf).amin(dim=1), torch.nan
-        ),
+    total, counts = hits.sum(dim=1), hits > 0  # slots that don't count may hold anything
+    first = torch.where(counts, rank, torch.inf).amin(dim=1)
+    return QueryScores(  # 0 / 0 marks a dropped query
+        torch.where(counts, precision, 0.0).sum(dim=1) / total,
+        torch.where(counts, (previous + precision) / 2, 0.0).sum(dim=1) / total,
+        torch.where(total > 0, first, torch.nan),
     )
 
 
@@ -100,8 +95,7 @@ def summarise(queries: QueryScores, max_rank: int, order: Tensor | None = None) 
     reached = torch.bincount(first, minlength=max_rank + 2)[1 : max_rank + 1].cumsum(0)
     place: Tensor | slice = slice(None) if order is None else order.argsort()
     return Scores(
-        # 0 / 0 is NaN in torch, as it shall be without a scored query
-        cmc=(reached.double() / number).cpu().numpy(),
+        cmc=(reached.double() / number).cpu().numpy(),  # 0 / 0 is NaN in torch
         mAP=float(queries.precision[scored].mean()),
         mAP_trapezoid=float(queries.precision_trapezoid[scored].mean()),
         queries=number,

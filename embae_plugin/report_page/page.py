@@ -43,7 +43,7 @@ def render(content: Content) -> str:
     environment.filters.update(number=_number, signed=_signed, percent=_percent)
     shown = {row for group in content.groups for one in group.lists
              for row in (one.query, *(entry.row for entry in (*one.before, *one.after)))}
-    pictures = {row: jpeg_address(Path(pair.root) / pair.paths[row], *PICTURE, stretch=True)
+    pictures = {row: jpeg_address(Path(pair.root) / pair.paths[row], *PICTURE)
                 for row in shown}
 
     def who(row: int) -> str:

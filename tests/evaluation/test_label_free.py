@@ -9,17 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embae_plugin.evaluation.label_free import MEASURES, RULES, measure
-from embae_plugin.settings.tree import STOP_RULES
+from embae_plugin.evaluation.label_free import measure
 
 
 def crops(seed: int, count: int = 60, dim: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(count, 2, dim, generator=draw), torch.randint(0, 3, (count,), generator=draw)
-
-
-def test_the_rules_that_can_be_configured_are_those_that_exist():
-    assert STOP_RULES == RULES == ("last", *MEASURES)
 
 
 def test_the_effective_rank_counts_directions():
