@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -37,12 +37,12 @@ else:
     Engine, ImageDataset = library.engines.Engine, library.module("data").ImageDataset
     ImageDataManager = library.datamanagers.ImageDataManager
 
-ImageSoftmaxEngine: Any = library.engines.ImageSoftmaxEngine
-ImageTripletEngine: Any = library.engines.ImageTripletEngine
+ImageSoftmaxEngine = library.engines.ImageSoftmaxEngine
+ImageTripletEngine = library.engines.ImageTripletEngine
 build_model: Callable[..., nn.Module] = library.models.build_model
-build_optimizer: Any = library.optim.build_optimizer
-build_lr_scheduler: Any = library.optim.build_lr_scheduler
-evaluate_rank: Any = library.metrics.evaluate_rank
-compute_distance_matrix: Any = library.metrics.compute_distance_matrix
-FeatureExtractor: Any = library.utils.FeatureExtractor
+build_optimizer = library.optim.build_optimizer
+build_lr_scheduler = library.optim.build_lr_scheduler
+evaluate_rank = library.metrics.evaluate_rank
+compute_distance_matrix = library.metrics.compute_distance_matrix
+FeatureExtractor = library.utils.FeatureExtractor
 set_random_seed: Callable[[int], None] = library.utils.set_random_seed

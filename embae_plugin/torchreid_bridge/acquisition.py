@@ -7,8 +7,7 @@ data its authors have withdrawn, and a mistyped root would start a transfer of g
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,8 +30,57 @@ def missing_data_error(name: str, root: str | Path, looked_for: str) -> FileNotF
     )
 
 
-def check_split_files(name: str, dataset: Any) -> None:
-    """Raises ValueError for cached splits that point to images which do not exist.
+def init_image_dataset(name: str, **kwargs: Any) -> ImageDataset:
+    """torchreid's dataset ``name``, read from below ``root=`` and never downloaded.
+
+    Random splits that torchreid makes on first use are the same on every machine, and the global
+    random state is left as it was. ``kwargs`` go to the dataset's class.
+
+    Raises:
+        FileNotFoundError: the data is not there; says where it was looked for and how to get it.
+        ValueError: unknown name, unreadable layout, or cached splits of a folder that was moved.
+    """
+    table, root = dataset_table(), kwargs.get("root", "")
+    if name not in table:
+        raise ValueError(f"unknown dataset '{name}'; available: {', '.join(sorted(table))}")
+    cls, base = table[name], module("data").Dataset
+    stock = cls.__module__.startswith("torchreid.")
+    folder = Path(root).expanduser().absolute() / str(getattr(cls, "dataset_dir", ""))
+    # University1652 downloads in its constructor, past download_dataset.
+    if stock and not folder.is_dir():
+        raise missing_data_error(name, root, str(folder))
+
+    def refuse_download(_: object, dataset_dir: str, dataset_url: str | None) -> None:
+        if not Path(dataset_dir).exists():
+            raise missing_data_error(name, root, dataset_dir)
+
+    with ExitStack() as restored:
+        restored.callback(random.setstate, random.getstate())
+        restored.callback(np.random.set_state, np.random.get_state())
+        restored.callback(setattr, base, "download_dataset", base.download_dataset)
+        restored.enter_context(quiet())
+        random.seed(0)
+        np.random.seed(0)
+        base.download_dataset = refuse_download
+        try:
+            dataset = cls(**kwargs)
+        except (RuntimeError, AssertionError, IndexError, AttributeError) as error:
+            if not stock:
+                raise
+            text = str(error)
+            if text.endswith("is not found"):
+                raise missing_data_error(name, root, text.split('"')[1]) from error
+            raise ValueError(
+                f"dataset '{name}' in {folder} cannot be read ({text or type(error).__name__}): "
+                "its files are missing or named otherwise than expected. "
+                f"{how_to_get(name, root)}"
+            ) from error
+    _check_split_files(name, dataset)
+    return dataset
+
+
+def _check_split_files(name: str, dataset: ImageDataset) -> None:
+    """Refuses cached splits that point to images which do not exist.
 
     torchreid's small datasets (VIPeR, CUHK01, CUHK03, GRID, iLIDS, PRID) write their random splits
     once, with absolute paths, beside the images. A folder that was moved afterwards still carries
@@ -49,89 +97,21 @@ def check_split_files(name: str, dataset: Any) -> None:
         )
 
 
-@contextmanager
-def fixed_global_random_state() -> Iterator[None]:
-    """Within it, the same folder always gets the same splits, which torchreid draws globally."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(0)
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives ``owner`` another attribute ``name`` for the length of a block."""
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-def init_image_dataset(name: str, **kwargs: Any) -> ImageDataset:
-    """torchreid's dataset ``name``, read from below ``root=`` and never downloaded.
-
-    Random splits that torchreid makes on first use are the same on every machine, and the global
-    random state is left as it was. ``kwargs`` go to the dataset's class.
-
-    Raises:
-        FileNotFoundError: the data is not there; says where it was looked for and how to get it.
-        ValueError: unknown name, unreadable layout, or cached splits of a folder that was moved.
-    """
-    table, root = dataset_table(), kwargs.get("root", "")
-    if name not in table:
-        raise ValueError(f"unknown dataset '{name}'; available: {', '.join(sorted(table))}")
-    cls = table[name]
-    stock = cls.__module__.startswith("torchreid.")
-    folder = Path(root).expanduser().absolute() / str(getattr(cls, "dataset_dir", ""))
-    # University1652 downloads in its constructor, past download_dataset.
-    if stock and not folder.is_dir():
-        raise missing_data_error(name, root, str(folder))
-
-    def refuse_download(_: Any, dataset_dir: str, dataset_url: str | None) -> None:
-        if not Path(dataset_dir).exists():
-            raise missing_data_error(name, root, dataset_dir)
-
-    base = module("data").Dataset
-    with replaced(base, "download_dataset", refuse_download), fixed_global_random_state(), quiet():
-        try:
-            dataset = cls(**kwargs)
-        except (RuntimeError, AssertionError, IndexError, AttributeError) as error:
-            if not stock:
-                raise
-            text = str(error)
-            if text.endswith("is not found"):
-                raise missing_data_error(name, root, text.split('"')[1]) from error
-            raise ValueError(
-                f"dataset '{name}' in {folder} cannot be read ({text or type(error).__name__}): "
-                "its files are missing or named otherwise than expected. "
-                f"{how_to_get(name, root)}"
-            ) from error
-    check_split_files(name, dataset)
-    return dataset
-
-
 def dataset_split(name: str, root: str | Path, mode: str, **kwargs: Any) -> list[Item]:
     """The items (path, pid, camid, dsetid) of one split, sorted by path.
 
-    Args:
-        name: a registered dataset.
-        root: folder in which the dataset's own folder lies.
-        mode: "train", "query" or "gallery".
-        kwargs: as for :func:`init_image_dataset`, whose errors apply.
+    ``mode`` is "train", "query" or "gallery"; all else is as for :func:`init_image_dataset`.
     """
-    if mode not in ("train", "query", "gallery"):
-        raise ValueError(f"mode must be train, query or gallery, not '{mode}'")
     options = {"verbose": False, **kwargs, "root": str(root), "mode": mode}
     return items_of(getattr(init_image_dataset(name, **options), mode))
 
 
 def build_datamanager(**kwargs: Any) -> ImageDataManager:
     """torchreid's ``ImageDataManager``, its datasets read by :func:`init_image_dataset`."""
-    with replaced(datamanagers, "init_image_dataset", init_image_dataset), quiet():
-        return cast("ImageDataManager", datamanagers.ImageDataManager(**kwargs))
+    names, stock = vars(datamanagers), datamanagers.init_image_dataset
+    names["init_image_dataset"] = init_image_dataset
+    try:
+        with quiet():
+            return cast("ImageDataManager", datamanagers.ImageDataManager(**kwargs))
+    finally:
+        names["init_image_dataset"] = stock

@@ -21,19 +21,12 @@ _INSTALL = (
     "install 0.2.5 from PyPI (pip install torchreid==0.2.5) or 1.4.0 from GitHub "
     "(pip install git+https://github.com/KaiyangZhou/deep-person-reid)"
 )
-_SUPPORTED = {"pypi": "0.2.5", "github": "1.4.0"}
 
 
 def _find_torchreid() -> tuple[ModuleType, str]:
-    """Import torchreid and tell its layout, "pypi" or "github".
-
-    Raises:
-        ImportError: torchreid or one of its undeclared dependencies is missing, or the version
-            is not one of the two supported ones.
-    """
+    """Import torchreid and tell its layout, "pypi" or "github"."""
     try:
-        with warnings.catch_warnings():
-            # Its evaluator is not used here, nor is its Cython version.
+        with warnings.catch_warnings():  # its evaluator is not used, nor is its Cython version
             warnings.filterwarnings("ignore", message="Cython evaluation")
             package = importlib.import_module("torchreid")
     except ModuleNotFoundError as error:
@@ -45,11 +38,9 @@ def _find_torchreid() -> tuple[ModuleType, str]:
         ) from error
     layout = "pypi" if hasattr(package, "reid") else "github"
     version = getattr(package, "__version__", "unknown")
-    if version != _SUPPORTED[layout]:
-        where = list(getattr(package, "__path__", [getattr(package, "__file__", "?")]))
-        raise ImportError(
-            f"torchreid {version} at {where[0]} is not supported by embae_plugin: {_INSTALL}"
-        )
+    if version != {"pypi": "0.2.5", "github": "1.4.0"}[layout]:
+        raise ImportError(f"torchreid {version} at {package.__path__[0]} is not supported by "
+                          f"embae_plugin: {_INSTALL}")
     return package, layout
 
 
@@ -70,24 +61,13 @@ datamanagers = module("data.datamanager")
 metrics, optim, utils = module("metrics"), module("optim"), module("utils")
 
 
-class _LogLines(io.TextIOBase):
-    """A text stream that logs each complete line at DEBUG."""
-
-    rest = ""
-
-    def write(self, text: str) -> int:
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in filter(str.strip, lines):
-            logger.debug("%s", line.rstrip())
-        return len(text)
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Send what a block prints to the bridge's logger, line by line, at DEBUG."""
-    stream = _LogLines()
+    """Send what a block prints to the bridge's logger, line by line, at DEBUG, when it ends."""
+    heard = io.StringIO()
     try:
-        with redirect_stdout(stream):
+        with redirect_stdout(heard):
             yield
     finally:
-        stream.write("\n")
+        for line in filter(str.strip, heard.getvalue().splitlines()):
+            logger.debug("%s", line.rstrip())

@@ -8,7 +8,10 @@ torchreid lists folders in the file system's order, which differs from machine t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from embae_plugin.torchreid_bridge.types import ImageDataManager, ImageDataset
 
 Item = tuple[str, int, int, int]
 
@@ -45,21 +48,22 @@ def items_of(items: Sequence[Item]) -> list[Item]:
     return sorted(plain, key=lambda item: (item[3], item[0]))
 
 
-def train_items(datamanager: Any) -> list[Item]:
+def train_items(datamanager: ImageDataManager) -> list[Item]:
     """Labelled training items of the manager's sources."""
     return items_of(datamanager.train_loader.dataset.train)
 
 
-def target_train_items(datamanager: Any) -> list[Item]:
+def target_train_items(datamanager: ImageDataManager) -> list[Item]:
     """Training items of the manager's targets, **without identities**: each pid is ``UNLABELLED``.
 
     Works whether or not the manager was built with ``load_train_targets``: every torchreid test
     set carries its dataset's training split along.
     """
+    items: list[Item] = []
     if datamanager.train_loader_t is not None:
-        items: list[Item] = datamanager.train_loader_t.dataset.train
+        items = datamanager.train_loader_t.dataset.train
     else:
-        items, cameras = [], 0
+        cameras = 0
         for number, name in enumerate(datamanager.targets):
             part = _own_train_items(datamanager.test_loader[name]["query"].dataset)
             items += [(path, pid, camid + cameras, number) for path, pid, camid, _ in part]
@@ -67,17 +71,8 @@ def target_train_items(datamanager: Any) -> list[Item]:
     return [(path, UNLABELLED, camid, dsetid) for path, _, camid, dsetid in items_of(items)]
 
 
-def test_items(datamanager: Any, name: str) -> tuple[list[Item], list[Item]]:
-    """Query and gallery items of the manager's target ``name``.
-
-    Raises:
-        ValueError: if ``name`` is not one of the manager's targets.
-    """
-    if name not in datamanager.test_loader:
-        raise ValueError(
-            f"'{name}' is not a target of this data manager; its targets: "
-            f"{', '.join(sorted(datamanager.test_loader))}"
-        )
+def test_items(datamanager: ImageDataManager, name: str) -> tuple[list[Item], list[Item]]:
+    """Query and gallery items of the manager's target ``name``."""
     loaders = datamanager.test_loader[name]
     query, gallery = loaders["query"].dataset.query, loaders["gallery"].dataset.gallery
     return items_of(query), items_of(gallery)
@@ -86,30 +81,23 @@ def test_items(datamanager: Any, name: str) -> tuple[list[Item], list[Item]]:
 test_items.__test__ = False  # type: ignore[attr-defined]  # the field's term, no test of pytest's
 
 
-def transforms_of(datamanager: Any) -> ImageTransforms:
-    """The manager's image size, normalisation and augmentations.
-
-    Raises:
-        ValueError: the test transform holds no normalisation.
-    """
-    normalise = [s for s in datamanager.transform_te.transforms if type(s).__name__ == "Normalize"]
-    if not normalise:
-        raise ValueError("the data manager's test transform has no Normalize step")
+def transforms_of(datamanager: ImageDataManager) -> ImageTransforms:
+    """The manager's image size, normalisation and augmentations."""
+    [norm] = (s for s in datamanager.transform_te.transforms if type(s).__name__ == "Normalize")
     steps = [type(step).__name__ for step in datamanager.transform_tr.transforms]
     return ImageTransforms(
         transforms=[_TORCHREID_NAMES.get(name, name) for name in steps if name not in _ALWAYS],
         height=int(datamanager.height),
         width=int(datamanager.width),
-        norm_mean=tuple(float(value) for value in normalise[0].mean),
-        norm_std=tuple(float(value) for value in normalise[0].std),
+        norm_mean=tuple(map(float, norm.mean)),
+        norm_std=tuple(map(float, norm.std)),
     )
 
 
-def _own_train_items(testset: Any) -> list[Item]:
+def _own_train_items(testset: ImageDataset) -> list[Item]:
     """The training split of a test set, without what ``combineall`` appended to it."""
-    items: list[Item] = list(testset.train)
     if not testset.combineall or testset._train_only:
-        return items
+        return list(testset.train)
     junk = set(testset._junk_pids)
     appended = sum(item[1] not in junk for item in [*testset.query, *testset.gallery])
-    return items[: len(items) - appended]
+    return list(testset.train[: len(testset.train) - appended])

@@ -58,21 +58,22 @@ def network_parts(name: str) -> NetworkParts:
         if behind.shape == feature.shape and torch.equal(behind, feature):
             return NetworkParts(model, fc, pooled.shape[1], size, evaluated=False)
     whole = _build(name)
-    for part in [part for part, _ in whole.named_children() if part.startswith("classifier")]:
-        setattr(whole, part, nn.Identity())
+    for part, child in list(whole.named_children()):
+        if part.startswith("classifier"):
+            setattr(whole, part, nn.Identity())
+        else:
+            child.register_forward_hook(_in_plain_order)
     if hasattr(whole, "use_gpu"):
         whole.register_forward_pre_hook(_follow_images)
-    for part in whole.children():
-        part.register_forward_hook(_in_plain_order)
     return NetworkParts(whole, None, feature.shape[1], size, evaluated=True)
 
 
-def _follow_images(net: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+def _follow_images(net: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     """HACNN makes coordinates on the processor, and moves them by a switch of its constructor."""
-    net.use_gpu = inputs[0].is_cuda
+    vars(net)["use_gpu"] = inputs[0].is_cuda
 
 
-def _in_plain_order(_: Any, inputs: Any, output: Any) -> Any:
+def _in_plain_order(_: nn.Module, inputs: object, output: object) -> object:
     """PCB and MuDeep view their maps as rows, which no map in channels_last order can be."""
     return output.contiguous() if isinstance(output, torch.Tensor) else output
 
@@ -85,12 +86,13 @@ def feature_of(
     That is the first of ``sizes`` of which it makes a vector; None where it makes none of any.
     """
     training = net.training
+    net.eval()
     try:
         for height, width in sizes:
             image = torch.linspace(-1, 1, 3 * height * width).view(1, 3, height, width)
             try:
                 with torch.no_grad():
-                    feature = net.eval()(image)
+                    feature = net(image)
             except (TypeError, AssertionError, RuntimeError, ValueError):  # of a fixed other size
                 continue
             if isinstance(feature, torch.Tensor) and feature.ndim == 2:
@@ -105,11 +107,8 @@ def pooled_trunk(name: str, pretrained: bool) -> nn.Module:
 
     The classifier becomes the identity, and a bottleneck behind the pooling (OSNet's ``fc``) is
     dropped: under torchreid's "softmax" the model then maps (B, 3, H, W) to (B, ``feature_dim``)
-    in training and evaluation alike. State-dict keys stay torchreid's.
-
-    Args:
-        name: of the model.
-        pretrained: load torchreid's ImageNet weights, fetched on first use.
+    in training and evaluation alike. State-dict keys stay torchreid's. ``pretrained`` loads
+    torchreid's ImageNet weights, fetched on first use.
 
     Raises:
         ValueError: no such model, or one without a single pooled feature (PCB, HACNN, MuDeep).
@@ -130,17 +129,16 @@ def _build(name: str, pretrained: bool = False) -> Any:
     """torchreid's model; its ``build_model`` warns of a moved link, and returns random weights."""
     if name not in (own := own_models()):
         raise ValueError(f"unknown torchreid model '{name}'; available: {', '.join(own)}")
-    model, reason = None, ""
     with quiet(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             model = models.build_model(name, 1, pretrained=pretrained, use_gpu=False)
+            told = (str(warning.message) for warning in caught)
+            reason = next((text for text in told if "manually" in text), "")
         except Exception as error:  # whatever gdown, urllib or torch.load make of a failed fetch
             if not pretrained:
                 raise
             reason = str(error) or type(error).__name__
-    told = (str(warning.message) for warning in caught)
-    reason = reason or next((text for text in told if "manually" in text), "")
     if pretrained and reason:
         raise FileNotFoundError(
             f"the ImageNet weights of torchreid's '{name}' could not be fetched ({reason}); fetch "

@@ -20,7 +20,6 @@ from embae_plugin.torchreid_bridge.library import (
     models,
     samplers,
 )
-from embae_plugin.torchreid_bridge.manager_items import Item
 
 if TYPE_CHECKING:
     from embae_plugin.torchreid_bridge.types import ImageDataset
@@ -36,39 +35,27 @@ def dataset_table() -> dict[str, type[ImageDataset]]:
     return cast("dict[str, type[ImageDataset]]", vars(datasets)["__image_datasets"])
 
 
-def sampler_table() -> dict[str, Any]:
+def sampler_table() -> dict[str, Callable[..., object]]:
     """Samplers registered here, kept on the wrapper of torchreid's ``build_train_sampler``.
 
     torchreid picks a sampler in an if/else, which its data manager imported by name: both names
     are replaced, once.
     """
-    build: Any = samplers.build_train_sampler
+    build = samplers.build_train_sampler
     if not hasattr(build, "registered"):
+        table: dict[str, Callable[..., object]] = {}
 
         def build_train_sampler(
-            data_source: list[Item], train_sampler: str, batch_size: int = 32,
-            num_instances: int = 4, num_cams: int = 1, num_datasets: int = 1, **more: Any,
-        ) -> Any:
-            sizes = {"batch_size": batch_size, "num_instances": num_instances,
-                     "num_cams": num_cams, "num_datasets": num_datasets}
-            if train_sampler in wrapped.registered:
-                return wrapped.registered[train_sampler](data_source, **sizes)
-            return build(data_source, train_sampler, **sizes, **more)
+            data_source: object, train_sampler: str, *sizes: int, **more: int
+        ) -> object:
+            if train_sampler in table:
+                return table[train_sampler](data_source, *sizes, **more)
+            return build(data_source, train_sampler, *sizes, **more)
 
-        wrapped: Any = build_train_sampler
-        wrapped.registered = {}
+        vars(build_train_sampler)["registered"] = table
         for owner in (samplers, datamanagers):
-            vars(owner)["build_train_sampler"] = wrapped
-    return cast(dict[str, Any], samplers.build_train_sampler.registered)
-
-
-_TABLES: dict[str, Callable[[], dict[str, Any]]] = {
-    "model": model_table,
-    "dataset": dataset_table,
-    "sampler": sampler_table,
-    "loss": lambda: vars(losses),
-    "engine": lambda: vars(engines),
-}
+            vars(owner)["build_train_sampler"] = build_train_sampler
+    return cast(dict[str, Callable[..., object]], samplers.build_train_sampler.registered)
 
 
 def register(kind: str, name: str, new: Any) -> None:
@@ -87,7 +74,11 @@ def register(kind: str, name: str, new: Any) -> None:
     Raises:
         ValueError: the name belongs to something else.
     """
-    table = _TABLES[kind]()
+    tables: dict[str, dict[str, Any]] = {
+        "model": model_table(), "dataset": dataset_table(), "sampler": sampler_table(),
+        "loss": vars(losses), "engine": vars(engines),
+    }
+    table = tables[kind]
     old = table.get(name, vars(samplers).get(name, new) if kind == "sampler" else new)
     theirs, ours = ((one.__module__, one.__qualname__) for one in (old, new))
     if theirs != ours:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 Item = tuple[str, int, int, int]
 """(path, pid, camid, dsetid)."""
 
-class ImageDataset(Dataset[Any]):
+class ImageDataset(Dataset[dict[str, object]]):
     """torchreid's base class of image datasets."""
 
     _junk_pids: list[int]
@@ -28,6 +28,7 @@ class ImageDataset(Dataset[Any]):
     num_train_pids: int
     num_train_cams: int
     num_datasets: int
+    combineall: bool
 
     def __init__(
         self,
@@ -44,6 +45,11 @@ class ImageDataset(Dataset[Any]):
     ) -> None: ...
     def show_summary(self) -> None: ...
 
+class Loader(DataLoader[dict[str, Any]]):
+    """torch's loader; it knows that its data set is torchreid's."""
+
+    dataset: ImageDataset
+
 class ImageDataManager:
     """torchreid's loaders of sources and targets."""
 
@@ -54,9 +60,9 @@ class ImageDataManager:
     use_gpu: bool
     transform_tr: Any
     transform_te: Any
-    train_loader: DataLoader[Any]
-    train_loader_t: DataLoader[Any] | None
-    test_loader: dict[str, dict[str, DataLoader[Any]]]
+    train_loader: Loader
+    train_loader_t: Loader | None
+    test_loader: dict[str, dict[str, Loader]]
     num_train_pids: int
     num_train_cams: int
 
