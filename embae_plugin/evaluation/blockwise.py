@@ -89,7 +89,7 @@ def score_blocks(
 def _threads(
     device: torch.device, at_once: int
 ) -> Iterator[tuple[Map[int, dict[str, QueryScores]], Map[Span, None]]]:
-    """Two kinds of ``map``, over blocks and over the strips of a block, that share the cores.
+    """``map`` over blocks and over the strips of a block, which share the cores.
 
     Blocks are worked on side by side while memory lasts: most steps of a block are too small to
     be divided. Cores that this leaves over help with the strips. A GPU has one queue, the
@@ -176,14 +176,11 @@ def _score_block(
 def _add_counts(
     counts: Tensor, distances: Tensor, positives: Tensor, own: Codes, run: Map[Span, None]
 ) -> None:
-    """Count the distances that are no greater than each positive's, row by row.
+    """Count the distances (rows, columns) that are no greater than each positive's, row by row.
 
-    Args:
-        counts: ``(2, rows, slots)`` int64, what is added to: gallery items of other cameras than
-            the row's own, and those of its own.
-        distances: ``(rows, columns)`` without NaN.
-        positives: ``(rows, slots)``; the count of a NaN (an empty slot) means nothing.
-        own: ``(rows, 2)`` first and last column (exclusive) of the row's own camera.
+    ``counts`` (2, rows, slots), to which is added, are of gallery items of other cameras than the
+    row's own, and of its own, the columns from ``own[:, 0]`` to ``own[:, 1]``. ``positives`` are
+    (rows, slots); the count of a NaN (an empty slot) means nothing.
     """
     rows, on_cpu = len(own), distances.device.type == "cpu"
     height = STRIP_ROWS if on_cpu else rows

@@ -66,14 +66,10 @@ class CameraNeighbours(NamedTuple):
 def camera_neighbours(
     x: torch.Tensor, cameras: torch.Tensor, rows: torch.Tensor | None = None
 ) -> CameraNeighbours:
-    """Nearest crops on the own camera and on others, block by block.
+    """Nearest crops on the own of N ``cameras`` and on others; of equally near ones the first.
 
-    Of several equally near, as equal crops are, the first counts.
-
-    Args:
-        x: (N, d) embeddings of length 1.
-        cameras: (N,).
-        rows: (Q,) crops whose neighbours are wanted, each among all N; all by default.
+    ``x`` are (N, d) embeddings of length 1; ``rows`` (Q,) are the crops whose neighbours among all
+    N are wanted, all by default.
     """
     equal = equal_rows(x)
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
@@ -95,13 +91,11 @@ def measure_change(
     before: torch.Tensor, after: torch.Tensor, camids: Ints,
     most: int = 5000, seed: int = 0, same_space: bool = True,
 ) -> Change:
-    """Compares embeddings of the same N crops before and after adaptation.
+    """Compares embeddings (N, d) of the same crops, on N cameras, before and after adaptation.
 
     Args:
-        before, after: (N, d) of any length; they are scaled to length 1. Their widths may differ.
-        camids: (N,) cameras.
-        most: crops to look at, drawn at random where there are more; each against all.
-        seed: of that draw.
+        before, after: of any length; they are scaled to length 1. Their widths may differ.
+        most: crops to look at, drawn by ``seed`` where there are more; each against all.
         same_space: a crop's two embeddings can be compared with one another, as those of two
             features of a network cannot; neighbours are compared within each space in any case.
 

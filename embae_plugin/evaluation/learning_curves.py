@@ -30,11 +30,9 @@ def mean_curve(
 ) -> NDArray[np.float64]:
     """(3, E) epochs that all runs scored, with mean and sample standard deviation over the runs.
 
-    Args:
-        curves: the scored epochs of one variant, of each run.
-        starts: each run's score before the first epoch, the baseline's. With them the curve is of
-            the gain over them, from 0 at epoch 0: what the runs' baselines differ by would hide
-            what adaptation does.
+    ``curves`` are the scored epochs of one variant, of each run. With ``starts``, each run's
+    baseline score, the curve is of the gain over them, from 0 at epoch 0: what the baselines
+    differ by would hide what adaptation does.
     """
     tables = [{int(row["epoch"]): float(row[column]) for row in curve} for curve in curves]
     if starts:
@@ -52,13 +50,9 @@ def plot_curves(
 ) -> bool:
     """Writes a PNG with each variant's mean over one or more runs, and a band of ± the spread.
 
-    Args:
-        runs: of each run, variant to scored epochs (:func:`adaptation_curves`).
-        baselines: each run's row of scores without adaptation, drawn as a level line.
-        gains: draw the gain over each run's own baseline, where there is one.
-
-    Returns:
-        whether there was anything to draw: a variant that every run has curves of.
+    Of each run, ``runs`` has the :func:`adaptation_curves`, ``baselines`` the row of scores
+    without adaptation, drawn as a level line; ``gains`` draws the gain over the run's own.
+    Returns whether there was anything to draw: a variant that every run has curves of.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

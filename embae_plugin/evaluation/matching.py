@@ -13,16 +13,10 @@ Codes = npt.NDArray[np.int64]
 Values = npt.ArrayLike | Tensor
 
 
-def encode_ids(
+def _encode_ids(
     name: str, query: Values, gallery: Values, sizes: Sequence[int]
 ) -> tuple[Codes, Codes]:
-    """Map the ids of query and gallery to 0, 1, 2, ... in common.
-
-    Any integers will do, and for ``camids`` any strings, too.
-
-    Raises:
-        ValueError: there isn't one id for each row, or ids are of another type.
-    """
+    """The ids of query and gallery as 0, 1, 2, ... in common."""
     kinds, allowed = ("iuU", "integers or strings") if name == "camids" else ("iu", "integers")
     q_ids, g_ids = (np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
                     for ids in (query, gallery))
@@ -47,11 +41,6 @@ class Matching:
     their identity: rows that are worked on together belong to one camera and have about the same
     number of positives.
 
-    Args:
-        q_pids, g_pids, q_cams, g_cams: see :func:`encode_ids`.
-        sizes: how many queries and gallery items there are.
-        device: of the index.
-
     Attributes:
         q_order, g_order: ``(num_query,)``, ``(num_gallery,)``: the input index at each position.
         own: ``(num_query, 2)`` first and last (exclusive) gallery position of the query's camera.
@@ -62,8 +51,8 @@ class Matching:
         self, q_pids: Values, g_pids: Values, q_cams: Values, g_cams: Values,
         sizes: Sequence[int], device: torch.device,
     ) -> None:
-        q_ids, g_ids = encode_ids("pids", q_pids, g_pids, sizes)
-        q_cam, g_cam = encode_ids("camids", q_cams, g_cams, sizes)
+        q_ids, g_ids = _encode_ids("pids", q_pids, g_pids, sizes)
+        q_cam, g_cam = _encode_ids("camids", q_cams, g_cams, sizes)
 
         def to(array: Codes) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)

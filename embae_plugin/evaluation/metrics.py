@@ -64,10 +64,8 @@ class QueryScores(NamedTuple):
 def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
     """Average precision under both rules, and the first hit's rank, of each query.
 
-    Args:
-        hits: ``(num_query, slots)`` 1.0 where a slot holds a positive that counts, else 0.0;
-            slots run from near to far.
-        before: ``(num_query, slots)`` number of *negatives* before each slot.
+    ``hits`` (num_query, slots) are 1.0 where a slot holds a positive that counts, else 0.0, from
+    near to far; ``before`` (num_query, slots) is the number of *negatives* before each slot.
 
     The k-th hit with n negatives before it has rank k + n and precision k / (k + n). The rule of
     the MATLAB code weighs each step of the recall with the mean of two precisions: the hit's own

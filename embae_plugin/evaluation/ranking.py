@@ -34,11 +34,9 @@ def evaluate_rank(
     """Evaluate a distance matrix; the call and, under "market", the result are torchreid's.
 
     Args:
-        distmat: ``(num_query, num_gallery)`` numpy array or tensor on any device; smaller is
-            nearer.
+        distmat: ``(num_query, num_gallery)`` array or tensor on any device; smaller is nearer.
         q_pids, g_pids: integer identities; any values, -1 is an identity like the others.
         q_camids, g_camids: integer or string cameras.
-        max_rank: length of the CMC.
         protocol: a name in ``PROTOCOLS``.
 
     Returns:
@@ -74,9 +72,8 @@ def evaluate_embeddings(
     without TF32 (float64 for float64 embeddings), half-precision embeddings are converted.
 
     Args:
-        q_emb: ``(num_query, dim)``, g_emb: ``(num_gallery, dim)``; numpy arrays or tensors.
-        q_pids, g_pids, q_camids, g_camids, max_rank: as in :func:`evaluate_rank`.
-        protocols: names in ``PROTOCOLS``.
+        q_emb, g_emb: ``(num_query, dim)`` and ``(num_gallery, dim)`` arrays or tensors.
+        q_pids, g_pids, q_camids, g_camids, max_rank, protocols: as in :func:`evaluate_rank`.
         block_bytes: what a block of distances may take. The peak is some three times that plus
             two copies of the gallery's embeddings.
         device: where to compute; the device of ``q_emb`` by default (numpy: the CPU).
