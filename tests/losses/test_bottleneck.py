@@ -22,14 +22,6 @@ def test_nothing_happens_unless_it_is_asked_for():
     z = code()
     assert OPEN.narrow(z, seeded()) is z
     assert OPEN.penalty(code(seed=1), z).item() == 0
-    assert OPEN.settings() == {}
-
-
-def test_settings_name_what_is_on():
-    assert Bottleneck(noise=0.5, decorrelation=2.0).settings() == {
-        "z_nui noise": 0.5,
-        "z_nui decorrelation": 2.0,
-    }
 
 
 def test_noise_is_a_multiple_of_each_units_own_spread():
@@ -56,10 +48,8 @@ def test_variational_adds_unit_noise_and_charges_the_divergence():
     torch.testing.assert_close(held.penalty(code(seed=1), z), 0.1 * nats.sum(1).mean())
 
 
-def test_dropout_zeroes_its_share_and_keeps_the_mean():
+def test_a_dropped_code_is_that_of_dropout():
     out = Bottleneck(dropout=0.25).narrow(torch.ones(400, 50), seeded())
-    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert torch.equal(out, dropout(torch.ones(400, 50), 0.25, seeded()))
 
 
@@ -107,10 +97,10 @@ def test_decorrelation_moves_both_codes_apart():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"noise": -1.0}, "noise of z_nui is -1.0; it must not be negative"),
-        ({"variational": math.inf}, "variational of z_nui is inf"),
-        ({"decorrelation": math.nan}, "decorrelation of z_nui is nan"),
-        ({"dropout": 1.0}, "dropout of z_nui is 1.0; it must be below 1"),
+        ({"noise": -1.0}, "noise is -1.0; it must be at least 0"),
+        ({"variational": math.inf}, "variational is inf"),
+        ({"decorrelation": math.nan}, "decorrelation is nan"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
     ],
 )
 def test_impossible_settings(settings, words):
