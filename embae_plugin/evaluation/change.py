@@ -14,44 +14,27 @@ _BLOCK_BYTES = 2**27
 
 
 class Change(NamedTuple):
-    """Averages over ``queries`` crops, each compared with all others; None for what isn't known.
-
-    Attributes:
-        queries: crops looked at.
-        mean_cosine: between a crop's embedding before and after; None where those are of
-            different spaces.
-        new_neighbour: share whose nearest crop on another camera is another one now.
-        same_camera_before, same_camera_after: share whose nearest crop of all is of its own
-            camera. People are seen by a camera many times in a row, so this is high in any
-            model, and a better one may well raise it.
-        same_camera_by_chance: what it would be if cameras played no role.
-        gap_before, gap_after: :attr:`CameraNeighbours.gap`.
-    """
+    """Averages over ``queries`` crops, each compared with all others; None for what isn't known."""
 
     queries: int
-    mean_cosine: float | None = None
-    new_neighbour: float | None = None
+    mean_cosine: float | None = None  # between a crop's embeddings, if they are of one space
+    new_neighbour: float | None = None  # share whose nearest on another camera is another one now
+    # Share whose nearest crop of all is of its own camera. People are seen by a camera many times
+    # in a row, so this is high in any model, and a better one may well raise it.
     same_camera_before: float | None = None
     same_camera_after: float | None = None
-    same_camera_by_chance: float | None = None
-    gap_before: float | None = None
+    same_camera_by_chance: float | None = None  # what it would be if cameras played no role
+    gap_before: float | None = None  # CameraNeighbours.gap
     gap_after: float | None = None
 
 
 class CameraNeighbours(NamedTuple):
-    """The nearest crops of Q crops on their own camera and on others.
+    """The nearest crops of Q crops on their own camera and on others."""
 
-    Attributes:
-        own: (Q,) distance to the nearest crop of the query's camera, infinite if there is none.
-        other: (Q,) likewise of another camera.
-        which: (Q,) the latter's row.
-        mean: distance of all pairs.
-    """
-
-    own: torch.Tensor
-    other: torch.Tensor
-    which: torch.Tensor
-    mean: float
+    own: torch.Tensor  # (Q,) distance to the nearest on the crop's camera, infinite for none
+    other: torch.Tensor  # (Q,) likewise of another camera
+    which: torch.Tensor  # (Q,) the latter's row
+    mean: float  # distance of all pairs
 
     @property
     def gap(self) -> float | None:

@@ -22,17 +22,11 @@ _AT_ONCE = 2**12  # rows copied and compared
 
 
 class EqualRows(NamedTuple):
-    """The rows of a matrix that are equal to another of its rows, in groups.
+    """The rows of a matrix that are equal to another of its rows, in groups."""
 
-    Attributes:
-        rows: (M,) those rows, ascending.
-        group: (M,) each one's group.
-        first: (G,) the first row of each group, ascending.
-    """
-
-    rows: Ints
-    group: Ints
-    first: Ints
+    rows: Ints  # (M,) those rows, ascending
+    group: Ints  # (M,) each one's group
+    first: Ints  # (G,) the first row of each group, ascending
 
     def level(self, block: Tensor) -> Tensor:
         """Give equal rows, columns of a block (any, N), the value of their first one, in place."""

@@ -15,19 +15,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named rule: the gallery items that a query ignores.
+    """A named rule: the gallery items that a query ignores."""
 
-    Attributes:
-        name: what users call it, the key in :data:`PROTOCOLS`.
-        ignores_same_identity: ignore items of the query's camera *with* the query's identity.
-        ignores_other_identities: ignore items of the query's camera with any other identity.
-        description: one line for help texts and reports.
-    """
-
-    name: str
-    ignores_same_identity: bool
-    ignores_other_identities: bool
-    description: str
+    name: str  # what users call it, the key in PROTOCOLS
+    ignores_same_identity: bool  # items of the query's camera *with* the query's identity
+    ignores_other_identities: bool  # items of the query's camera with any other identity
+    description: str  # one line for reports
 
     def ignored(
         self, q_pids: npt.ArrayLike, g_pids: npt.ArrayLike,

@@ -32,38 +32,28 @@ class Download(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """One data set of torchreid's zoo, or WARD.
+    """One data set of torchreid's zoo, or WARD."""
 
-    how: how to get it, in words. layout: what is expected below the root.
-    folder: its own folder below the root. inner: the folder inside that one which holds ``marks``.
-    marks: regular expressions; a folder in which each fits some entry's name is the data set's.
-    published: counts for each part, as torchreid reads it (junk detections left out).
-    archive: the authors' own file, if there is one to download. extras: small files that belong
-    beside the archive's content.
-    withdrawn: its authors have taken it back.
-    """
-
-    how: str
-    layout: str
+    how: str  # to get it, in words
+    layout: str  # what is expected below the root
     title: str = ""
-    folder: str = ""
-    inner: str = ""
-    marks: tuple[str, ...] = ()
-    published: dict[str, Counts] = field(default_factory=dict)
-    archive: Download | None = None
-    extras: tuple[Download, ...] = ()
-    withdrawn: bool = False
+    folder: str = ""  # its own folder below the root
+    inner: str = ""  # the folder inside that one which holds the marks
+    marks: tuple[str, ...] = ()  # patterns, each of which fits a name in the data set's folder
+    published: dict[str, Counts] = field(default_factory=dict)  # of each part, without junk
+    archive: Download | None = None  # the authors' own file, if there is one to download
+    extras: tuple[Download, ...] = ()  # small files that belong beside the archive's content
+    withdrawn: bool = False  # its authors have taken it back
 
 
 def _read(entry: dict[str, Any]) -> Source:
     """A source from its entry in the file."""
-    parts, archive = entry.get("published", {}).items(), entry.get("archive")
+    archive, extras = entry.get("archive"), entry.get("extras", ())
+    published = {part: Counts(*counts) for part, counts in entry.get("published", {}).items()}
     return Source(**{
-        **entry,
-        "marks": tuple(entry.get("marks", ())),
-        "published": {part: Counts(*counts) for part, counts in parts},
+        **entry, "marks": tuple(entry.get("marks", ())), "published": published,
         "archive": Download(**archive) if archive else None,
-        "extras": tuple(Download(**file) for file in entry.get("extras", ())),
+        "extras": tuple(Download(**file) for file in extras),
     })
 
 

@@ -26,19 +26,12 @@ _ALWAYS = {"Resize", "ToTensor", "Normalize"}
 
 
 class ImageTransforms(TypedDict):
-    """What an ImageDataManager does to an image.
+    """What an ImageDataManager does to an image."""
 
-    Keys:
-        transforms: torchreid's names of the training augmentations (``random_flip``, ...); one
-            that torchreid has no name for appears as its class.
-        height, width: of the network's input, in pixels.
-        norm_mean, norm_std: for each channel, of inputs in [0, 1].
-    """
-
-    transforms: list[str]
-    height: int
+    transforms: list[str]  # torchreid's names of training augmentations, or names of classes
+    height: int  # of the network's input, in pixels
     width: int
-    norm_mean: tuple[float, ...]
+    norm_mean: tuple[float, ...]  # for each channel, of inputs in [0, 1]
     norm_std: tuple[float, ...]
 
 

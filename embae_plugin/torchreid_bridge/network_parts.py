@@ -15,22 +15,13 @@ SIZES = ((256, 128), (160, 64))  # the zoo's inputs: (height, width); the second
 
 
 class NetworkParts(NamedTuple):
-    """A model of the zoo in two parts; one behind the other gives its evaluation feature.
+    """A model of the zoo in two parts; one behind the other gives its evaluation feature."""
 
-    Attributes:
-        net: (B, 3, H, W) to (B, ``width``).
-        fc: the embedding layer behind the pooling (linear, batch norm, ReLU), or None.
-        width: of what ``net`` returns.
-        size: (height, width) in pixels that it takes.
-        evaluated: ``net`` is the whole model, whose feature comes out only while its own flag
-            ``training`` is off.
-    """
-
-    net: nn.Module
-    fc: nn.Sequential | None
+    net: nn.Module  # (B, 3, H, W) to (B, width)
+    fc: nn.Sequential | None  # the embedding layer behind the pooling (linear, batch norm, ReLU)
     width: int
-    size: tuple[int, int]
-    evaluated: bool
+    size: tuple[int, int]  # (height, width) in pixels that it takes
+    evaluated: bool  # net is whole; its feature comes out only while its flag "training" is off
 
 
 def own_models() -> list[str]:
