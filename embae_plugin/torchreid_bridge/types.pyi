@@ -7,10 +7,15 @@ at run time.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+Names = str | Sequence[str] | None
 
 Item = tuple[str, int, int, int]
 """(path, pid, camid, dsetid)."""
@@ -32,16 +37,16 @@ class ImageDataset(Dataset[dict[str, object]]):
 
     def __init__(
         self,
-        train: list[Any],
-        query: list[Any],
-        gallery: list[Any],
+        train: Sequence[tuple[str, int, int] | Item],
+        query: Sequence[tuple[str, int, int] | Item],
+        gallery: Sequence[tuple[str, int, int] | Item],
         *,
-        transform: Any = None,
+        transform: Callable[[Image], torch.Tensor] | None = None,
         k_tfm: int = 1,
         mode: str = "train",
         combineall: bool = False,
         verbose: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None: ...
     def show_summary(self) -> None: ...
 
@@ -67,7 +72,7 @@ class ImageDataManager:
     num_train_cams: int
 
     def __init__(
-        self, root: str = "", sources: Any = None, targets: Any = None, **kw: Any
+        self, root: str = "", sources: Names = None, targets: Names = None, **kw: object
     ) -> None: ...
 
 class Engine:
@@ -77,7 +82,7 @@ class Engine:
     train_loader: Any
     test_loader: Any
     use_gpu: bool
-    writer: Any
+    writer: SummaryWriter | None
     epoch: int
     start_epoch: int
     max_epoch: int
@@ -87,26 +92,26 @@ class Engine:
     optimizer: Any
     scheduler: Any
     _models: OrderedDict[str, torch.nn.Module]
-    _optims: OrderedDict[str, Any]
-    _scheds: OrderedDict[str, Any]
+    _optims: OrderedDict[str, torch.optim.Optimizer]
+    _scheds: OrderedDict[str, torch.optim.lr_scheduler.LRScheduler]
 
     def __init__(self, datamanager: Any, use_gpu: bool = True) -> None: ...
     def register_model(
         self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
     ) -> None: ...
-    def get_model_names(self, names: Any = None) -> list[str]: ...
+    def get_model_names(self, names: Names = None) -> list[str]: ...
     def save_model(
         self, epoch: int, rank1: float, save_dir: str, is_best: bool = False
     ) -> None: ...
-    def set_model_mode(self, mode: str = "train", names: Any = None) -> None: ...
-    def get_current_lr(self, names: Any = None) -> float: ...
-    def update_lr(self, names: Any = None) -> None: ...
-    def run(self, save_dir: str = "log", max_epoch: int = 0, **kwargs: Any) -> Any: ...
+    def set_model_mode(self, mode: str = "train", names: Names = None) -> None: ...
+    def get_current_lr(self, names: Names = None) -> float: ...
+    def update_lr(self, names: Names = None) -> None: ...
+    def run(self, save_dir: str = "log", max_epoch: int = 0, **kwargs: Any) -> object: ...
     def train(
-        self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: Any = None
-    ) -> Any: ...
+        self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: Names = None
+    ) -> object: ...
     def forward_backward(self, data: Any) -> dict[str, float]: ...
-    def test(self, dist_metric: str = "euclidean", **kwargs: Any) -> Any: ...
+    def test(self, dist_metric: str = "euclidean", **kwargs: Any) -> object: ...
     def parse_data_for_train(self, data: Any) -> tuple[torch.Tensor, torch.Tensor]: ...
     def parse_data_for_eval(self, data: Any) -> tuple[Any, Any, Any]: ...
     def extract_features(self, input: torch.Tensor) -> torch.Tensor: ...
