@@ -25,7 +25,7 @@ from tqdm import tqdm
 from embae_plugin import distributed
 from embae_plugin.evaluation.distances import DistanceBlocks, block_shape, blocks_at_once
 from embae_plugin.evaluation.matching import Codes, Matching
-from embae_plugin.evaluation.metrics import QueryScores, Scores, score_queries, summarise
+from embae_plugin.evaluation.metrics import Scores, score_queries, summarise
 from embae_plugin.evaluation.protocols import Protocol, get_protocols
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def score_blocks(
     at_once = min(len(tops), blocks_at_once((rows, columns), most, itemsize, block_bytes))
     with _threads(distances.device, at_once) as (run_blocks, run_strips):
 
-        def work(top: int) -> dict[str, QueryScores]:
+        def work(top: int) -> dict[str, Tensor]:
             bottom = min(top + rows, stop)
             return _score_block(distances, matching, chosen, run_strips, top, bottom, columns)
 
@@ -73,8 +73,8 @@ def score_blocks(
     found = {}
     none = torch.empty(0, 3, dtype=torch.float64, device=distances.device)  # of an idle process
     for name in (protocol.name for protocol in chosen):
-        mine = torch.cat([none, *(torch.stack(scores[name], dim=1) for scores in done)])
-        queries = QueryScores(*distributed.gather_rows(mine, shares).unbind(dim=1))
+        mine = torch.cat([none, *(scores[name] for scores in done)])
+        queries = distributed.gather_rows(mine, shares)
         found[name] = summarise(queries, max_rank, matching.q_order)
         if not found[name].queries:
             logger.warning(
@@ -88,7 +88,7 @@ def score_blocks(
 @contextmanager
 def _threads(
     device: torch.device, at_once: int
-) -> Iterator[tuple[Map[int, dict[str, QueryScores]], Map[Span, None]]]:
+) -> Iterator[tuple[Map[int, dict[str, Tensor]], Map[Span, None]]]:
     """``map`` over blocks and over the strips of a block, which share the cores.
 
     Blocks are worked on side by side while memory lasts: most steps of a block are too small to
@@ -115,7 +115,7 @@ def _threads(
 def _score_block(
     distances: DistanceBlocks, matching: Matching, protocols: list[Protocol],
     run: Map[Span, None], top: int, bottom: int, width: int,
-) -> dict[str, QueryScores]:
+) -> dict[str, Tensor]:
     """Results of the queries ``top:bottom``, in pieces of at most ``width`` gallery items."""
     num_gallery = len(matching.g_order)
     lefts = range(0, num_gallery, width)

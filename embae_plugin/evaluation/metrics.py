@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,19 +52,12 @@ class Scores:
         return float(self.cmc[k - 1])
 
 
-class QueryScores(NamedTuple):
-    """Per-query results of one protocol, each ``(num_query,)``; NaN for a dropped query."""
+def score_queries(hits: Tensor, before: Tensor) -> Tensor:
+    """(num_query, 3) average precision, the same by trapezoids, and the first hit's rank.
 
-    precision: Tensor
-    precision_trapezoid: Tensor
-    first_rank: Tensor
-
-
-def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
-    """Average precision under both rules, and the first hit's rank, of each query.
-
-    ``hits`` (num_query, slots) are 1.0 where a slot holds a positive that counts, else 0.0, from
-    near to far; ``before`` (num_query, slots) is the number of *negatives* before each slot.
+    All are NaN for a dropped query. ``hits`` (num_query, slots) are 1.0 where a slot, from near to
+    far, holds a positive that counts, else 0.0; ``before`` (num_query, slots) is the number of
+    *negatives* before each slot.
 
     The k-th hit with n negatives before it has rank k + n and precision k / (k + n). The rule of
     the MATLAB code weighs each step of the recall with the mean of two precisions: the hit's own
@@ -78,26 +70,26 @@ def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
     previous = torch.where(rank > 1, (found - 1) / (rank - 1), 1.0)
     total, counts = hits.sum(dim=1), hits > 0  # slots that don't count may hold anything
     first = torch.where(counts, rank, torch.inf).amin(dim=1)
-    return QueryScores(  # 0 / 0 marks a dropped query
+    return torch.stack([  # 0 / 0 marks a dropped query
         torch.where(counts, precision, 0.0).sum(dim=1) / total,
         torch.where(counts, (previous + precision) / 2, 0.0).sum(dim=1) / total,
         torch.where(total > 0, first, torch.nan),
-    )
+    ], dim=1)
 
 
-def summarise(queries: QueryScores, max_rank: int, order: Tensor | None = None) -> Scores:
-    """Average per-query results into :class:`Scores`; query ``i`` was number ``order[i]``."""
-    scored = ~queries.first_rank.isnan()
+def summarise(queries: Tensor, max_rank: int, order: Tensor) -> Scores:
+    """Average the results of :func:`score_queries`; query ``i`` was number ``order[i]``."""
+    precision, trapezoid, first = queries.unbind(dim=1)
+    scored, place = ~first.isnan(), order.argsort()
     number = int(scored.sum())
-    first = queries.first_rank[scored].clamp(max=max_rank + 1).long()
-    reached = torch.bincount(first, minlength=max_rank + 2)[1 : max_rank + 1].cumsum(0)
-    place: Tensor | slice = slice(None) if order is None else order.argsort()
+    ranks = first[scored].clamp(max=max_rank + 1).long()
+    reached = torch.bincount(ranks, minlength=max_rank + 2)[1 : max_rank + 1].cumsum(0)
     return Scores(
         cmc=(reached.double() / number).cpu().numpy(),  # 0 / 0 is NaN in torch
-        mAP=float(queries.precision[scored].mean()),
-        mAP_trapezoid=float(queries.precision_trapezoid[scored].mean()),
+        mAP=float(precision[scored].mean()),
+        mAP_trapezoid=float(trapezoid[scored].mean()),
         queries=number,
         dropped_queries=len(scored) - number,
-        precision=queries.precision[place].cpu().numpy(),
-        first_rank=queries.first_rank[place].cpu().numpy(),
+        precision=precision[place].cpu().numpy(),
+        first_rank=first[place].cpu().numpy(),
     )
