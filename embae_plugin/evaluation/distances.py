@@ -22,11 +22,8 @@ class EmbeddingDistances:
 
     ``|q - g|^2 = |q|^2 - 2 q.g + |g|^2`` and the first term is the same along a row. The other
     two are one matrix product, of ``[-2 q, 1]`` with ``[g, |g|^2]``. Equal gallery embeddings
-    are equally far, whatever that product rounds: their distance is computed once.
-
-    Args:
-        q_emb, g_emb: ``(num_query, dim)`` and ``(num_gallery, dim)``, any floating type.
-        q_order, g_order: the order that rows and columns shall have; their device is used.
+    are equally far, whatever that product rounds: their distance is computed once. Rows and
+    columns come in the given orders, on whose device all is computed.
 
     Raises:
         ValueError: NaN or infinite values, or a spread too wide for the floating type.

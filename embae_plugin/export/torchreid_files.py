@@ -51,8 +51,7 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
             normalise theirs.
         OSError: a file cannot be written.
     """
-    model, spec = bundle.model, bundle.input
-    name = model.architecture
+    model, spec, name = bundle.model, bundle.input, bundle.model.architecture
     if not name:
         raise ValueError("its network is none of torchreid's: no tracker could build it")
     if (spec.norm_mean, spec.norm_std) != IMAGENET:
@@ -74,7 +73,7 @@ def write_torchreid_files(bundle: Bundle, folder: Path) -> list[Path]:
             "preprocess": "resize",  # stretched, not padded; so BoxMOT calls it
             "camera": "" if camera == UNKNOWN else bundle.camera_names[camera],
         }
-        path = Path(folder) / f"{stem}.pth"
+        path = folder / f"{stem}.pth"
         with replacing(path) as draft:
             torch.save(content, draft)
         with replacing(path.with_suffix(".pt")) as draft:

@@ -78,8 +78,8 @@ def register(kind: str, name: str, new: Any) -> None:
         "model": model_table(), "dataset": dataset_table(), "sampler": sampler_table(),
         "loss": vars(losses), "engine": vars(engines),
     }
-    table = tables[kind]
-    old = table.get(name, vars(samplers).get(name, new) if kind == "sampler" else new)
+    table, stock = tables[kind], vars(samplers) if kind == "sampler" else {}
+    old = table.get(name, stock.get(name, new))
     theirs, ours = ((one.__module__, one.__qualname__) for one in (old, new))
     if theirs != ours:
         raise ValueError(
