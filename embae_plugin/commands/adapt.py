@@ -198,7 +198,7 @@ class CropAdaptation:
             "change": measure_change(
                 z["before"], z["after"], crops.numbers(),
                 same_space=model.feature_name == adapted.model.feature_name,
-            ).as_dict(),
+            )._asdict(),
             "scores": _scores(crops, {"baseline": z["before"], "adapted": z["after"], **plain}),
             "history": list(adapted.history), "seconds": round(time.monotonic() - started, 1),
         }

@@ -26,8 +26,8 @@ from embae_plugin.data.embedding_files import write_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ReIDData, load_data
 from embae_plugin.embedder import crops_table, embed_records
-from embae_plugin.evaluation.camera_sheet import save_camera_sheet
 from embae_plugin.evaluation.score_table import write_text
+from embae_plugin.evaluation.thumbnails import save_camera_sheet
 from embae_plugin.models.door import open_model
 from embae_plugin.report_page import Settings, gather, read_pair, write_page
 from embae_plugin.runtime import log_to

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,50 +13,28 @@ from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 _BLOCK_BYTES = 2**27
 
 
-@dataclass(frozen=True)
-class Change:
-    """Averages over ``queries`` crops, each compared with all others; None for what isn't known.
-
-    Attributes:
-        queries: crops looked at.
-        mean_cosine: between a crop's embedding before and after; None where those are of
-            different spaces.
-        new_neighbour: share whose nearest crop on another camera is another one now.
-        same_camera_before, same_camera_after: share whose nearest crop of all is of its own
-            camera. People are seen by a camera many times in a row, so this is high in any
-            model, and a better one may well raise it.
-        same_camera_by_chance: what it would be if cameras played no role.
-        gap_before, gap_after: :attr:`CameraNeighbours.gap`.
-    """
+class Change(NamedTuple):
+    """Averages over ``queries`` crops, each compared with all others; None for what isn't known."""
 
     queries: int
-    mean_cosine: float | None = None
-    new_neighbour: float | None = None
+    mean_cosine: float | None = None  # between a crop's embeddings, if they are of one space
+    new_neighbour: float | None = None  # share whose nearest on another camera is another one now
+    # Share whose nearest crop of all is of its own camera. People are seen by a camera many times
+    # in a row, so this is high in any model, and a better one may well raise it.
     same_camera_before: float | None = None
     same_camera_after: float | None = None
-    same_camera_by_chance: float | None = None
-    gap_before: float | None = None
+    same_camera_by_chance: float | None = None  # what it would be if cameras played no role
+    gap_before: float | None = None  # CameraNeighbours.gap
     gap_after: float | None = None
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Plain values."""
-        return asdict(self)
 
 
 class CameraNeighbours(NamedTuple):
-    """The nearest crops of Q crops on their own camera and on others.
+    """The nearest crops of Q crops on their own camera and on others."""
 
-    Attributes:
-        own: (Q,) distance to the nearest crop of the query's camera, infinite if there is none.
-        other: (Q,) likewise of another camera.
-        which: (Q,) the latter's row.
-        mean: distance of all pairs.
-    """
-
-    own: torch.Tensor
-    other: torch.Tensor
-    which: torch.Tensor
-    mean: float
+    own: torch.Tensor  # (Q,) distance to the nearest on the crop's camera, infinite for none
+    other: torch.Tensor  # (Q,) likewise of another camera
+    which: torch.Tensor  # (Q,) the latter's row
+    mean: float  # distance of all pairs
 
     @property
     def gap(self) -> float | None:
@@ -72,14 +49,10 @@ class CameraNeighbours(NamedTuple):
 def camera_neighbours(
     x: torch.Tensor, cameras: torch.Tensor, rows: torch.Tensor | None = None
 ) -> CameraNeighbours:
-    """Nearest crops on the own camera and on others, block by block.
+    """Nearest crops on the own of N ``cameras`` and on others; of equally near ones the first.
 
-    Of several equally near, as equal crops are, the first counts.
-
-    Args:
-        x: (N, d) embeddings of length 1.
-        cameras: (N,).
-        rows: (Q,) crops whose neighbours are wanted, each among all N; all by default.
+    ``x`` are (N, d) embeddings of length 1; ``rows`` (Q,) are the crops whose neighbours among all
+    N are wanted, all by default.
     """
     equal = equal_rows(x)
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
@@ -101,21 +74,18 @@ def measure_change(
     before: torch.Tensor, after: torch.Tensor, camids: Ints,
     most: int = 5000, seed: int = 0, same_space: bool = True,
 ) -> Change:
-    """Compares embeddings of the same N crops before and after adaptation.
+    """Compares embeddings (N, d) of the same crops, on N cameras, before and after adaptation.
 
     Args:
-        before, after: (N, d) embeddings of any length; they are scaled to length 1. Their
-            widths may differ.
-        camids: (N,) cameras.
-        most: crops to look at, drawn at random where there are more; each against all.
-        seed: of that draw.
+        before, after: of any length; they are scaled to length 1. Their widths may differ.
+        most: crops to look at, drawn by ``seed`` where there are more; each against all.
         same_space: a crop's two embeddings can be compared with one another, as those of two
             features of a network cannot; neighbours are compared within each space in any case.
 
     Raises:
         ValueError: no crops, or of different numbers.
     """
-    if not len(before) or len(before) != len(after) or len(camids) != len(before):
+    if not len(before) or not len(before) == len(after) == len(camids):
         raise ValueError(
             f"{tuple(before.shape)} embeddings before, {tuple(after.shape)} after and "
             f"{len(camids)} cameras: they must be of the same crops"
@@ -130,14 +100,9 @@ def measure_change(
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(old), generator=generator)[:most].sort().values.to(old.device)
     a, b = (camera_neighbours(x, cameras, rows) for x in (old, new))
-    chance = float((counts * (counts - 1)).sum() / (len(old) * (len(old) - 1)))
-    return Change(
-        queries=len(rows),
-        mean_cosine=cosine,
-        new_neighbour=float((a.which != b.which).float().mean()),
-        same_camera_before=float((a.own < a.other).float().mean()),
-        same_camera_after=float((b.own < b.other).float().mean()),
-        same_camera_by_chance=chance,
-        gap_before=a.gap,
-        gap_after=b.gap,
+    new_neighbour, same_before, same_after = (
+        float(found.float().mean())
+        for found in (a.which != b.which, a.own < a.other, b.own < b.other)
     )
+    chance = float((counts * (counts - 1)).sum() / (len(old) * (len(old) - 1)))
+    return Change(len(rows), cosine, new_neighbour, same_before, same_after, chance, a.gap, b.gap)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from embae_plugin.evaluation.equal_rows import equal_rows
-from embae_plugin.evaluation.inputs import check_finite, take_rows, working_dtype
 
 MAX_ROWS = 256  # more rows make the matrix product no faster
 MIN_ROWS = 16  # fewer make it slow: rather cut the gallery, too
@@ -23,22 +22,19 @@ class EmbeddingDistances:
 
     ``|q - g|^2 = |q|^2 - 2 q.g + |g|^2`` and the first term is the same along a row. The other
     two are one matrix product, of ``[-2 q, 1]`` with ``[g, |g|^2]``. Equal gallery embeddings
-    are equally far, whatever that product rounds: their distance is computed once.
-
-    Args:
-        q_emb, g_emb: ``(num_query, dim)`` and ``(num_gallery, dim)``, any floating type.
-        q_order, g_order: the order that rows and columns shall have; their device is used.
+    are equally far, whatever that product rounds: their distance is computed once. Rows and
+    columns come in the given orders, on whose device all is computed.
 
     Raises:
         ValueError: NaN or infinite values, or a spread too wide for the floating type.
     """
 
     def __init__(self, q_emb: Tensor, g_emb: Tensor, q_order: Tensor, g_order: Tensor) -> None:
-        self.dtype, self.device = working_dtype(q_emb, g_emb), q_order.device
-        query = take_rows(q_emb, q_order, self.dtype)
-        gallery = take_rows(g_emb, g_order, self.dtype)
-        check_finite("q_emb", query)
-        check_finite("g_emb", gallery)
+        self.dtype, self.device = _working_dtype(q_emb, g_emb), q_order.device
+        query = _take_rows(q_emb, q_order, self.dtype)
+        gallery = _take_rows(g_emb, g_order, self.dtype)
+        _check_finite("q_emb", query)
+        _check_finite("g_emb", gallery)
         centre, step = _centre_and_step(gallery)
         for embeddings in (query, gallery):
             embeddings.sub_(centre).div_(step)
@@ -81,10 +77,8 @@ class EmbeddingDistances:
             distances = torch.mm(query, self._once[first : first + LEVELLED_AT_ONCE].T)
             inside = np.flatnonzero((group >= first) & (group < first + LEVELLED_AT_ONCE))
             for some in np.split(inside, range(LEVELLED_AT_ONCE, len(inside), LEVELLED_AT_ONCE)):
-                to, which = (
-                    torch.from_numpy(x).to(block.device)
-                    for x in (columns[some], group[some] - first)
-                )
+                to, which = (torch.from_numpy(x).to(block.device)
+                             for x in (columns[some], group[some] - first))
                 block.index_copy_(1, to, distances.index_select(1, which))
 
 
@@ -92,15 +86,14 @@ class MatrixDistances:
     """A distance matrix made elsewhere, ``(num_query, num_gallery)`` without NaN."""
 
     def __init__(self, distmat: Tensor, q_order: Tensor, g_order: Tensor) -> None:
-        self.dtype, self.device = working_dtype(distmat), q_order.device
+        self.dtype, self.device = _working_dtype(distmat), q_order.device
         self._distmat, self._q_order, self._g_order = distmat, q_order, g_order
 
     def block(self, row_start: int, row_stop: int, start: int, stop: int) -> Tensor:
         """Distances of some rows and columns, which may be overwritten."""
-        rows = take_rows(self._distmat, self._q_order[row_start:row_stop], self.dtype)
-        block = rows.index_select(1, self._g_order[start:stop])
-        largest = torch.finfo(self.dtype).max
-        return block.clamp_(min=-largest, max=largest)  # infinity is for what isn't counted
+        rows = _take_rows(self._distmat, self._q_order[row_start:row_stop], self.dtype)
+        largest = torch.finfo(self.dtype).max  # infinity is for what isn't counted
+        return rows.index_select(1, self._g_order[start:stop]).clamp_(min=-largest, max=largest)
 
 
 DistanceBlocks = EmbeddingDistances | MatrixDistances
@@ -109,7 +102,7 @@ DistanceBlocks = EmbeddingDistances | MatrixDistances
 def block_shape(
     num_query: int, num_gallery: int, most_matches: int, itemsize: int, block_bytes: int
 ) -> tuple[int, int]:
-    """Return how many queries and gallery items one block of distances may have.
+    """How many queries and gallery items one block of distances may have.
 
     The block takes at most ``block_bytes`` (one element at least), and so does all that is kept
     for the block's positives, of which a query has up to ``most_matches``. A block is as wide as
@@ -125,9 +118,29 @@ def block_shape(
 def blocks_at_once(
     shape: tuple[int, int], most_matches: int, itemsize: int, block_bytes: int
 ) -> int:
-    """Return how many blocks of :func:`block_shape` the bound leaves room for, at least one."""
+    """How many blocks of :func:`block_shape` the bound leaves room for, at least one."""
     rows, columns = shape
     return max(1, block_bytes // (rows * max(columns * itemsize, MATCH_BYTES * most_matches)))
+
+
+def _take_rows(matrix: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """A fresh copy of these rows as ``dtype``, on the device of the index ``rows``."""
+    return matrix.index_select(0, rows.to(matrix.device)).to(device=rows.device, dtype=dtype)
+
+
+def _working_dtype(*matrices: Tensor) -> torch.dtype:
+    wide = any(matrix.dtype == torch.float64 for matrix in matrices)
+    return torch.float64 if wide else torch.float32
+
+
+def _check_finite(name: str, rows: Tensor) -> None:
+    # the extremes of a row show its NaNs and infinities without a mask as large as the matrix
+    bad = int((~(rows.amax(dim=1).isfinite() & rows.amin(dim=1).isfinite())).sum())
+    if bad:
+        raise ValueError(
+            f"{name}: {bad} of {len(rows)} rows hold NaN or infinite values; check the weights "
+            "and the images that these rows came from"
+        )
 
 
 def _centre_and_step(gallery: Tensor) -> tuple[Tensor, float]:

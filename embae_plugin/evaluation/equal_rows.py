@@ -9,7 +9,7 @@ a single bit stay apart.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,26 +21,15 @@ _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _AT_ONCE = 2**12  # rows copied and compared
 
 
-@dataclass(frozen=True)
-class EqualRows:
-    """The rows of a matrix that are equal to another of its rows, in groups.
+class EqualRows(NamedTuple):
+    """The rows of a matrix that are equal to another of its rows, in groups."""
 
-    Attributes:
-        rows: (M,) those rows, ascending.
-        group: (M,) each one's group.
-        first: (G,) the first row of each group, ascending.
-    """
-
-    rows: Ints
-    group: Ints
-    first: Ints
+    rows: Ints  # (M,) those rows, ascending
+    group: Ints  # (M,) each one's group
+    first: Ints  # (G,) the first row of each group, ascending
 
     def level(self, block: Tensor) -> Tensor:
-        """Give equal rows the value of their first one, in place.
-
-        Args:
-            block: (any, N), a column for each of the N rows.
-        """
+        """Give equal rows, columns of a block (any, N), the value of their first one, in place."""
         if len(self.rows):
             rows, first = (
                 torch.from_numpy(x).to(block.device) for x in (self.rows, self.first[self.group])

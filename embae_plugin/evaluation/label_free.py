@@ -8,7 +8,7 @@ Which one is to be trusted is a question of evidence: `embae curves` compares wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,26 +52,21 @@ def mutual_neighbours(views: torch.Tensor, camids: torch.Tensor) -> float:
     Over all pairs of cameras; NaN for a single one. Of several equal crops the first is nearest.
     """
     x = F.normalize(views.mean(1), dim=1)
-    cameras = torch.unique(camids).tolist()
-    rows = {camera: x[camids == camera] for camera in cameras}
-    equal = {camera: equal_rows(some) for camera, some in rows.items()}
+    crops = [x[camids == camera] for camera in torch.unique(camids).tolist()]
+    equal = [equal_rows(some) for some in crops]
     mutual = total = 0
-    for n, one in enumerate(cameras):
-        for other in cameras[n + 1 :]:
-            near = equal[other].level(rows[one] @ rows[other].T)
-            equal[one].level(near.T)
+    for n, one in enumerate(crops):
+        for m in range(n + 1, len(crops)):
+            near = equal[m].level(one @ crops[m].T)
+            equal[n].level(near.T)
             there, back = near.argmax(1), near.argmax(0)
             answered = int((back[there] == torch.arange(len(there), device=x.device)).sum())
             mutual, total = mutual + 2 * answered, total + sum(near.shape)
     return mutual / total if total else float("nan")
 
 
-MEASURES: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
-    "effective_rank": effective_rank,
-    "flip_agreement": flip_agreement,
-    "camera_mixing": camera_mixing,
-    "mutual_neighbours": mutual_neighbours,
-}
+MEASURES = {each.__name__: each
+            for each in (effective_rank, flip_agreement, camera_mixing, mutual_neighbours)}
 LAST = "last"
 RULES = (LAST, *MEASURES)  # to choose an epoch by
 
@@ -79,12 +74,7 @@ RULES = (LAST, *MEASURES)  # to choose an epoch by
 def measure(
     views: torch.Tensor, camids: torch.Tensor, names: Sequence[str] = tuple(MEASURES)
 ) -> dict[str, float]:
-    """Some of :data:`MEASURES`.
-
-    Args:
-        views: (N, V, d) embeddings of any length.
-        camids: (N,) cameras.
-        names: keys of :data:`MEASURES`.
+    """Some of :data:`MEASURES`, of (N, V, d) embeddings of any length and (N,) cameras.
 
     Raises:
         ValueError: fewer than two crops, or another number of cameras.

@@ -10,47 +10,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.evaluation.score_table import HEADERS, Row
 
 COLUMNS = ("rank1", "mAP", "reconstruction")
-Point = tuple[int, float, float]  # epoch, mean over the runs, spread
 
 
 def adaptation_curves(history: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """The scored epochs of each variant, from the histories of a run's stages."""
-    curves = {
-        stage.removeprefix("transfer-"): [row for row in rows if "mAP" in row]
-        for stage, rows in history.items()
-        if stage.startswith("transfer-")
-    }
+    curves = {stage.removeprefix("transfer-"): [row for row in rows if "mAP" in row]
+              for stage, rows in history.items() if stage.startswith("transfer-")}
     return {name: rows for name, rows in curves.items() if rows}
 
 
 def mean_curve(
     curves: Sequence[Sequence[Row]], column: str, starts: Sequence[float] = ()
-) -> list[Point]:
-    """Mean and sample standard deviation over the runs at each epoch that all of them scored.
+) -> NDArray[np.float64]:
+    """(3, E) epochs that all runs scored, with mean and sample standard deviation over the runs.
 
-    Args:
-        curves: the scored epochs of one variant, of each run.
-        starts: each run's score before the first epoch, the baseline's. With them the curve is of
-            the gain over them, from 0 at epoch 0: what the runs' baselines differ by would hide
-            what adaptation does.
+    ``curves`` are the scored epochs of one variant, of each run. With ``starts``, each run's
+    baseline score, the curve is of the gain over them, from 0 at epoch 0: what the baselines
+    differ by would hide what adaptation does.
     """
     tables = [{int(row["epoch"]): float(row[column]) for row in curve} for curve in curves]
     if starts:
-        tables = [
-            {0: 0.0, **{epoch: value - start for epoch, value in table.items()}}
-            for table, start in zip(tables, starts, strict=True)
-        ]
-    points = []
-    for epoch in sorted(set.intersection(*map(set, tables))) if tables else []:
-        values = [table[epoch] for table in tables]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        points.append((epoch, statistics.fmean(values), spread))
-    return points
+        tables = [{0: 0.0, **{epoch: value - start for epoch, value in table.items()}}
+                  for table, start in zip(tables, starts, strict=True)]
+    epochs = sorted(set.intersection(*map(set, tables)))
+    values = np.array([[table[epoch] for epoch in epochs] for table in tables])
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(epochs))
+    return np.stack([epochs, values.mean(0), spread])
 
 
 def plot_curves(
@@ -59,15 +50,9 @@ def plot_curves(
 ) -> bool:
     """Writes a PNG with each variant's mean over one or more runs, and a band of ± the spread.
 
-    Args:
-        path: of the PNG.
-        runs: of each run, variant to scored epochs (:func:`adaptation_curves`).
-        baselines: each run's row of scores without adaptation, drawn as a level line.
-        title: over the plots.
-        gains: draw the gain over each run's own baseline, where there is one.
-
-    Returns:
-        whether there was anything to draw: a variant that every run has curves of.
+    Of each run, ``runs`` has the :func:`adaptation_curves`, ``baselines`` the row of scores
+    without adaptation, drawn as a level line; ``gains`` draws the gain over the run's own.
+    Returns whether there was anything to draw: a variant that every run has curves of.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -81,8 +66,8 @@ def plot_curves(
         starts = [row[column] for row in baselines if row.get(column) is not None]
         compared = gains and len(starts) == len(runs)
         for name in names:
-            points = mean_curve([run[name] for run in runs], column, starts if compared else ())
-            epochs, means, spreads = np.array(points).reshape(-1, 3).T
+            epochs, means, spreads = mean_curve([run[name] for run in runs], column,
+                                                starts if compared else ())
             (line,) = axes.plot(epochs, means, label=name)
             axes.fill_between(epochs, means - spreads, means + spreads, color=line.get_color(),
                               alpha=0.12, linewidth=0)
@@ -91,8 +76,8 @@ def plot_curves(
             axes.axhline(level, color="grey", linestyle=":", label="baseline")
         heading = HEADERS.get(column, "reconstruction loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch of adaptation")
-        axes.set_title(f"{heading}: gain over the baseline" if compared else heading)
+        axes.set(xlabel="epoch of adaptation",
+                 title=f"{heading}: gain over the baseline" if compared else heading)
         axes.legend(fontsize=8)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=120)

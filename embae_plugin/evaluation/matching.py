@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from embae_plugin.evaluation.inputs import Codes, encode_ids
+Codes = npt.NDArray[np.int64]
+Values = npt.ArrayLike | Tensor
+
+
+def _encode_ids(
+    name: str, query: Values, gallery: Values, sizes: Sequence[int]
+) -> tuple[Codes, Codes]:
+    """The ids of query and gallery as 0, 1, 2, ... in common."""
+    kinds, allowed = ("iuU", "integers or strings") if name == "camids" else ("iu", "integers")
+    q_ids, g_ids = (np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
+                    for ids in (query, gallery))
+    for side, ids, rows in zip("qg", (q_ids, g_ids), sizes, strict=True):
+        if ids.shape != (rows,):
+            raise ValueError(f"{side}_{name} must be one id for each of {rows} rows, "
+                             f"got shape {ids.shape}")
+        if ids.dtype.kind not in kinds:
+            raise ValueError(f"{side}_{name} must be {allowed}, got dtype {ids.dtype}")
+    if (q_ids.dtype.kind == "U") != (g_ids.dtype.kind == "U"):
+        raise ValueError(f"q_{name} and g_{name} must both be integers or both be strings")
+    _, codes = np.unique(np.concatenate([q_ids, g_ids]), return_inverse=True)
+    codes = codes.reshape(-1).astype(np.int64)
+    return codes[: len(q_ids)], codes[len(q_ids) :]
 
 
 class Matching:
@@ -20,11 +41,6 @@ class Matching:
     their identity: rows that are worked on together belong to one camera and have about the same
     number of positives.
 
-    Args:
-        q_pids, g_pids, q_cams, g_cams: see :func:`encode_ids`.
-        sizes: how many queries and gallery items there are.
-        device: of the index.
-
     Attributes:
         q_order, g_order: ``(num_query,)``, ``(num_gallery,)``: the input index at each position.
         own: ``(num_query, 2)`` first and last (exclusive) gallery position of the query's camera.
@@ -32,34 +48,34 @@ class Matching:
     """
 
     def __init__(
-        self, q_pids: Any, g_pids: Any, q_cams: Any, g_cams: Any,
+        self, q_pids: Values, g_pids: Values, q_cams: Values, g_cams: Values,
         sizes: Sequence[int], device: torch.device,
     ) -> None:
-        q_pids, g_pids = encode_ids("pids", q_pids, g_pids, sizes)
-        q_cams, g_cams = encode_ids("camids", q_cams, g_cams, sizes)
+        q_ids, g_ids = _encode_ids("pids", q_pids, g_pids, sizes)
+        q_cam, g_cam = _encode_ids("camids", q_cams, g_cams, sizes)
 
         def to(array: Codes) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-        count = np.bincount(g_pids, minlength=int(q_pids.max()) + 1)
-        cameras = int(max(q_cams.max(), g_cams.max())) + 1
-        both = np.sort(g_pids * cameras + g_cams)
-        elsewhere = count[q_pids] - np.diff(_edges(both, q_pids * cameras + q_cams))[:, 0]
-        q_order = np.lexsort((elsewhere, q_cams))
-        g_order = np.argsort(g_cams, kind="stable")
-        q_pids, q_cams = q_pids[q_order], q_cams[q_order]
-        g_pids, g_cams = g_pids[g_order], g_cams[g_order]
+        count = np.bincount(g_ids, minlength=int(q_ids.max()) + 1)
+        cameras = int(max(q_cam.max(), g_cam.max())) + 1
+        both = np.sort(g_ids * cameras + g_cam)
+        elsewhere = count[q_ids] - np.diff(_edges(both, q_ids * cameras + q_cam))[:, 0]
+        q_order = np.lexsort((elsewhere, q_cam))
+        g_order = np.argsort(g_cam, kind="stable")
+        q_ids, q_cam = q_ids[q_order], q_cam[q_order]
+        g_ids, g_cam = g_ids[g_order], g_cam[g_order]
 
-        self.most_matches = int(count[q_pids].max())
+        self.most_matches = int(count[q_ids].max())
         self.q_order, self.g_order = to(q_order), to(g_order)
-        self.own = _edges(g_cams, q_cams)
-        self._q_cams, self._g_cams = to(q_cams), to(g_cams)
+        self.own = _edges(g_cam, q_cam)
+        self._q_cams, self._g_cams = to(q_cam), to(g_cam)
         # gallery positions grouped by identity, and each query's stretch of them
-        self._by_pid = to(np.argsort(g_pids, kind="stable"))
-        self._first, self._count = to((np.cumsum(count) - count)[q_pids]), to(count[q_pids])
+        self._by_pid = to(np.argsort(g_ids, kind="stable"))
+        self._first, self._count = to((np.cumsum(count) - count)[q_ids]), to(count[q_ids])
 
     def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return all pairs of the queries ``start:stop`` with gallery items of their identity.
+        """All pairs of the queries ``start:stop`` with gallery items of their identity.
 
         Returns:
             ``rows`` counted from ``start`` and ascending, ``columns`` (positions in
@@ -69,12 +85,11 @@ class Matching:
         rows = torch.arange(stop - start, device=count.device).repeat_interleave(count)
         shift = self._first[start:stop] - (count.cumsum(0) - count)
         columns = self._by_pid[shift[rows] + torch.arange(len(rows), device=count.device)]
-        same_camera = self._q_cams[start:stop][rows] == self._g_cams[columns]
-        return rows, columns, same_camera
+        return rows, columns, self._q_cams[start:stop][rows] == self._g_cams[columns]
 
 
 def _edges(ascending: Codes, wanted: Codes) -> Codes:
     """(n, 2) where each wanted number begins and ends in an ascending list."""
-    sides = [np.searchsorted(ascending, wanted, side="left"),
-             np.searchsorted(ascending, wanted, side="right")]
-    return np.stack(sides, axis=1)
+    left, right = (np.searchsorted(ascending, wanted, side="left"),
+                   np.searchsorted(ascending, wanted, side="right"))
+    return np.stack([left, right], axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +22,10 @@ class Scores:
         mAP: mean over the scored queries of the mean precision at each hit, as in torchreid,
             fast-reid and scikit-learn.
         mAP_trapezoid: the same with the trapezoid rule of the Market-1501 MATLAB code.
-        queries: number of scored queries.
+        queries: number of scored queries; without any ``cmc`` and both mAPs are NaN.
         dropped_queries: number of queries with no positive left; they are in no average.
         precision, first_rank: ``(num_query,)`` of each query, in their order: the mean precision
             at its hits and the rank of the first one; NaN for a dropped query.
-
-    Without a single scored query ``cmc`` and both mAPs are NaN.
     """
 
     cmc: FloatArray
@@ -55,21 +52,12 @@ class Scores:
         return float(self.cmc[k - 1])
 
 
-class QueryScores(NamedTuple):
-    """Per-query results of one protocol, each ``(num_query,)``; NaN for a dropped query."""
+def score_queries(hits: Tensor, before: Tensor) -> Tensor:
+    """(num_query, 3) average precision, the same by trapezoids, and the first hit's rank.
 
-    precision: Tensor
-    precision_trapezoid: Tensor
-    first_rank: Tensor
-
-
-def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
-    """Average precision under both rules, and the first hit's rank, of each query.
-
-    Args:
-        hits: ``(num_query, slots)`` 1.0 where a slot holds a positive that counts, else 0.0;
-            slots run from near to far.
-        before: ``(num_query, slots)`` number of *negatives* before each slot.
+    All are NaN for a dropped query. ``hits`` (num_query, slots) are 1.0 where a slot, from near to
+    far, holds a positive that counts, else 0.0; ``before`` (num_query, slots) is the number of
+    *negatives* before each slot.
 
     The k-th hit with n negatives before it has rank k + n and precision k / (k + n). The rule of
     the MATLAB code weighs each step of the recall with the mean of two precisions: the hit's own
@@ -80,32 +68,28 @@ def score_queries(hits: Tensor, before: Tensor) -> QueryScores:
     rank = found + before
     precision = found / rank
     previous = torch.where(rank > 1, (found - 1) / (rank - 1), 1.0)
-    total = hits.sum(dim=1)
-    # 0 / 0 marks a dropped query; slots that don't count may hold anything
-    counts = hits > 0
-    return QueryScores(
-        precision=torch.where(counts, precision, 0.0).sum(dim=1) / total,
-        precision_trapezoid=torch.where(counts, (previous + precision) / 2, 0.0).sum(dim=1) / total,
-        first_rank=torch.where(
-            total > 0, torch.where(counts, rank, torch.inf).amin(dim=1), torch.nan
-        ),
-    )
+    total, counts = hits.sum(dim=1), hits > 0  # slots that don't count may hold anything
+    first = torch.where(counts, rank, torch.inf).amin(dim=1)
+    return torch.stack([  # 0 / 0 marks a dropped query
+        torch.where(counts, precision, 0.0).sum(dim=1) / total,
+        torch.where(counts, (previous + precision) / 2, 0.0).sum(dim=1) / total,
+        torch.where(total > 0, first, torch.nan),
+    ], dim=1)
 
 
-def summarise(queries: QueryScores, max_rank: int, order: Tensor | None = None) -> Scores:
-    """Average per-query results into :class:`Scores`; query ``i`` was number ``order[i]``."""
-    scored = ~queries.first_rank.isnan()
+def summarise(queries: Tensor, max_rank: int, order: Tensor) -> Scores:
+    """Average the results of :func:`score_queries`; query ``i`` was number ``order[i]``."""
+    precision, trapezoid, first = queries.unbind(dim=1)
+    scored, place = ~first.isnan(), order.argsort()
     number = int(scored.sum())
-    first = queries.first_rank[scored].clamp(max=max_rank + 1).long()
-    reached = torch.bincount(first, minlength=max_rank + 2)[1 : max_rank + 1].cumsum(0)
-    place: Tensor | slice = slice(None) if order is None else order.argsort()
+    ranks = first[scored].clamp(max=max_rank + 1).long()
+    reached = torch.bincount(ranks, minlength=max_rank + 2)[1 : max_rank + 1].cumsum(0)
     return Scores(
-        # 0 / 0 is NaN in torch, as it shall be without a scored query
-        cmc=(reached.double() / number).cpu().numpy(),
-        mAP=float(queries.precision[scored].mean()),
-        mAP_trapezoid=float(queries.precision_trapezoid[scored].mean()),
+        cmc=(reached.double() / number).cpu().numpy(),  # 0 / 0 is NaN in torch
+        mAP=float(precision[scored].mean()),
+        mAP_trapezoid=float(trapezoid[scored].mean()),
         queries=number,
         dropped_queries=len(scored) - number,
-        precision=queries.precision[place].cpu().numpy(),
-        first_rank=queries.first_rank[place].cpu().numpy(),
+        precision=precision[place].cpu().numpy(),
+        first_rank=first[place].cpu().numpy(),
     )

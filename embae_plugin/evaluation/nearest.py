@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ _LEAST_IVF = 2000  # gallery images, below which lists would hold next to nothin
 _CELLS_READ = 0.1  # share of an inverted file's lists that a query looks into
 
 
-def faiss_or_none() -> Any:
+def faiss_or_none() -> ModuleType | None:
     """The faiss module, or None with a word on how to get it."""
     try:
         return importlib.import_module("faiss")
@@ -41,11 +41,10 @@ def nearest(
     query: Floats, gallery: Floats, top: int,
     hidden: NDArray[np.bool_] | None = None, index: str = "flat",
 ) -> tuple[Ints, Floats]:
-    """The ``top`` gallery rows most similar to each query.
+    """The ``top`` gallery rows most similar to each query, or all where there are fewer.
 
     Args:
         query: (Q, d), gallery: (N, d), both of length 1.
-        top: how many; fewer come where the gallery has fewer.
         hidden: (N,) gallery rows that are not to be found.
         index: ``flat`` compares with every row; ``ivf`` (faiss) only with the tenth of it that
             lies in the query's neighbourhood, so that some may be missed.
@@ -57,8 +56,10 @@ def nearest(
     """
     rows = np.arange(len(gallery)) if hidden is None else np.flatnonzero(~hidden)
     top = min(top, len(rows))
-    if not top or not len(query):
-        return np.zeros((len(query), 0), np.int64), np.zeros((len(query), 0), np.float32)
+    found = np.full((len(query), top), -1, dtype=np.int64)
+    similarity = np.full((len(query), top), -np.inf, dtype=np.float32)
+    if not found.size:
+        return found, similarity
     pool = gallery if hidden is None else gallery[rows]
     equal = equal_rows(torch.from_numpy(pool))
     members: dict[int, list[int]] = {}  # of the first of equal rows, which is compared for all
@@ -66,10 +67,7 @@ def nearest(
         members.setdefault(first, []).append(row)
     once = np.setdiff1d(np.arange(len(pool)), np.setdiff1d(equal.rows, equal.first))
     values, places = _compare(query, pool[once] if members else pool, top, index)
-    places = np.where(places < 0, -1, once[places])
-    found = np.full((len(query), top), -1, dtype=np.int64)
-    similarity = np.full((len(query), top), -np.inf, dtype=np.float32)
-    for n, line in enumerate(places.tolist()):
+    for n, line in enumerate(np.where(places < 0, -1, once[places]).tolist()):
         groups = [members.get(row, [row])[:top] for row in line]
         some: Ints = np.concatenate(groups)[:top]
         found[n, : len(some)] = some
@@ -79,32 +77,25 @@ def nearest(
     return np.where(found < 0, -1, rows[found]), np.take_along_axis(similarity, order, 1)
 
 
-def _compare(query: Floats, gallery: Floats, top: int, index: str) -> tuple[Floats, Ints]:
+def _compare(query: Floats, gallery: Floats, top: int, kind: str) -> tuple[Floats, Ints]:
     """Similarities and rows of the ``top`` nearest, in any order among equally near ones."""
-    top, faiss = min(top, len(gallery)), faiss_or_none()
-    if faiss is not None:
-        similarity, found = _index(faiss, np.ascontiguousarray(gallery), index).search(query, top)
+    (count, width), faiss = gallery.shape, faiss_or_none()
+    if faiss is None:
+        if kind != "flat":
+            logger.warning("--index %s needs faiss; comparing exactly instead", kind)
+        blocks = torch.split(torch.from_numpy(query), max(1, _BLOCK_BYTES // (4 * count)))
+        z = torch.from_numpy(gallery).T
+        best = [(some @ z).topk(min(top, count), dim=1) for some in blocks]
+        similarity, found = (torch.cat(parts).numpy() for parts in zip(*best, strict=True))
         return similarity, found
-    if index != "flat":
-        logger.warning("--index %s needs faiss; comparing exactly instead", index)
-    step = max(1, _BLOCK_BYTES // (4 * len(gallery)))
-    z = torch.from_numpy(gallery).T
-    best = [(some @ z).topk(top, dim=1) for some in torch.split(torch.from_numpy(query), step)]
-    return (torch.cat([one.values for one in best]).numpy(),
-            torch.cat([one.indices for one in best]).numpy())
-
-
-def _index(faiss: Any, gallery: Floats, kind: str) -> Any:
-    """A faiss index that holds the gallery."""
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    if kind == "ivf" and len(gallery) < _LEAST_IVF:
-        logger.info("%d gallery images are too few for --index ivf; comparing exactly",
-                    len(gallery))
+    index = faiss.IndexFlatIP(width)
+    if kind == "ivf" and count < _LEAST_IVF:
+        logger.info("%d gallery images are too few for --index ivf; comparing exactly", count)
     elif kind == "ivf":
-        cells = int(4 * np.sqrt(len(gallery)))
-        cells = min(cells, len(gallery) // 39)  # faiss wants 39 images for each to train on
-        index = faiss.IndexIVFFlat(index, gallery.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-        index.train(gallery)
+        cells = min(int(4 * np.sqrt(count)), count // 39)  # faiss wants 39 for each to train on
+        index = faiss.IndexIVFFlat(index, width, cells, faiss.METRIC_INNER_PRODUCT)
+        index.train(np.ascontiguousarray(gallery))
         index.nprobe = max(1, round(_CELLS_READ * cells))
-    index.add(gallery)
-    return index
+    index.add(np.ascontiguousarray(gallery))
+    similarity, found = index.search(query, min(top, count))
+    return similarity, found

@@ -15,28 +15,20 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named rule: the gallery items that a query ignores.
+    """A named rule: the gallery items that a query ignores."""
 
-    Attributes:
-        name: what users call it, the key in :data:`PROTOCOLS`.
-        ignores_same_identity: ignore items of the query's camera *with* the query's identity.
-        ignores_other_identities: ignore items of the query's camera with any other identity.
-        description: one line for help texts and reports.
-    """
-
-    name: str
-    ignores_same_identity: bool
-    ignores_other_identities: bool
-    description: str
+    name: str  # what users call it, the key in PROTOCOLS
+    ignores_same_identity: bool  # items of the query's camera *with* the query's identity
+    ignores_other_identities: bool  # items of the query's camera with any other identity
+    description: str  # one line for reports
 
     def ignored(
         self, q_pids: npt.ArrayLike, g_pids: npt.ArrayLike,
         q_camids: npt.ArrayLike, g_camids: npt.ArrayLike,
     ) -> npt.NDArray[np.bool_]:
-        """Return the ``(num_query, num_gallery)`` mask of the items each query ignores.
+        """``(num_query, num_gallery)`` mask of the items each query ignores, for ranked lists.
 
-        For showing ranked lists. Scores do not need it: a mask of the whole distance matrix is
-        as large as a quarter of the matrix itself.
+        Scores do not need it: it would be as large as a quarter of the distance matrix.
         """
         same_pid = np.asarray(q_pids)[:, None] == np.asarray(g_pids)[None, :]
         same_camera = np.asarray(q_camids)[:, None] == np.asarray(g_camids)[None, :]
@@ -44,28 +36,23 @@ class Protocol:
         return np.asarray(same_camera & switch)
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("market", True, False,
-                 "ignore the query's identity in the query's camera (Zheng et al., 2015)"),
-        Protocol("nd", True, True,
-                 "ignore everything in the query's camera (the paper's -nd columns)"),
-    )
+PROTOCOLS = {
+    "market": Protocol("market", True, False,
+                       "ignore the query's identity in the query's camera (Zheng et al., 2015)"),
+    "nd": Protocol("nd", True, True,
+                   "ignore everything in the query's camera (the paper's -nd columns)"),
 }
 
 
 def get_protocols(names: str | Iterable[str]) -> list[Protocol]:
-    """Return the protocols of these names, in order and each once; one bare name is fine.
+    """The protocols of these names, in order and each once; one bare name is fine.
 
     Raises:
         ValueError: a name is unknown, or there is none at all.
     """
     chosen = [names] if isinstance(names, str) else list(dict.fromkeys(names))
-    if not chosen:
-        raise ValueError(f"no evaluation protocol given; choose from {', '.join(PROTOCOLS)}")
-    for name in chosen:
+    for name in chosen or [""]:
         if name not in PROTOCOLS:
-            valid = ", ".join(sorted(PROTOCOLS))
+            valid = ", ".join(PROTOCOLS)
             raise ValueError(f"unknown evaluation protocol {name!r}; valid ones: {valid}")
     return [PROTOCOLS[name] for name in chosen]

@@ -8,22 +8,20 @@ a processor rounds; a matrix of distances is taken as it is.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
-import numpy.typing as npt
+import numpy as np
 import torch
 from torch import Tensor
 
 from embae_plugin.evaluation.blockwise import score_blocks
 from embae_plugin.evaluation.distances import EmbeddingDistances, MatrixDistances
-from embae_plugin.evaluation.inputs import as_floating
-from embae_plugin.evaluation.matching import Matching
+from embae_plugin.evaluation.matching import Matching, Values
 from embae_plugin.evaluation.metrics import FloatArray, Scores
-from embae_plugin.evaluation.protocols import get_protocols
 from embae_plugin.precision import full_precision
 
 BLOCK_BYTES = 2**27
-Values = npt.ArrayLike | Tensor
 
 
 @torch.inference_mode(False)  # a mode of one thread, whose tensors other threads can't write to
@@ -36,11 +34,9 @@ def evaluate_rank(
     """Evaluate a distance matrix; the call and, under "market", the result are torchreid's.
 
     Args:
-        distmat: ``(num_query, num_gallery)`` numpy array or tensor on any device; smaller is
-            nearer.
+        distmat: ``(num_query, num_gallery)`` array or tensor on any device; smaller is nearer.
         q_pids, g_pids: integer identities; any values, -1 is an identity like the others.
         q_camids, g_camids: integer or string cameras.
-        max_rank: length of the CMC.
         protocol: a name in ``PROTOCOLS``.
 
     Returns:
@@ -51,15 +47,13 @@ def evaluate_rank(
     Raises:
         ValueError: an argument is empty, mis-shaped, NaN or unknown; the message says which.
     """
-    matrix = as_floating("distmat", distmat)
-    chosen = get_protocols(protocol)
-    _check_positive("max_rank", max_rank)
+    matrix = _as_floating("distmat", distmat)
     bad = int(matrix.amax(dim=1).isnan().sum())
     if bad:
         raise ValueError(f"distmat: {bad} of {len(matrix)} rows hold NaN")
     matching = Matching(q_pids, g_pids, q_camids, g_camids, matrix.shape, matrix.device)
     distances = MatrixDistances(matrix, matching.q_order, matching.g_order)
-    scores = score_blocks(distances, matching, chosen, max_rank, BLOCK_BYTES)[chosen[0].name]
+    [scores] = score_blocks(distances, matching, protocol, max_rank, BLOCK_BYTES).values()
     return scores.cmc, scores.mAP
 
 
@@ -78,9 +72,8 @@ def evaluate_embeddings(
     without TF32 (float64 for float64 embeddings), half-precision embeddings are converted.
 
     Args:
-        q_emb: ``(num_query, dim)``, g_emb: ``(num_gallery, dim)``; numpy arrays or tensors.
-        q_pids, g_pids, q_camids, g_camids, max_rank: as in :func:`evaluate_rank`.
-        protocols: names in ``PROTOCOLS``.
+        q_emb, g_emb: ``(num_query, dim)`` and ``(num_gallery, dim)`` arrays or tensors.
+        q_pids, g_pids, q_camids, g_camids, max_rank, protocols: as in :func:`evaluate_rank`.
         block_bytes: what a block of distances may take. The peak is some three times that plus
             two copies of the gallery's embeddings.
         device: where to compute; the device of ``q_emb`` by default (numpy: the CPU).
@@ -93,23 +86,35 @@ def evaluate_embeddings(
     Raises:
         ValueError: an argument is empty, mis-shaped, NaN or unknown; the message says which.
     """
-    query, gallery = as_floating("q_emb", q_emb), as_floating("g_emb", g_emb)
+    query, gallery = _as_floating("q_emb", q_emb), _as_floating("g_emb", g_emb)
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(
             f"q_emb has {query.shape[1]} dimensions and g_emb {gallery.shape[1]}: "
             "embed both with one model"
         )
     device = torch.device(query.device if device is None else device)
-    chosen = get_protocols(protocols)
-    _check_positive("max_rank", max_rank)
-    _check_positive("block_bytes", block_bytes)
     sizes = len(query), len(gallery)
     matching = Matching(q_pids, g_pids, q_camids, g_camids, sizes, device)
     with full_precision(device):
         distances = EmbeddingDistances(query, gallery, matching.q_order, matching.g_order)
-        return score_blocks(distances, matching, chosen, max_rank, block_bytes)
+        return score_blocks(distances, matching, protocols, max_rank, block_bytes)
 
 
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+def _as_floating(name: str, values: Values) -> Tensor:
+    """A 2-D tensor of a floating type; integers of 32 and more bits as float64, others float32."""
+    if isinstance(values, Tensor) and values.is_floating_point():
+        found = values.detach()
+    else:
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        if array.dtype not in (np.float16, np.float32, np.float64):
+            array = array.astype(np.float64 if array.itemsize > 2 else np.float32)
+        if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+            array = array.copy()  # torch knows no such memory
+        with warnings.catch_warnings():  # of arrays that are read-only; nothing writes to them
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.from_numpy(array)
+    if found.ndim != 2 or not found.numel():
+        raise ValueError(f"{name} must be 2-D and not empty, got shape {tuple(found.shape)}")
+    return found

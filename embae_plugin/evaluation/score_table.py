@@ -16,8 +16,8 @@ from embae_plugin.evaluation.metrics import Scores
 
 Row = dict[str, Any]
 
-SHOWN = ("rank1", "rank1_nd", "mAP", "mAP_nd")  # the paper's columns
 HEADERS = {"rank1": "Rank-1", "rank1_nd": "Rank-1-nd", "mAP": "mAP", "mAP_nd": "mAP-nd"}
+SHOWN = tuple(HEADERS)  # the paper's columns
 
 
 def score_row(
@@ -40,11 +40,7 @@ def score_row(
 
 
 def score_table(rows: Sequence[Row]) -> str:
-    """The rows as the paper prints them, with the gain over the baseline in brackets.
-
-    Args:
-        rows: of :func:`score_row`; a row named ``baseline`` is what gains are measured against.
-    """
+    """The rows as the paper prints them, with the gain over the row ``baseline`` in brackets."""
     base = next((row for row in rows if row["variant"] == "baseline"), {})
 
     def cell(row: Row, column: str) -> str:
@@ -55,22 +51,18 @@ def score_table(rows: Sequence[Row]) -> str:
         return f"{value:.3f}{gain}"
 
     body = [[row["variant"], *(cell(row, column) for column in SHOWN)] for row in rows]
-    headers = ["Model", *(HEADERS[column] for column in SHOWN)]
-    return str(tabulate(body, headers=headers, disable_numparse=True))
+    return str(tabulate(body, ["Model", *HEADERS.values()], disable_numparse=True))
 
 
 def dropped_note(rows: Sequence[Row]) -> str:
     """A sentence on queries that a protocol could not score, or an empty string."""
     row = rows[0] if rows else {}
     names = {"dropped_queries": "the Market protocol", "dropped_queries_nd": "-nd"}
-    dropped = {name: row[key] for key, name in names.items() if row.get(key) is not None}
-    if not any(dropped.values()):
+    if not any(row.get(key) for key in names):
         return ""
-    counts = " and ".join(f"{count} under {name}" for name, count in dropped.items())
-    return (
-        f"Of {row.get('queries', 0)} queries, {counts} have no match in the gallery on another "
-        "camera; they are left out of the averages."
-    )
+    counts = " and ".join(f"{row[key]} under {name}" for key, name in names.items() if key in row)
+    return (f"Of {row['queries']} queries, {counts} have no match in the gallery on another "
+            "camera; they are left out of the averages.")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -82,21 +74,18 @@ def write_text(path: str | Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_results(path: str | Path, target: str, rows: Sequence[Row], **more: Any) -> None:
+def write_results(path: str | Path, target: str, rows: Sequence[Row], **more: object) -> None:
     """Writes ``results.json``: ``{"target": …, "rows": […]}`` and whatever ``more`` says."""
     content = {"target": target, "rows": list(rows), **more}
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def kept_rows(
-    path: str | Path, target: str, about: Mapping[str, Any], new: Collection[str]
+    path: str | Path, target: str, about: Mapping[str, object], new: Collection[str]
 ) -> list[Row]:
-    """Rows of an earlier ``results.json`` that a run with fewer variants does not replace.
+    """Rows of an earlier ``results.json`` that a run with the variants ``new`` doesn't replace.
 
-    Args:
-        path: of the file; none, or a damaged one, keeps nothing.
-        target, about: what both runs must share.
-        new: variants that the new run has scored.
+    Both runs must share ``target`` and ``about``; no file, or a damaged one, keeps nothing.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -13,24 +13,15 @@ def embed_views(
     f_emb: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor,
     normalize: bool = True, batch_size: int = 8192,
 ) -> torch.Tensor:
-    """Embeddings from trunk features in several views.
+    """Embeddings (N, d) float32 from trunk features (N, V, D) in V views.
 
-    The views' embeddings are averaged as they are; the mean is then scaled to length 1. That
-    normalisation serves scoring alone: adaptation distorts the lengths (paper 5.1).
-
-    Args:
-        f_emb: the embedding head, in eval mode.
-        features: (N, V, D) trunk features in V views.
-        normalize: scale to length 1.
-        batch_size: rows (image × view) at a time.
-
-    Returns:
-        (N, z_id_dim) float32.
+    ``f_emb``, in eval mode, embeds about ``batch_size`` rows (image × view) at a time. The views'
+    embeddings are averaged as they are; ``normalize`` then scales the mean to length 1. That
+    serves scoring alone: adaptation distorts the lengths (paper 5.1).
     """
     views = features.shape[1]
-    parts = [
+    embeddings = torch.cat([
         f_emb(some.flatten(0, 1)).float().view(len(some), views, -1).mean(1)
         for some in torch.split(features, max(1, batch_size // views))
-    ]
-    embeddings = torch.cat(parts)
+    ])
     return F.normalize(embeddings, dim=1) if normalize else embeddings

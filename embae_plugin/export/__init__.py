@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from embae_plugin.export.formats import FORMATS, ImagesToEmbeddings, describe, export_model
+from embae_plugin.export.formats import FORMATS, ImagesToEmbeddings, export_model
 
-__all__ = ["FORMATS", "ImagesToEmbeddings", "describe", "export_model"]
+__all__ = ["FORMATS", "ImagesToEmbeddings", "export_model"]

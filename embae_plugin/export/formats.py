@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,6 @@ Floats = NDArray[np.float32]
 Runner = Callable[[Floats, NDArray[np.int64]], Floats]
 """(B, 3, H, W) images in [0, 1] and (B,) cameras, which may be ignored, to embeddings (B, d)."""
 
-INPUT = "float32 (batch, 3, height, width), R G B, values from 0 to 1, not normalised"
 EXTRA_FILE = "embae.json"  # in a TorchScript file
 _jit: Any = torch.jit  # partly untyped
 
@@ -51,15 +50,14 @@ class ImagesToEmbeddings(nn.Module):
         self.normalize, self.flip, self.cameras = normalize, flip, knows_cameras(bundle.model)
         for name, values in (("mean", bundle.input.norm_mean), ("std", bundle.input.norm_std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.size = bundle.input.height, bundle.input.width
         self.eval()  # its own flag, too: torch.onnx puts the model back into the mode it has
 
     def forward(self, images: torch.Tensor, camera: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings.
+        """Embeddings (B, d) of images (B, 3, H, W), float in [0, 1].
 
-        Args:
-            images: (B, 3, H, W) float in [0, 1].
-            camera: (B,) int64 numbers of the model's cameras, −1 for one it has never seen; only
-                for a model that knows cameras apart.
+        ``camera`` (B,) int64 holds numbers of the model's cameras, −1 for one it has never seen;
+        it is read only for a model that knows cameras apart.
         """
         x = (images - self.mean) / self.std
         rest: tuple[torch.Tensor | None, ...] = ()
@@ -70,35 +68,13 @@ class ImagesToEmbeddings(nn.Module):
             z = (z + self.model(x.flip(3), *rest).float()) / 2
         return F.normalize(z, dim=1) if self.normalize else z
 
-
-def describe(bundle: Bundle, normalize: bool, flip: bool) -> dict[str, Any]:
-    """What a user of the file must know, in plain values; it is written into the file."""
-    from embae_plugin import __version__
-
-    return {
-        "embae_version": __version__,
-        "input": INPUT,
-        "height": bundle.input.height,
-        "width": bundle.input.width,
-        "mean": list(bundle.input.norm_mean),
-        "std": list(bundle.input.norm_std),
-        "preprocessing_in_graph": True,
-        "embedding_dim": bundle.model.feature_dim,
-        "normalized": normalize,
-        "flip_averaged": flip,
-        "trunk": bundle.model.trunk.name,
-        "camera_names": list(bundle.camera_names) if knows_cameras(bundle.model) else [],
-    }
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """Inputs to trace with: two images, and cameras where the graph takes them."""
+        images = torch.rand(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
+        return (images, torch.tensor([0, -1])) if self.cameras else (images,)
 
 
-def _example(graph: ImagesToEmbeddings, about: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with: two images, and cameras where the graph takes them."""
-    size = about["height"], about["width"]
-    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    return (images, torch.tensor([0, -1])) if graph.cameras else (images,)
-
-
-def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> None:
+def write_onnx(path: Path, graph: ImagesToEmbeddings, about: Mapping[str, object]) -> None:
     """An ONNX file whose ``metadata_props`` hold ``about``, each value as JSON.
 
     Raises:
@@ -106,7 +82,7 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
     """
     import onnx
 
-    inputs = dict(zip(("images", "camera"), _example(graph, about), strict=False))
+    inputs = dict(zip(("images", "camera"), graph.example(), strict=False))
     try:
         model = traced(graph, inputs, "embeddings", fused=not graph.cameras)
     except torch.onnx.errors.OnnxExporterError as error:
@@ -120,16 +96,12 @@ def write_onnx(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> 
     onnx.save(model, str(path))
 
 
-def write_torchscript(path: Path, graph: ImagesToEmbeddings, about: dict[str, Any]) -> None:
+def write_torchscript(path: Path, graph: ImagesToEmbeddings, about: Mapping[str, object]) -> None:
     """A TorchScript file that holds ``about`` as JSON in the extra file ``embae.json``."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # remarks on values that a fixed input size fixes
-        program = _jit.trace(graph, _example(graph, about), check_trace=False)
+        program = _jit.trace(graph, graph.example(), check_trace=False)
         program.save(str(path), _extra_files={EXTRA_FILE: json.dumps(about)})
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def run_onnx(path: Path) -> Runner:
@@ -143,12 +115,13 @@ def run_onnx(path: Path) -> Runner:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, straight below Exception
-        raise ValueError(f"{path} is no ONNX file that can be run: {_line(error)}") from None
-    takes_camera = any(one.name == "camera" for one in session.get_inputs())
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no ONNX file that can be run: {reason}") from None
+    taken = {one.name for one in session.get_inputs()}
 
     def run(images: Floats, camera: NDArray[np.int64]) -> Floats:
-        feed = {"images": images, **({"camera": camera} if takes_camera else {})}
-        [embeddings] = session.run(["embeddings"], feed)
+        feed = {"images": images, "camera": camera}
+        [embeddings] = session.run(["embeddings"], {name: feed[name] for name in taken})
         return np.asarray(embeddings, dtype=np.float32)
 
     return run
@@ -166,7 +139,8 @@ def run_torchscript(path: Path) -> Runner:
             warnings.simplefilter("ignore")
             module = _jit.load(str(path), map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no TorchScript file of this package: {_line(error)}") from None
+        reason = str(error).partition("\n")[0]  # what follows is torch's own stack
+        raise ValueError(f"{path} is no TorchScript file of this package: {reason}") from None
     takes_camera = bool(json.loads(extra[EXTRA_FILE])["camera_names"])
 
     @torch.inference_mode()
@@ -177,38 +151,42 @@ def run_torchscript(path: Path) -> Runner:
     return run
 
 
-Writer = Callable[[Path, ImagesToEmbeddings, dict[str, Any]], None]
-FORMATS: dict[str, tuple[Writer, Callable[[Path], Runner]]] = {
-    "onnx": (write_onnx, run_onnx),
-    "torchscript": (write_torchscript, run_torchscript),
-}
+FORMATS = {"onnx": (write_onnx, run_onnx), "torchscript": (write_torchscript, run_torchscript)}
 
 
 def export_model(
     bundle: Bundle, path: str | Path, form: str, normalize: bool = True, flip: bool = False,
     check: Callable[[Runner], None] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes a model in a form that other programs run.
 
     Args:
-        bundle: the model.
         path: of the file; it appears only when it is complete and checked.
         form: a name in :data:`FORMATS`.
-        normalize: scale embeddings to length 1.
-        flip: average with the mirror image's embedding, in twice the time.
+        normalize, flip: as in :class:`ImagesToEmbeddings`; flipping takes twice the time.
         check: called with the exported file's runner; raises if it is not as it should be.
 
     Returns:
-        what the file says of itself.
+        what the file says of itself: all that its user must know, in plain values.
 
     Raises:
         ValueError: an unknown form, a network that cannot be exported, or what ``check`` raises.
     """
+    from embae_plugin import __version__
+
     if form not in FORMATS:
         raise ValueError(f"export format {form!r}: must be one of {', '.join(FORMATS)}")
     write, load = FORMATS[form]
-    about = describe(bundle, normalize, flip)
-    graph = ImagesToEmbeddings(bundle, normalize, flip)
+    graph, spec = ImagesToEmbeddings(bundle, normalize, flip), bundle.input
+    about: dict[str, object] = {
+        "embae_version": __version__,
+        "input": "float32 (batch, 3, height, width), R G B, values from 0 to 1, not normalised",
+        "height": spec.height, "width": spec.width,
+        "mean": list(spec.norm_mean), "std": list(spec.norm_std),
+        "preprocessing_in_graph": True, "embedding_dim": bundle.model.feature_dim,
+        "normalized": normalize, "flip_averaged": flip, "trunk": bundle.model.trunk.name,
+        "camera_names": list(bundle.camera_names) if graph.cameras else [],
+    }
     with replacing(path) as draft:
         write(draft, graph, about)
         if check is not None:

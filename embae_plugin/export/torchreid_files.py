@@ -19,6 +19,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -43,12 +44,12 @@ def write_torchreid_files(
     """Writes ``<architecture>.pth`` and, for each camera, ``<architecture>_<camera>.pth``.
 
     Each has a second name that ends in ``.pt``: a hard link, or a copy where there are none.
+    Missing folders are made; files of these names are replaced, each in one step.
 
     Args:
         bundle: a model whose trunk is a network of torchreid's zoo.
         unnamed: a plain network for who names no camera; None for the bundle's own, with what all
             its cameras have in common.
-        folder: made where it is missing; files of these names are replaced, each in one step.
 
     Returns:
         the file for unknown cameras, then one for each of ``bundle.camera_names``, in their order.
@@ -58,8 +59,7 @@ def write_torchreid_files(
             normalise theirs.
         OSError: a file cannot be written.
     """
-    model = bundle.model
-    name, spec = model.architecture, bundle.input
+    model, spec, name = bundle.model, bundle.input, bundle.model.architecture
     if not name:
         raise ValueError("its network is none of torchreid's: no tracker could build it")
     if (spec.norm_mean, spec.norm_std) != IMAGENET:
@@ -81,7 +81,7 @@ def write_torchreid_files(
             "preprocess": "resize",  # stretched, not padded; so BoxMOT calls it
             "camera": "" if camera == UNKNOWN else bundle.camera_names[camera],
         }
-        path = Path(folder) / f"{stem}.pth"
+        path = folder / f"{stem}.pth"
         with replacing(path) as draft:
             torch.save(content, draft)
         with replacing(path.with_suffix(".pt")) as draft:
@@ -100,15 +100,11 @@ def file_names(cameras: Iterable[str]) -> list[str]:
     Letters and digits of any script and ``-`` stay, all else becomes ``_``; two that would then be
     equal, in capitals or not, get a number: ``gate``, ``Gate-2``.
     """
-    taken: set[str] = set()
-    parts = []
+    parts: dict[str, str] = {}  # by what a file system may take for the same
     for camera in cameras:
         safe = re.sub(r"[^\w-]+", "_", camera)[:LONGEST].strip("_") or "camera"
         safe = VEHICLES.sub(lambda found: f"{found.group()}-", safe)
-        part, number = safe, 1
-        while part.casefold() in taken:
-            number += 1
-            part = f"{safe}-{number}"
-        taken.add(part.casefold())
-        parts.append(part)
-    return parts
+        names = (f"{safe}-{number}" if number > 1 else safe for number in count(1))
+        part = next(name for name in names if name.casefold() not in parts)
+        parts[part.casefold()] = part
+    return list(parts.values())

@@ -13,23 +13,12 @@ from torch import nn
 
 
 def pairwise_distances(x: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances (not squared) between all rows.
+    """Euclidean distances (not squared) between all rows of x (B, D), (B, B).
 
     Computed from differences, not from the Gram matrix, whose cancellation makes small distances
     between long vectors worthless; in float32 at least, also under autocast. Equal rows have
     distance 0 and gradient 0.
-
-    Args:
-        x: (B, D).
-
-    Returns:
-        (B, B).
-
-    Raises:
-        ValueError: ``x`` is not two-dimensional.
     """
-    if x.ndim != 2:
-        raise ValueError(f"features must be (B, D), got {tuple(x.shape)}")
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -37,25 +26,13 @@ def pairwise_distances(x: torch.Tensor) -> torch.Tensor:
 def batch_hard_mine(
     dist: torch.Tensor, pids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The hardest positive and negative of each anchor.
-
-    Args:
-        dist: (B, B) distances.
-        pids: (B,) identities.
+    """The hardest positive and negative of each anchor, from distances (B, B) and pids (B,).
 
     Returns:
         ``d_pos`` (B,), the largest distance to another image of the same identity; ``d_neg``
         (B,), the smallest to another identity; ``valid`` (B,) bool, whether the anchor has both.
         Where it has not, both distances are 0.
-
-    Raises:
-        ValueError: the shapes do not fit together.
     """
-    if pids.ndim != 1 or dist.shape != (len(pids), len(pids)):
-        raise ValueError(
-            f"distances must be (B, B) and pids (B,), got {tuple(dist.shape)} and "
-            f"{tuple(pids.shape)}"
-        )
     if len(pids) == 0:
         empty = dist.sum(dim=1)
         return empty, empty, torch.zeros_like(empty, dtype=torch.bool)
@@ -85,26 +62,18 @@ class BatchHardTripletLoss(nn.Module):
             raise ValueError(f"margin must be 'soft' or a number >= 0, got {margin!r}")
         self.margin: float | None = None if margin == "soft" else float(margin)
 
-    def extra_repr(self) -> str:
-        """For ``print(model)``."""
-        return f"margin={'soft' if self.margin is None else self.margin}"
-
     def forward(self, features: torch.Tensor, pids: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch.
+        """The loss of a batch (B, D) of embeddings with integer pids (B,): float32 or wider.
 
         Anchors that lack another image of their identity, or any image of another one, are left
         out of the mean. A batch without a single triplet has loss 0 and gradient 0.
 
-        Args:
-            features: (B, D) embeddings.
-            pids: (B,) integer identities.
-
-        Returns:
-            Scalar, float32 or wider.
-
         Raises:
             ValueError: the shapes do not fit together.
         """
+        if features.ndim != 2 or pids.shape != features.shape[:1]:
+            raise ValueError("features must be (B, D) and pids (B,), got "
+                             f"{tuple(features.shape)} and {tuple(pids.shape)}")
         d_pos, d_neg, valid = batch_hard_mine(pairwise_distances(features), pids)
         gap, weight = d_pos - d_neg, valid.to(d_pos.dtype)
         # Not log1p(exp(gap)), which is inf from gap = 89 on in float32.

@@ -50,9 +50,6 @@ class Bottleneck(Settings, node="nuisance"):
             decoder gets a sample of the former. A variational autoencoder of constant variance
             (Ghosh et al., ICLR 2020).
         decorrelation: weight of :func:`cross_covariance` between z_id and z_nui.
-
-    Raises:
-        ValueError: a value that is negative or infinite, or a dropout of 1 and more.
     """
 
     noise: float = setting(0.0, "Noise on z_nui, in standard deviations of a unit.", least=0)

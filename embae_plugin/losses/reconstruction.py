@@ -14,14 +14,7 @@ class ReconstructionLoss(nn.Module):
     """
 
     def forward(self, reconstruction: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
-        """Mean over the batch.
-
-        Args:
-            reconstruction: (B, D), the decoder's output.
-            feature: (B, D), the trunk's output.
-
-        Returns:
-            Scalar; 0 for an empty batch.
+        """Mean over a batch of what the decoder and the trunk gave, (B, D) each; 0 for none.
 
         Raises:
             ValueError: the shapes differ or are not two-dimensional.

@@ -120,7 +120,8 @@ class DistillPhase(OptimisedPhase):
 
     def parts(self) -> list[nn.Module]:
         """See :class:`OptimisedPhase`."""
-        return self.engine.model.network()
+        model: EmbAE = self.engine.model
+        return model.network()
 
     def batches(self, epoch: int) -> torch.Tensor:
         """Each crop once, in random order, less a short last batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embae_plugin.report_page.content import Settings, gather
-from embae_plugin.report_page.page import render, write_page
+from embae_plugin.report_page.html_page import render, write_page
 from embae_plugin.report_page.pairing import Pair, read_pair
 
 __all__ = ["Pair", "Settings", "gather", "read_pair", "render", "write_page"]

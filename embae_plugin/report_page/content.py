@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from embae_plugin.evaluation.protocols import PROTOCOLS
 from embae_plugin.report_page import projection
 from embae_plugin.report_page.pairing import UNKNOWN, Floats, Ints, Pair
 from embae_plugin.report_page.retrieval import (
-    Doubles,
     Group,
     labelled_groups,
     mean_interval,
@@ -28,25 +28,15 @@ _PEOPLE = 10  # identities coloured in a map at most
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose.
-
-    Attributes:
-        title: of the page.
-        seed: of every sample drawn.
-        map_method: ``tsne``, ``umap`` or ``pca``.
-        map_limit: crops in a map at most.
-        queries: queries looked at one by one at most (the score table has all of them).
-        lists: ranked lists in a group.
-        length: crops in a list.
-    """
+    """What a user may choose."""
 
     title: str = "Before and after adaptation"
-    seed: int = 0
-    map_method: str = "tsne"
-    map_limit: int = 1000
-    queries: int = 2000
-    lists: int = 4
-    length: int = 10
+    seed: int = 0  # of every sample drawn
+    map_method: str = "tsne"  # or umap, pca
+    map_limit: int = 1000  # crops in a map at most
+    queries: int = 2000  # looked at one by one at most (the score table has all of them)
+    lists: int = 4  # ranked lists in a group
+    length: int = 10  # crops in a list
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:  # what scikit-learn takes
@@ -59,8 +49,7 @@ class Settings:
                 raise ValueError(f"{name} of a report: {getattr(self, name)} is not at least 1")
 
 
-@dataclass(frozen=True)
-class ScoreLine:
+class ScoreLine(NamedTuple):
     """One line of the score table, fractions; ``low`` to ``high``: 95 % interval of the change."""
 
     protocol: str
@@ -71,8 +60,7 @@ class ScoreLine:
     high: float
 
 
-@dataclass(frozen=True)
-class Map:
+class Map(NamedTuple):
     """Sampled crops on a plane, twice."""
 
     rows: Ints
@@ -83,23 +71,17 @@ class Map:
 
 @dataclass
 class Content:
-    """The page's content; parts without data are empty.
-
-    Attributes:
-        map, change: of a sample and of all crops.
-        distances: of sampled pairs: ``before``/``after`` -> name of the group -> values.
-        groups: ranked lists.
-        scores, curves: of each protocol, before and after.
-    """
+    """The page's content; parts without data are empty."""
 
     pair: Pair
     settings: Settings
-    map: Map
+    map: Map  # of a sample
     change: Change
+    # of sampled pairs: before/after -> name of the group -> values
     distances: dict[str, dict[str, Floats]] = field(default_factory=dict)
-    groups: list[Group] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)  # of ranked lists
     scores: list[ScoreLine] = field(default_factory=list)
-    curves: dict[str, tuple[Scores, Scores]] = field(default_factory=dict)
+    curves: dict[str, tuple[Scores, Scores]] = field(default_factory=dict)  # of each protocol
 
 
 def gather(pair: Pair, settings: Settings = Settings()) -> Content:
@@ -132,8 +114,7 @@ def _some(count: int, settings: Settings) -> Ints:
 
 def _score(content: Content) -> None:
     """The table, the curves and the ranked lists of labelled crops."""
-    pair, settings = content.pair, content.settings
-    q, g = pair.query, pair.gallery
+    pair, settings, q, g = content.pair, content.settings, content.pair.query, content.pair.gallery
     ids = pair.pids[q], pair.pids[g], pair.cameras[q], pair.cameras[g]
     before, after = (evaluate_embeddings(x[q], x[g], *ids, max_rank=_CMC)
                      for x in (pair.before, pair.after))
@@ -156,7 +137,7 @@ def _score(content: Content) -> None:
             )
 
 
-def _reached(scores: Scores, rank: int) -> Doubles:
+def _reached(scores: Scores, rank: int) -> projection.Doubles:
     """(Q,) 1 where a query has a hit up to a rank, 0 where it has none, NaN for a dropped one."""
     return np.where(np.isnan(scores.first_rank), np.nan, scores.first_rank <= rank)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from embae_plugin.report_page.projection import Points
+from embae_plugin.report_page.pairing import Floats
+from embae_plugin.report_page.projection import Doubles, Points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK = "#010203"  # stands for the page's text colour
 BEFORE, AFTER = "#d9822b", "#3f8fd2"
@@ -37,7 +41,7 @@ def style(index: int) -> tuple[str, str, str]:
     return COLOURS[index % len(COLOURS)], MARKERS[marker], SYMBOLS[marker]
 
 
-def _drawn(name: str, draw: Callable[[Any], None], size: tuple[float, float]) -> Markup:
+def _drawn(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
     """What ``draw(axes)`` draws, as SVG whose ids begin with ``name``."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -59,10 +63,10 @@ def _drawn(name: str, draw: Callable[[Any], None], size: tuple[float, float]) ->
     return Markup(svg.replace(INK, "currentColor").strip())
 
 
-def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> Markup:
+def cmc_figure(name: str, before: Doubles, after: Doubles) -> Markup:
     """Cumulative match characteristics."""
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         ranks = np.arange(1, len(before) + 1)
         axes.plot(ranks, before, color=BEFORE, linestyle="--", marker="s", ms=3, label="before")
         axes.plot(ranks, after, color=AFTER, marker="o", ms=3, label="after")
@@ -74,13 +78,13 @@ def cmc_figure(name: str, before: NDArray[Any], after: NDArray[Any]) -> Markup:
     return _drawn(name, draw, (4.2, 3.1))
 
 
-def histogram_figure(name: str, groups: Mapping[str, NDArray[Any]]) -> Markup:
+def histogram_figure(name: str, groups: Mapping[str, Floats]) -> Markup:
     """Densities of distances; the first with a solid outline, the second with a dashed one."""
     from matplotlib.colors import to_rgba
 
     limits = (0, max(float(values.max()) for values in groups.values()) or 1.0)
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         looks = ((COLOURS[2], "-"), (COLOURS[3], "--"))
         for (label, values), (colour, line) in zip(groups.items(), looks, strict=False):
             axes.hist(values, bins=50, range=limits, density=True, histtype="stepfilled",
@@ -96,13 +100,13 @@ def histogram_figure(name: str, groups: Mapping[str, NDArray[Any]]) -> Markup:
 def scatter_figure(name: str, points: Points, groups: NDArray[np.int64], count: int) -> Markup:
     """Points of ``count`` groups in their styles; group −1 small and grey, underneath."""
 
-    def draw(axes: Any) -> None:
-        rest = groups < 0
-        axes.scatter(*points[rest].T, s=6, c=GREY, alpha=0.35, linewidths=0)
+    def draw(axes: Axes) -> None:
+        x, y = points[groups < 0].T
+        axes.scatter(x, y, s=6, c=GREY, alpha=0.35, linewidths=0)
         for group in range(count):
             colour, marker, _ = style(group)
-            axes.scatter(*points[groups == group].T, s=13, c=colour, marker=marker, alpha=0.8,
-                         linewidths=0)
+            x, y = points[groups == group].T
+            axes.scatter(x, y, s=13, c=colour, marker=marker, alpha=0.8, linewidths=0)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_aspect("equal", adjustable="datalim")

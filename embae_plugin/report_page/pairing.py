@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,38 +14,27 @@ from embae_plugin.data.records import queries_and_gallery
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Texts = NDArray[np.generic]  # of cameras or identities, which a file may hold as numbers
 UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class Pair:
-    """N crops with two embeddings each.
+    """N crops with two embeddings each."""
 
-    Attributes:
-        paths: N file names.
-        cameras: (N,) numbers into ``camera_names``.
-        camera_names: each once, sorted.
-        pids: (N,) numbers into ``pid_names``, −1 for an unknown identity or a distractor.
-        pid_names: each once, sorted.
-        before, after: (N, d) embeddings; d may differ.
-        query, gallery: (Q,) and (G,) rows of the labelled crops that are compared.
-        leave_one_out: whether each labelled crop is a query against all others.
-        root: where ``paths`` count from.
-        about: what the two files say of themselves.
-    """
-
-    paths: tuple[str, ...]
-    cameras: Ints
-    camera_names: tuple[str, ...]
-    pids: Ints
-    pid_names: tuple[str, ...]
-    before: Floats
-    after: Floats
-    query: Ints
+    paths: tuple[str, ...]  # N file names
+    cameras: Ints  # (N,) numbers into camera_names
+    camera_names: tuple[str, ...]  # each once, sorted
+    pids: Ints  # (N,) numbers into pid_names, −1 for an unknown identity or a distractor
+    pid_names: tuple[str, ...]  # each once, sorted
+    before: Floats  # (N, d) embeddings
+    after: Floats  # likewise; d may differ
+    query: Ints  # (Q,) and (G,) rows of the labelled crops that are compared
     gallery: Ints
-    leave_one_out: bool = True
-    root: str = ""
-    about: tuple[dict[str, Any], dict[str, Any]] = field(default=({}, {}))
+    leave_one_out: bool = True  # each labelled crop is a query against all others
+    root: str = ""  # where paths count from
+    # what the two files say of themselves
+    about: tuple[Mapping[str, object], Mapping[str, object]] = ({}, {})
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -57,16 +46,12 @@ class Pair:
 
 
 def read_pair(
-    before: str | Path,
-    after: str | Path,
-    query: str | Path = "",
-    gallery: str | Path = "",
+    before: str | Path, after: str | Path, query: str | Path = "", gallery: str | Path = "",
     images_root: str | Path = "",
 ) -> Pair:
     """Two files of ``embae extract`` or ``embae adapt``, row by row of the same crops.
 
     Args:
-        before, after: the files; the order of their rows may differ.
         query, gallery: text files with one path of the crops on each line; both or neither.
             Without them every labelled crop is a query against all the others.
         images_root: what paths count from; the files' own root by default.
@@ -124,7 +109,7 @@ def _matching_rows(
     return np.array([place[path] for path in old.paths.tolist()], dtype=np.int64)
 
 
-def _check_same(what: str, ours: NDArray[Any], theirs: NDArray[Any], paths: NDArray[Any]) -> None:
+def _check_same(what: str, ours: Texts, theirs: Texts, paths: Texts) -> None:
     differ = np.flatnonzero(ours.astype(str) != theirs.astype(str))
     if len(differ):
         row = differ[0]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from embae_plugin.report_page.pairing import UNKNOWN, Floats, Ints, Pair
 
-Points = NDArray[np.float64]
+Doubles = NDArray[np.float64]
+Points = Doubles  # (n, 2)
 NAMES = {"tsne": "t-SNE", "umap": "UMAP", "pca": "principal components"}
 _EACH = 30  # crops of one highlighted identity at most
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from embae_plugin.evaluation.equal_rows import equal_rows
 from embae_plugin.evaluation.protocols import Protocol
 from embae_plugin.report_page.pairing import Floats, Ints, Pair
+from embae_plugin.report_page.projection import Doubles
 
-Doubles = NDArray[np.float64]
 _BLOCK = 256
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One place of a ranked list: a row of the pair, its distance and what it is.
 
     verdict: ``right``, ``wrong`` or ``ignored``; ``kept`` or ``new`` where nobody knows.
@@ -28,8 +26,7 @@ class Entry:
     verdict: str
 
 
-@dataclass(frozen=True)
-class Ranked:
+class Ranked(NamedTuple):
     """One query with its nearest crops before and after, and notes that say how good they are."""
 
     query: int
@@ -38,8 +35,7 @@ class Ranked:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Lists chosen by one rule."""
 
     title: str
@@ -52,12 +48,9 @@ def nearest_crops(
 ) -> tuple[Ints, Floats]:
     """(Q, length) rows and Euclidean distances of the crops nearest to each query.
 
-    Equal crops are equally far, and come in the pool's order. Where there are fewer, rows are −1.
-
-    Args:
-        x: (N, d) embeddings.
-        query, pool: rows of ``x``, those whose nearest are wanted and those to be found.
-        apart: (N,) numbers, by which a crop must differ from the query to be found.
+    ``query`` and ``pool`` are rows of embeddings x (N, d); what is found differs from the query in
+    ``apart`` (N,). Equal crops are equally far, and come in the pool's order. Where there are
+    fewer, rows are −1.
     """
     gallery = torch.from_numpy(x[pool])
     squares, equal = gallery.square().sum(1), equal_rows(gallery)
@@ -114,10 +107,8 @@ def labelled_groups(
 ) -> list[Group]:
     """Best, worst and most changed queries under a protocol.
 
-    Args:
-        query: (Q,) rows.
-        old, new: (Q,) their average precision before and after.
-        count, length: lists in a group, and crops in a list.
+    ``old`` and ``new`` are the average precision of (Q,) ``query`` rows before and after; a group
+    has ``count`` lists of ``length`` crops.
     """
     gain = new - old
     rules = (
@@ -186,7 +177,7 @@ def mean_interval(
     if not kept.any():
         return float("nan"), float("nan")
     _, codes = np.unique(groups[kept], return_inverse=True)
-    sums, counts = np.bincount(codes, values[kept]), np.bincount(codes).astype(np.float64)
+    sums, counts = np.bincount(codes, values[kept]), np.bincount(codes)
     size = len(sums)
     weights = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)
     low, high = np.percentile((weights @ sums) / (weights @ counts), [2.5, 97.5])

@@ -68,8 +68,6 @@ def test_query_and_gallery(root):
     query, gallery = bridge.test_items(built, "market1501")
     assert query == bridge.dataset_split("market1501", root, "query")
     assert gallery == bridge.dataset_split("market1501", root, "gallery")
-    with pytest.raises(ValueError, match=r"'viper' is not a target .*; its targets: market1501"):
-        bridge.test_items(built, "viper")
 
 
 def test_transforms(root):
@@ -83,12 +81,9 @@ def test_transforms(root):
     assert (settings["norm_mean"], settings["norm_std"]) == ((0.5, 0.25, 0.5), (0.5, 0.5, 1.0))
 
 
-def test_no_augmentation_and_no_normalisation(root):
+def test_no_augmentation(root):
     built = manager(root, sources="market1501", transforms=[])
     assert bridge.transforms_of(built)["transforms"] == []
-    built.transform_te.transforms.pop()
-    with pytest.raises(ValueError, match="no Normalize step"):
-        bridge.transforms_of(built)
 
 
 def test_manager_reports_missing_data_like_a_dataset(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from embae_plugin.evaluation import counting, evaluate_embeddings, evaluate_rank
+from embae_plugin.evaluation import blockwise, evaluate_embeddings, evaluate_rank
 from embae_plugin.evaluation.distances import (
     MAX_ROWS,
     EmbeddingDistances,
@@ -45,8 +45,8 @@ def test_block_sizes_give_identical_scores(block_bytes):
 def test_slice_and_strip_sizes_give_identical_scores(monkeypatch, cameras):
     data = Retrieval.random(2, queries=60, gallery=400, identities=9, cameras=cameras)
     whole = evaluate_embeddings(*data.args)
-    monkeypatch.setattr(counting, "SLICE_COLUMNS", 7)
-    monkeypatch.setattr(counting, "STRIP_ROWS", 3)
+    monkeypatch.setattr(blockwise, "SLICE_COLUMNS", 7)
+    monkeypatch.setattr(blockwise, "STRIP_ROWS", 3)
     assert_equal_scores(evaluate_embeddings(*data.args), whole)
 
 

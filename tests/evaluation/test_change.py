@@ -48,9 +48,9 @@ def test_a_sample_is_drawn_and_blocks_do_not_matter(monkeypatch):
     z = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     y = torch.randn(60, 5, generator=torch.Generator().manual_seed(1))
     camids = np.arange(60) % 4
-    whole = measure_change(z, y, camids).as_dict()
+    whole = measure_change(z, y, camids)._asdict()
     monkeypatch.setattr("embae_plugin.evaluation.change._BLOCK_BYTES", 4 * 60 * 7)
-    assert measure_change(z, y, camids).as_dict() == pytest.approx(whole)
+    assert measure_change(z, y, camids)._asdict() == pytest.approx(whole)
     assert measure_change(z, y, camids, most=11).queries == 11
 
 

@@ -34,14 +34,13 @@ def test_a_plot_is_a_png_and_nothing_is_written_without_curves(tmp_path):
 def test_a_mean_curve_is_of_gains_at_the_epochs_that_all_runs_scored():
     long = [{"epoch": 1, "mAP": 0.2}, {"epoch": 2, "mAP": 0.5}]
     short = [{"epoch": 1, "mAP": 0.4}]
-    (zero, one) = mean_curve([long, short], "mAP", [0.1, 0.2])  # gains 0.1 and 0.2
-    assert zero == (0, 0.0, 0.0)
-    assert one == (1, pytest.approx(0.15), pytest.approx(0.005**0.5))
+    (zero, one) = mean_curve([long, short], "mAP", [0.1, 0.2]).T  # gains 0.1 and 0.2
+    assert zero.tolist() == [0, 0.0, 0.0]
+    assert one.tolist() == pytest.approx([1, 0.15, 0.005**0.5])
     # Without baselines the scores themselves, from epoch 1; a single run has no spread.
-    (one,) = mean_curve([long, short], "mAP")
-    assert one == (1, pytest.approx(0.3), pytest.approx(0.02**0.5))
-    assert mean_curve([long], "mAP") == [(1, 0.2, 0.0), (2, 0.5, 0.0)]
-    assert mean_curve([], "mAP") == []
+    (one,) = mean_curve([long, short], "mAP").T
+    assert one.tolist() == pytest.approx([1, 0.3, 0.02**0.5])
+    assert mean_curve([long], "mAP").T.tolist() == [[1, 0.2, 0.0], [2, 0.5, 0.0]]
 
 
 def test_mean_curves_are_drawn_of_variants_that_every_run_has(tmp_path):

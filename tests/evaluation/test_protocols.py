@@ -21,7 +21,7 @@ def test_what_a_query_ignores(name, ignored):
 def test_an_unknown_protocol_is_named_with_the_valid_ones():
     with pytest.raises(ValueError, match=r"'cuhk03'; valid ones: market, nd"):
         get_protocols("cuhk03")
-    with pytest.raises(ValueError, match="choose from market, nd"):
+    with pytest.raises(ValueError, match="''; valid ones: market, nd"):
         get_protocols([])
 
 

@@ -48,10 +48,8 @@ def test_variational_adds_unit_noise_and_charges_the_divergence():
     torch.testing.assert_close(held.penalty(code(seed=1), z), 0.1 * nats.sum(1).mean())
 
 
-def test_dropout_zeroes_its_share_and_keeps_the_mean():
+def test_a_dropped_code_is_that_of_dropout():
     out = Bottleneck(dropout=0.25).narrow(torch.ones(400, 50), seeded())
-    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert torch.equal(out, dropout(torch.ones(400, 50), 0.25, seeded()))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,11 +22,7 @@ PICTURE = (64, 128)
 
 
 def write_page(path: str | Path, content: Content) -> None:
-    """Writes the page atomically.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes the page atomically; OSError if it cannot be written."""
     write_text(path, render(content))
 
 
@@ -43,7 +38,7 @@ def render(content: Content) -> str:
     environment.filters.update(number=_number, signed=_signed, percent=_percent)
     shown = {row for group in content.groups for one in group.lists
              for row in (one.query, *(entry.row for entry in (*one.before, *one.after)))}
-    pictures = {row: jpeg_address(Path(pair.root) / pair.paths[row], *PICTURE, stretch=True)
+    pictures = {row: jpeg_address(Path(pair.root) / pair.paths[row], *PICTURE)
                 for row in shown}
 
     def who(row: int) -> str:
@@ -87,7 +82,7 @@ def _facts(content: Content) -> dict[str, str]:
     return facts
 
 
-def _maps(content: Content) -> list[dict[str, Any]]:
+def _maps(content: Content) -> list[dict[str, object]]:
     """One row of maps for each colouring: title, legend and the plots before and after."""
     drawn, pair = content.map, content.pair
     colourings = {"camera": (pair.cameras[drawn.rows], list(pair.camera_names))}
@@ -109,7 +104,7 @@ def _maps(content: Content) -> list[dict[str, Any]]:
     ]
 
 
-def _histogram(when: str, groups: Mapping[str, Floats]) -> dict[str, Any]:
+def _histogram(when: str, groups: Mapping[str, Floats]) -> dict[str, object]:
     """The plot, its numbers, and how often a pair of the first group is the nearer one."""
     rows = [(name, len(values), float(values.mean()), float(np.median(values)))
             for name, values in groups.items()]
