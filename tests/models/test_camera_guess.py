@@ -61,12 +61,12 @@ def test_it_does_not_depend_on_how_images_are_normalised():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A model with statistics of three cameras, and crops that it has not seen."""
+    """A model with statistics of three cameras, and crops of these."""
     folder = tmp_path_factory.mktemp("guess")
     target = write_crops(folder / "t", 7, 3, 4).unlabelled()
     store, model = tiny_store(), tiny_model()
     estimate(model, target, store, "trunk")
-    return model.eval(), write_crops(folder / "new", 4, 3, 2, dsetid=1).unlabelled(), store
+    return model.eval(), target, store
 
 
 def test_unnamed_crops_are_embedded_by_the_camera_that_is_guessed(world):
@@ -83,7 +83,7 @@ def test_unnamed_crops_are_embedded_by_the_camera_that_is_guessed(world):
     plain = embed_records(common, store, crops.unnamed(), "common")
     assert (guessed - named).norm(dim=1).mean() < 0.7 * (plain - named).norm(dim=1).mean()
     right = (guessed - named).norm(dim=1) < 1e-5  # embedded by their own camera's statistics
-    assert right.float().mean() > 0.5
+    assert right.float().mean() > 0.8
 
 
 def test_a_batch_may_name_some_cameras_and_not_others(world):
