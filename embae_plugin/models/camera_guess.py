@@ -67,7 +67,11 @@ class CameraGuess(nn.Module):
     def marks(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 194) marks of normalised images (B, 3, H, W)."""
         pixels = x.float() * self.norm_std[:, None, None] + self.norm_mean[:, None, None]
-        pixels = F.adaptive_avg_pool2d(pixels, SIZE)
+        down, across = pixels.shape[2] // SIZE[0], pixels.shape[3] // SIZE[1]
+        if (down * SIZE[0], across * SIZE[1]) == tuple(pixels.shape[2:]):
+            pixels = F.avg_pool2d(pixels, (down, across))
+        else:
+            pixels = F.interpolate(pixels, SIZE, mode="bilinear")
         answers = F.conv2d(F.avg_pool2d(pixels, 2), self.filters, stride=2).relu().flatten(2)
         spread = [(answers.mean(2) + 1e-4).log(), (answers.std(2) + 1e-4).log()]
         return torch.cat([_colours(pixels), *spread], 1)

@@ -33,7 +33,7 @@ def test_options_reach_the_dataset(market_root):
 
 
 def test_impossible_mode_and_unknown_name(market_root):
-    with pytest.raises(ValueError, match="Invalid mode. Got test"):
+    with pytest.raises(ValueError, match="mode must be train, query or gallery, not 'test'"):
         bridge.dataset_split("market1501", market_root, "test")
     with pytest.raises(ValueError, match=r"unknown dataset 'market'; available: cuhk01, .*viper"):
         bridge.dataset_split("market", market_root, "train")
