@@ -330,6 +330,9 @@ def test_the_recommended_methods(world, method):
     paths = [f"crops/{name}" for name in table.paths]
     z = ReID(bundle, "cpu").embed(paths, cameras=table.cameras.tolist())
     np.testing.assert_allclose(table.embeddings, z, atol=1e-4)
+    guessed = ReID(bundle, "cpu").embed(paths)
+    assert (np.abs(guessed - z).max(1) < 1e-4).mean() > 0.5, "most look like their own camera"
+    bundle.model.guess = None
     unseen = ReID(bundle, "cpu").embed(paths)
     assert np.abs(unseen - z).max() > 1e-3, "a camera never seen has statistics of its own"
     h = model.trunk.feature_dim
