@@ -193,8 +193,10 @@ class ReID:
                 self._warned = True
                 logger.warning(
                     "this model was adapted to the cameras %s and is not told which of them took "
-                    "these images, so much of what it gained is lost: name the camera (cameras= "
-                    "or camera= in Python), or say %r for another one", few(names, SHOWN), UNKNOWN,
+                    "these images, so %s: name the camera (cameras= or camera= in Python), or say "
+                    "%r for another one", few(names, SHOWN),
+                    "it guesses from how each one looks, which costs a little"
+                    if self.model.guess is not None else "much of what it gained is lost", UNKNOWN,
                 )
             return None
         if isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0:
