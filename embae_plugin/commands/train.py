@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*short, f"--{name}", nargs="+", default=[], help=text)
     parser.add_argument("--root", default="", help="folder with the datasets")
     add_method_arguments(parser, "embae.variants names the rows of results:",
-                         [(row.name, row.help) for row in rows().values() if row.scored])
+                         [(row.name, row.help) for row in rows().values() if row.scored and not row.along])
 
 
 def config_of(arguments: argparse.Namespace) -> CfgNode:
