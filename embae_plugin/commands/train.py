@@ -26,7 +26,7 @@ from embae_plugin.evaluation import score_table as scores
 from embae_plugin.evaluation.learning_curves import adaptation_curves, plot_curves
 from embae_plugin.evaluation.score_table import Row, write_text
 from embae_plugin.methods.pipeline import Run
-from embae_plugin.methods.registry import rows
+from embae_plugin.methods.registry import rows, variant_names
 from embae_plugin.runtime import log_to
 from embae_plugin.settings.config import check_config, load_config
 
@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         short = () if name == "transforms" else (f"-{name[0]}",)
         parser.add_argument(*short, f"--{name}", nargs="+", default=[], help=text)
     parser.add_argument("--root", default="", help="folder with the datasets")
+    helps = {row.name: row.help for row in rows().values()}
     add_method_arguments(parser, "embae.variants names the rows of results:",
-                         [(row.name, row.help) for row in rows().values() if row.scored and not row.along])
+                         [(name, helps[name]) for name in variant_names()])
 
 
 def config_of(arguments: argparse.Namespace) -> CfgNode:

@@ -78,7 +78,8 @@ class TransferSettings(Settings, node="transfer"):
 def _rows(prefix: str, names: Sequence[str], help: str, **more: Any) -> list[Row]:
     return [
         Row(f"{prefix}{name}", f"autoencoder-{VARIANTS[name].encoders}",
-            f"{help}: {VARIANTS[name].help}", fixed={"variant": name}, stage=f"{prefix.replace('+', '-')}transfer-{name}", **more)
+            f"{help}: {VARIANTS[name].help}", fixed={"variant": name},
+            stage=f"{prefix.replace('+', '-')}transfer-{name}", **more)
         for name in names
     ]
 
