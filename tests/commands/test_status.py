@@ -109,7 +109,7 @@ def test_an_adaptation(crops, tmp_path, capsys, monkeypatch):
     found = status("out", capsys)
     assert (found["verb"], found["finished"]) == ("adapt", False)
     norm, plain = found["stages"]
-    assert (norm["stage"], norm["done"]) == ("norm", True)
+    assert (norm["stage"], norm["done"]) == ("norm-trunk", True)
     assert (plain["phase"], plain["epoch"], plain["step"], plain["steps"]) == ("plain", 1, 3, 4)
     assert "  norm-plain: plain, epoch 1 of 3, step 3 of 4" in found["text"]
     assert words_of(found["resume"]) == command
@@ -119,7 +119,7 @@ def test_an_adaptation(crops, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(command) == 0
     found = status("out", capsys)
-    assert found["finished"] and found["resume"] == "" and "done" in found["log"]
+    assert found["finished"] and found["resume"] == "" and "written to out" in found["log"]
 
 
 def test_a_folder_that_a_killed_process_has_hardly_begun(crops, tmp_path):
