@@ -225,7 +225,8 @@ class Loop:
                 sums[name] = sums.get(name, 0.0) + value
             self.step += 1
             if bar.due():  # not oftener: reading the loss waits for a GPU
-                speed = (self.step - first) * phase.images / (time.monotonic() - begun)
+                taken = max(time.monotonic() - begun, 1e-9)
+                speed = (self.step - first) * phase.images / taken
                 self._tell(bar, phase, {n: float(v) for n, v in values.items()}, speed)
             bar.update()
             stopping = distributed.any_rank(stop.is_set())
