@@ -70,7 +70,7 @@ def status(path: str | Path) -> Found:
     elif not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name data.save_dir of embae train, or "
                                 "--out of embae adapt or embae extract")
-    elif (path / WORK).is_dir() or (path / ADAPTED).is_file():
+    elif any((path / name).exists() for name in (WORK, ADAPTED, "adapt.log")):
         found = _of_adapt(path)
     else:
         found = _of_train(path)
@@ -97,7 +97,7 @@ def _of_adapt(out: Path) -> Found:
 
 def _of_train(out: Path) -> Found:
     kept, command = out / "config.yaml", out / COMMAND
-    if not kept.is_file() and not any(out.glob(f"*/{STAGE}")):
+    if not (kept.is_file() or (out / "train.log").is_file() or any(out.glob(f"*/{STAGE}"))):
         raise ValueError(f"{out} holds no run of embae train, adapt or extract")
     cfg = load_config(str(kept)) if kept.is_file() else None
     stages = [*_stages(out, () if cfg is None else _planned(cfg))]
