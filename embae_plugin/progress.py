@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -72,7 +72,7 @@ class Progress:
 
     @classmethod
     def begin(cls) -> None:
-        """Counts the half minutes from now on."""
+        """Counts the half minute without a line from now on."""
         cls._last = time.monotonic()
 
     def update(self, count: int = 1, total: int | None = None) -> None:
@@ -124,7 +124,7 @@ def progress(
     items: Iterable[T], stage: str, total: int | None = None, unit: str = "img", **how: Any
 ) -> Iterator[T]:
     """The items, counted as they are done; ``how`` are further arguments of :class:`Progress`."""
-    count = len(items) if total is None and hasattr(items, "__len__") else total
+    count = len(items) if total is None and isinstance(items, Sized) else total
     with Progress(stage, count, unit, **how) as bar:
         for item in items:
             yield item

@@ -25,6 +25,7 @@ class _BesideBars(logging.Handler):
         from tqdm import tqdm  # not above: `embae doctor` runs without it
 
         tqdm.write(self.format(record), file=sys.stderr)
+        Progress.begin()  # any line shows that there is life
 
 
 class AsJson(logging.Formatter):
