@@ -42,8 +42,9 @@ def test_a_loop_says_how_far_it_is_and_when_it_is_done(often, caplog):
     caplog.set_level(logging.DEBUG, "embae_plugin")
     assert [*progress((time.sleep(0.02) or n for n in range(10)), "decode x", 10)] == [*range(10)]
     said = lines_of(caplog)
-    assert said[0].startswith("decode x: ") and " of 10 img, " in said[0] and " img/s" in said[0]
-    assert said[0].endswith(" left") and said[-1].endswith("all done") and len(said) >= 3
+    assert all(line.startswith("decode x: ") and " of 10 img, " in line for line in said)
+    assert any(line.endswith(" left") and " img/s, " in line for line in said)
+    assert said[-1].endswith("all done") and len(said) >= 3
 
 
 def test_work_that_counts_nothing_for_long_says_that_it_runs(often, caplog):
@@ -99,7 +100,8 @@ def test_every_line_is_a_json_object_even_on_a_terminal(often, monkeypatch, tmp_
         logging.getLogger("embae_plugin.x").warning("two\nlines")
         warnings.warn("of Python", stacklevel=1)
     lines = [json.loads(line) for line in sys.stderr.getvalue().splitlines()]
-    first, *_, plain, warned = lines
+    *_, plain, warned = lines
+    first = next(line for line in lines if line.get("rate"))  # once something has been counted
     assert {"time", "level", "logger", "message"} <= set(plain) & set(first) & set(warned)
     assert (plain["message"], plain["level"]) == ("two\nlines", "WARNING")
     assert "of Python" in warned["message"]

@@ -129,13 +129,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(adapted, tmp_path):
         out, finished = tmp_path / f"run {runs}", False
         while not finished:
             process = start(adapt, world, out)
-            begun = time.monotonic()
             wait(process, dice.uniform(0, 0.5 * seconds) if kills < KILLS else float("inf"))
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
                 kills += 1
-                print(f"kill {kills} after {time.monotonic() - begun:.1f} s", file=sys.__stderr__, flush=True)
             if out.exists() and any(out.iterdir()):
                 status(out)  # can be asked whatever was left
             # Killed once all was written, it has nothing left to do.
