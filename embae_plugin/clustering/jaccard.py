@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from embae_plugin.evaluation.equal_rows import Ints, equal_rows
+from embae_plugin.progress import progress
 
 Floats = NDArray[np.float32]
 
@@ -30,7 +31,8 @@ def nearest(embeddings: torch.Tensor, k: int) -> torch.Tensor:
     rows = max(1, _BLOCK // max(1, len(embeddings)))
     squares, equal = embeddings.square().sum(1), equal_rows(embeddings)
     index = []
-    for start in range(0, len(embeddings), rows):
+    starts = range(0, len(embeddings), rows)
+    for start in progress(starts, "neighbours", unit="block", delay=2.0):
         block, own = embeddings[start : start + rows], squares[start : start + rows]
         d = torch.addmm(squares, block, embeddings.T, alpha=-2).add_(own[:, None]).clamp_(min=0)
         equal.level(d).diagonal(start).fill_(-1)  # itself first, whatever its twins
@@ -148,7 +150,8 @@ def jaccard_distances(
     columns, place = _places(weights)
     rows = max(1, _CELLS // count)
     found: list[tuple[Ints, Ints, Floats]] = []
-    for start in range(0, count, rows):
+    starts = range(0, count, rows)
+    for start in progress(starts, "shared neighbours", unit="block", delay=2.0):
         stop = min(count, start + rows)
         shared = _shared_weight(weights, columns, place, start, stop)
         distance = np.maximum(1 - shared / np.maximum(2 - shared, 1e-12), 0)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from embae_plugin.clustering.jaccard import jaccard_distances
+from embae_plugin.progress import Progress
 
 Ints = NDArray[np.int64]
 
@@ -116,6 +117,8 @@ def pseudo_labels(
     if len(embeddings) != len(camids):
         raise ValueError(f"{len(embeddings)} embeddings, but {len(camids)} camera numbers")
     x = without_camera_means(embeddings.float(), camids)
-    distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6)
-    found = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(distances)
+    with Progress("clustering", delay=2.0):  # of whose parts the longest count for themselves
+        distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6)
+        search = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed")
+        found = search.fit_predict(distances)
     return PseudoLabels(found.astype(np.int64))

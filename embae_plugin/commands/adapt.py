@@ -131,6 +131,7 @@ class CropAdaptation:
 
     def __init__(self, arguments: argparse.Namespace, cfg: CfgNode) -> None:
         self.checkpoint, self.cfg, device = arguments.checkpoint, cfg, pick_device(arguments.device)
+        self.command = getattr(arguments, "command", "")
         cfg.use_gpu = device.type == "cuda"
         crops, self.source = crops_of(arguments), model_of(arguments)
         self.model = self.source.model
@@ -177,7 +178,7 @@ class CropAdaptation:
         """
         started, crops, out, model = time.monotonic(), self.crops, self.folder.out, self.model
         records = crops.records()
-        self.folder.begin(self.notes, anew=not self.resumed)
+        self.folder.begin(self.notes, not self.resumed, self.command)
         if crops.skipped:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in crops.skipped)
             write_text(out / "skipped.txt", lines)

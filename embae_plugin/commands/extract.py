@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 
+from embae_plugin.atomic_file import remove_drafts
 from embae_plugin.commands import shared_arguments as given
 from embae_plugin.commands.job_folder import explained_disk_errors
 from embae_plugin.data.crops import Crops, describe_cameras
@@ -28,6 +30,7 @@ from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.embedder import crops_table, embed_records, tell_unknown
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.progress import progress
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
 from embae_plugin.training.run_identity import state_fingerprint
@@ -77,6 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def parts_of(out: Path) -> Path:
+    """The hidden folder of the finished blocks of ``--out``."""
+    return out.with_name(f".{out.name}.parts")
+
+
+def done_parts(out: Path) -> tuple[int, int, str]:
+    """Blocks that are done, of how many, and what resumes; zeros and "" where nobody knows."""
+    parts = parts_of(out)
+    for mark in parts.glob("*.job"):
+        left = json.loads(mark.read_text(encoding="utf-8") or "{}")
+        done = len([*parts.glob("[0-9]*.npz")])
+        return done, int(left.get("blocks", 0)), str(left.get("command", ""))
+    return 0, 0, ""
+
+
 def extract(
     arguments: argparse.Namespace, bundle: Bundle, crops: Crops
 ) -> tuple[int, list[tuple[str, str]]]:
@@ -95,6 +113,7 @@ def extract(
     crops.check_skipped(arguments.max_bad)
     tell_unknown(bundle.model, crops.camera_names)
     out, block, device = Path(arguments.out), arguments.block, pick_device(arguments.device)
+    remove_drafts(out)
     normalize, tta, least = not arguments.no_normalize, arguments.tta, arguments.min_side
     model, store = bundle.model.to(device), FeatureStore.of(bundle.input, device)
     about: dict[str, Any] = {
@@ -103,16 +122,18 @@ def extract(
     }
     job = hashlib.blake2b(repr((about, block, bundle.input, least)).encode(), digest_size=12)
     job.update("\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape"))
-    parts, failures = out.with_name(f".{out.name}.parts"), []
+    parts, failures = parts_of(out), []
     mark = parts / f"{job.hexdigest()}.job"
     if mark.is_file():
         logger.info("resuming with the parts in %s", parts)
     else:  # parts of other settings, or none
         shutil.rmtree(parts, ignore_errors=True)
-        write_text(mark, "")
+        left = {"blocks": -(-len(crops) // block), "command": getattr(arguments, "command", "")}
+        write_text(mark, json.dumps(left) + "\n")
     starts = range(0, len(crops), block)
     files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
-    for number, (first, file) in enumerate(zip(starts, files, strict=True), 1):
+    blocks = progress(zip(starts, files, strict=True), "embed", len(files), "block", leave=True)
+    for number, (first, file) in enumerate(blocks, 1):
         if not file.is_file():
             some, label = crops.part(first, first + block), f"block {number} of {len(files)}"
             some = some.without(store.try_images(some.records(), label, least))

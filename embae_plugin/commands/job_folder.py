@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from embae_plugin.atomic_file import remove_drafts
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.training.run_identity import changed_settings
 
 logger = logging.getLogger(__name__)
 
-WORK = ".unfinished"
+WORK, JOB = ".unfinished", "job.json"
 
 
 class JobFolder:
@@ -39,7 +40,7 @@ class JobFolder:
     ) -> None:
         self.out, self.results, self.settings = Path(out), results, dict(settings)
         self.work = self.out / WORK
-        self._job = self.work / "job.json"
+        self._job = self.work / JOB
 
     def found(self, force: bool = False) -> dict[str, Any] | None:
         """What an unfinished run of the same settings noted, or None where there is none.
@@ -53,7 +54,9 @@ class JobFolder:
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file: name a folder with --out")
         held = out.iterdir() if out.exists() else ()
-        if force or all(path.suffix == ".log" for path in held):
+        begun = self._job.is_file()  # a process killed before it was has left its folder alone
+        if force or all(path.suffix == ".log" or (path == self.work and not begun)
+                        for path in held):
             return None
         if not self._job.is_file():
             done = (out / self.results[-1]).is_file()
@@ -73,19 +76,35 @@ class JobFolder:
         logger.info("%s: resuming a run that was not finished", out)
         return notes
 
-    def begin(self, notes: Mapping[str, Any], anew: bool) -> None:
-        """Marks the folder as being filled; ``anew`` first removes what an earlier run left."""
+    def begin(self, notes: Mapping[str, Any], anew: bool, command: str = "") -> None:
+        """Marks the folder as being filled; ``anew`` first removes what an earlier run left.
+
+        ``command`` is what resumes it, for :func:`job_command`.
+        """
         # The one that says that all is whole goes first.
         for name in (*reversed(self.results), WORK) if anew else ():
             left = self.out / name
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-        text = json.dumps({"settings": self.settings, "notes": dict(notes)}, indent=1)
-        write_text(self._job, text + "\n")
+        for name in self.results:
+            remove_drafts(self.out / name)
+        job = {"settings": self.settings, "notes": dict(notes), "command": command}
+        write_text(self._job, json.dumps(job, indent=1) + "\n")
 
     def finish(self) -> None:
         """Removes the mark and everything kept for resuming."""
         self._job.unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def job_command(out: str | Path) -> str | None:
+    """What resumes the unfinished run in a folder, "" where it does not say; None if none is."""
+    try:
+        job = json.loads((Path(out) / WORK / JOB).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return ""
+    return str(job.get("command", "")) if isinstance(job, dict) else ""
 
 
 @contextmanager

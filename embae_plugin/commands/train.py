@@ -32,6 +32,7 @@ from embae_plugin.settings.config import check_config, load_config
 
 logger = logging.getLogger(__name__)
 
+COMMAND = "command.txt"  # what resumes the run
 
 LISTS = {"sources": "labelled datasets to learn from", "targets": "the dataset to adapt to",
          "transforms": "data augmentation"}  # flags that take several words
@@ -79,12 +80,15 @@ def run(arguments: argparse.Namespace) -> int:
         first = distributed.rank() == 0
         with log_to(log_file if first else None, arguments.verbose, quiet=not first):
             logger.debug("processes: %d", distributed.size())
-            run_config(cfg)
+            run_config(cfg, getattr(arguments, "command", ""))
     return 0
 
 
-def run_config(cfg: CfgNode) -> list[Row]:
-    """Runs a checked configuration; rank 0 leaves its results in ``data.save_dir``."""
+def run_config(cfg: CfgNode, command: str = "") -> list[Row]:
+    """Runs a checked configuration; rank 0 leaves its results in ``data.save_dir``.
+
+    ``command`` is what resumes it, for `embae status`.
+    """
     save_dir, first = Path(cfg.data.save_dir), distributed.rank() == 0
     if distributed.size() > 1 and cfg.loss.name != "embae":
         raise ValueError(f"loss.name {cfg.loss.name} runs torchreid's own engine, in one process: "
@@ -100,6 +104,8 @@ def run_config(cfg: CfgNode) -> list[Row]:
 
     with SummaryWriter(log_dir=str(save_dir / "tensorboard")) if first else nullcontext() as writer:
         work = Run(cfg, writer)
+        if first and trains and command:
+            write_text(save_dir / COMMAND, command + "\n")
         rows = work.train() if trains else work.evaluate()
     if first and trains:  # not before: a refused run leaves a finished one's as it is
         write_text(kept, cfg.dump())

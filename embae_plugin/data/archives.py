@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
+from embae_plugin.progress import progress
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
@@ -63,7 +63,7 @@ def _extract(
     need, free = sum(size for _, size in members.values()), shutil.disk_usage(folder).free
     if need > free:
         raise OSError(f"{archive.name} needs {need:,} bytes unpacked, but {folder} has {free:,}")
-    for member, _ in tqdm(members.values(), "unpacking", unit="file", disable=None, leave=False):
+    for member, _ in progress(members.values(), "unpacking", unit="file"):
         file.extract(member, folder)
 
 

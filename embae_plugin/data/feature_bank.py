@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from embae_plugin import distributed
 from embae_plugin.atomic_file import replacing
@@ -30,6 +29,7 @@ from embae_plugin.models.inference import freeze, trunk_fingerprint
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import Trunk
 from embae_plugin.precision import full_precision
+from embae_plugin.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def extract_features(
     camera_of = torch.full_like(index, -1) if cameras is None else cameras[start:stop]
     out = torch.empty(stop - start, len(views), trunk.feature_dim, device=device)
     with (
-        tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar,
+        Progress(f"features {bank.label}", stop - start) as bar,
         full_precision(device),
     ):
         for camera in torch.unique(camera_of).tolist():

@@ -25,10 +25,10 @@ import psutil
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.data.parallel import can_fork, cpu_count, in_parallel, shared_array
+from embae_plugin.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def content_key(paths: Sequence[str], height: int, width: int) -> str:
 
     total = hashlib.blake2b(f"embae-images-1 {height}x{width}".encode(), digest_size=12)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for found in pool.map(digest, paths):
+        for found in progress(pool.map(digest, paths), "read", len(paths), "file", delay=2.0):
             total.update(found)
     return total.hexdigest()
 
@@ -141,8 +141,8 @@ def decode_all(
     count, workers = len(items), cpu_count()
     forked = processes and count >= MANY and workers > 1 and can_fork()
     results = in_parallel(work, count, workers, forked) if count > 1 else map(work, range(count))
-    bar = tqdm(results, f"decode {label}", count, unit="img", disable=None if label else True)
-    if failures := [failure for failure in bar if failure is not None]:
+    results = progress(results, f"decode {label}", count) if label else results
+    if failures := [failure for failure in results if failure is not None]:
         raise CorruptImageError(failures, None if isinstance(out, np.memmap) else out)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from embae_plugin.evaluation.equal_rows import Ints, equal_rows
+from embae_plugin.progress import Progress, progress
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +80,24 @@ def nearest(
 
 def _compare(query: Floats, gallery: Floats, top: int, kind: str) -> tuple[Floats, Ints]:
     """Similarities and rows of the ``top`` nearest, in any order among equally near ones."""
-    (count, width), faiss = gallery.shape, faiss_or_none()
+    count, faiss = len(gallery), faiss_or_none()
     if faiss is None:
         if kind != "flat":
             logger.warning("--index %s needs faiss; comparing exactly instead", kind)
         blocks = torch.split(torch.from_numpy(query), max(1, _BLOCK_BYTES // (4 * count)))
         z = torch.from_numpy(gallery).T
-        best = [(some @ z).topk(min(top, count), dim=1) for some in blocks]
+        best = [(some @ z).topk(min(top, count), dim=1)
+                for some in progress(blocks, "search", unit="block", delay=2.0)]
         similarity, found = (torch.cat(parts).numpy() for parts in zip(*best, strict=True))
         return similarity, found
+    with Progress("search", delay=2.0):
+        return _by_faiss(faiss, query, gallery, top, kind)
+
+
+def _by_faiss(
+    faiss: ModuleType, query: Floats, gallery: Floats, top: int, kind: str
+) -> tuple[Floats, Ints]:
+    count, width = gallery.shape
     index = faiss.IndexFlatIP(width)
     if kind == "ivf" and count < _LEAST_IVF:
         logger.info("%d gallery images are too few for --index ivf; comparing exactly", count)

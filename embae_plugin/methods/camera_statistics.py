@@ -13,7 +13,6 @@ from typing import cast
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
 
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.crops import FEW
@@ -29,6 +28,7 @@ from embae_plugin.models.camera_norm import (
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.inference import inference_format
 from embae_plugin.precision import full_precision
+from embae_plugin.progress import Progress
 from embae_plugin.training.schedule import seeded
 
 logger = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ class _Estimation:
         for part in self.model.network():
             part.train()
         with (
-            tqdm(total=len(rows), desc=self._name(camera), unit="img", disable=None) as bar,
+            Progress(self._name(camera), len(rows)) as bar,
             full_precision(self.bank.device),
         ):
             for number, batch in enumerate(_batches(len(rows), self.batch_size, generator)):

@@ -34,8 +34,11 @@ _COUNTING = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, tor
 _LOCK = threading.Lock()  # torch keeps the allowed names in one list for all threads
 
 
-def read_file(path: str | Path) -> Any:
+def read_file(path: str | Path, mapped: bool = False) -> Any:
     """Everything in a weight file or checkpoint, on the CPU: plain values and tensors.
+
+    Args:
+        mapped: tensors are read from the disk when they are looked at.
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,7 +52,7 @@ def read_file(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _load(path)
+        return load_file(path) if path.suffix == ".safetensors" else _load(path, mapped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:  # torch's own message advises to switch its protection off
@@ -70,8 +73,8 @@ def read_file(path: str | Path) -> Any:
         raise ValueError(f"{path} is cut short, damaged, or no checkpoint ({reason})") from None
 
 
-def _load(path: Path) -> Any:
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+def _load(path: Path, mapped: bool) -> Any:
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": mapped}
     with _LOCK, _numpy_scalars_allowed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters of them becomes an error
         try:
