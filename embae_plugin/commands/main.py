@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from embae_plugin import __version__
-from embae_plugin.runtime import tune_allocator
+from embae_plugin.runtime import printable, tune_allocator
 
 VERBS = {
     "train": "train on labelled sources and adapt to an unlabelled target",
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         said = str(error)
     which = "" if count == "1" else f" (rank {rank} of {count})"
-    sys.stderr.write(f"embae{which}: {said}\n")
+    sys.stderr.write(f"embae{which}: {printable(said)}\n")
     return 2
 
 
