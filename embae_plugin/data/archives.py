@@ -15,7 +15,10 @@ from typing import IO, Any
 from tqdm import tqdm
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
-_NAMES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
+# What else a damaged archive leads to: names that no files can have, or two alike; places before
+# its beginning; and None, of gzip and bz2.
+_ITS_FAULT = {None, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL,
+              errno.EILSEQ}
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
@@ -43,6 +46,10 @@ def unpack(archive: Path, folder: Path) -> None:
             raise ValueError(_what_instead(archive))
     except _DAMAGED as error:
         raise ValueError(f"{archive.name} is a damaged archive: {error}") from error
+    except OSError as error:
+        if error.errno not in _ITS_FAULT:
+            raise
+        raise ValueError(f"{archive.name} is a damaged archive: {error}") from error
     except RuntimeError as error:  # a password, or a compression that Python lacks
         raise ValueError(
             f"{archive.name} can't be unpacked ({error}); unpack it by hand"
@@ -66,20 +73,15 @@ def _extract(
             )
     need, free = sum(size for _, size in members.values()), shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f"{archive.name} needs {need:,} bytes unpacked, but {folder} has {free:,}")
+        said = f"{archive.name} needs {need:,} bytes unpacked, but {folder} has {free:,}"
+        raise OSError(errno.ENOSPC, said)
     shown = tqdm(members.items(), "unpacking", unit="file", disable=None, leave=False)
     for name, (member, _) in shown:
         place, source = folder / name, read(member)
         if source is None:
             raise tarfile.ReadError(f"{name} is no regular file")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            out = place.open("xb")
-        except OSError as error:
-            if error.errno not in _NAMES:
-                raise
-            raise tarfile.ReadError(f"{name!r} is no name for a file here ({error})") from None
-        with source, out:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with source, place.open("xb") as out:
             shutil.copyfileobj(source, out, 1 << 20)
 
 

@@ -203,7 +203,7 @@ def test_names_that_no_files_can_have(tmp_path, names):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
         for name in names:
             file.writestr(name, b"x")
-    with pytest.raises(ValueError, match="is a damaged archive: .* is no name for a file here"):
+    with pytest.raises(ValueError, match="is a damaged archive: .*(too long|exists|directory)"):
         unpack(tmp_path / "bad.zip", tmp_path / "new")
 
 
