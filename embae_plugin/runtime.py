@@ -22,7 +22,14 @@ class _BesideBars(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm  # not above: `embae doctor` runs without it
 
-        tqdm.write(printable(self.format(record)), file=sys.stderr)
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _Printable(logging.Formatter):
+    """Records in which file names steer no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def printable(text: str) -> str:
@@ -43,12 +50,12 @@ def log_to(
     root.setLevel(logging.DEBUG)
     terminal = _BesideBars()
     terminal.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
-    terminal.setFormatter(logging.Formatter("%(levelname).1s %(message)s"))
+    terminal.setFormatter(_Printable("%(levelname).1s %(message)s"))
     handlers: list[logging.Handler] = [terminal]
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)
     for handler in handlers:
         root.addHandler(handler)

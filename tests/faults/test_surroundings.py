@@ -83,8 +83,10 @@ def test_what_is_written_has_the_permissions_that_the_mask_leaves(tmp_path, give
     finally:
         os.umask(before)
     files = [path for folder in (out, tmp_path / "cache") for path in folder.rglob("*")]
-    names = {path.name for path in files}
-    assert {"adapted.pth", "after.npz", "page.html", "summary.json", "adapt.log"} <= names
+    assert {path.name for path in out.iterdir()} == {  # nothing else of the crops is kept
+        "adapted.pth", "plain.pth", "before.npz", "after.npz", "summary.json", "summary.txt",
+        "adapt.log", "page.html", "old.txt",
+    }
     assert any(path.suffix == ".bin" for path in files)
     for path in files:
         wanted = mode | (mode & 0o444) >> 2 if path.is_dir() else mode

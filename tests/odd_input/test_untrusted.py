@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import tracemalloc
 import zipfile
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from embae_plugin.commands.main import main
 from embae_plugin.data.embedding_files import read_embeddings
 from embae_plugin.data.feature_bank import load_features
 from embae_plugin.lab.reproduction.preset import load_preset
 from embae_plugin.models.door import open_model
 from embae_plugin.models.weight_files import read_file, read_state
-from embae_plugin.runtime import printable
+from embae_plugin.runtime import log_to, printable
 from embae_plugin.settings.config import load_config
 from tests.crops_world import write_checkpoint
 
@@ -140,5 +142,10 @@ def test_a_compressed_file_of_embeddings_is_read(tmp_path):
     assert read_embeddings(tmp_path / "e.npz").embeddings.shape == (2, 3)
 
 
-def test_names_do_not_steer_the_terminal():
+def test_names_do_not_steer_the_terminal(tmp_path, capsys):
+    with log_to(tmp_path / "x.log"):
+        logging.getLogger("embae_plugin").info("of %s", "a\x1b[2Jb")
+    assert "of a\\x1b[2Jb" in (tmp_path / "x.log").read_text()
+    assert main(["evaluate", "--query", f"{tmp_path}/\x1b[2J.npz"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
     assert printable("a\x1b]0;x\x07\r\x9b\tb\nä日") == "a\\x1b]0;x\\x07\\x0d\\x9b\tb\nä日"
