@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from embae_plugin.progress import Progress, without_bars
 
 logger = logging.getLogger(__name__)
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt
 
 
@@ -47,7 +49,7 @@ def _terminal_format(as_json: bool) -> logging.Formatter:
     if as_json:
         return AsJson()
     when = "" if sys.stderr.isatty() else "%(asctime)s "
-    return logging.Formatter(f"{when}%(levelname).1s %(message)s", "%H:%M:%S")
+    return _Printable(f"{when}%(levelname).1s %(message)s", "%H:%M:%S")
 
 
 _as_json = False  # what log_to writes to stderr
@@ -77,6 +79,18 @@ def complain(text: str, as_json: bool = False) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+class _Printable(logging.Formatter):
+    """Records in which file names steer no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def printable(text: str) -> str:
+    """Text for a terminal, which would follow the control characters that a file name may hold."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
 @contextmanager
 def log_to(
     log_file: Path | None = None, verbose: bool = False, quiet: bool = False
@@ -96,7 +110,7 @@ def log_to(
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)
     warned = logging.getLogger("py.warnings")
     for handler in handlers:

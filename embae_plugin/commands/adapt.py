@@ -139,16 +139,15 @@ class CropAdaptation:
         self.model.to(device)
         self.labelled = load_data(cfg).source if arguments.sources else None
         self.folder = JobFolder(arguments.out, RESULTS, self._settings(crops))
-        notes = self.folder.found(arguments.force)
+        self.force, skipped = arguments.force, self.folder.found(arguments.force)
         self.store = FeatureStore.of(
             self.source.input, device, cache_dir=self.folder.work / "features",
             image_cache_dir=cfg.embae.cache_dir, memory_share=cfg.embae.image_memory_share,
         )
-        self.resumed = notes is not None
-        if notes is None:
-            failures = self.store.try_images(crops.records(), "crops", arguments.min_side)
-            notes = {"skipped": failures}
-        self.notes, self.crops = notes, crops.without(notes["skipped"])
+        self.resumed = skipped is not None
+        if skipped is None:
+            skipped = self.store.try_images(crops.records(), "crops", arguments.min_side)
+        self.skipped, self.crops = skipped, crops.without(skipped)
         self.crops.check_skipped(arguments.max_bad)
         logger.info("%s", describe_cameras(self.crops))
         if len(self.crops.camera_names) == 1:
@@ -176,9 +175,14 @@ class CropAdaptation:
         Raises:
             OSError: a full disk, or another failure to write; re-running the command resumes.
         """
+        anew = not self.resumed
+        with self.folder.filling(self.skipped, anew, anew and self.force, self.command):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
+        """:meth:`run`, alone in its folder."""
         started, crops, out, model = time.monotonic(), self.crops, self.folder.out, self.model
         records = crops.records()
-        self.folder.begin(self.notes, not self.resumed, self.command)
         if crops.skipped:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in crops.skipped)
             write_text(out / "skipped.txt", lines)
@@ -216,7 +220,6 @@ class CropAdaptation:
         if bundle.model.architecture:
             write_torchreid_files(bundle, out / TORCHREID_FILES, adapted.plain)
         save_bundle(out / ADAPTED, bundle)
-        self.folder.finish()
         return content
 
 

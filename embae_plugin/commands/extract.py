@@ -30,6 +30,7 @@ from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.embedder import crops_table, embed_records, tell_unknown
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.one_at_a_time import LOCK, only_one
 from embae_plugin.progress import progress
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
@@ -107,7 +108,8 @@ def extract(
         the number of embeddings, and (path, reason) of each image that cannot be used.
 
     Raises:
-        ValueError: more images cannot be used than ``--max-bad`` allows.
+        ValueError: more images cannot be used than ``--max-bad`` allows, or another run is at work
+            on the same file.
         OSError: a full disk, or another failure to write; re-running the same command resumes.
     """
     crops.check_skipped(arguments.max_bad)
@@ -124,29 +126,40 @@ def extract(
     job.update("\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape"))
     parts, failures = parts_of(out), []
     mark = parts / f"{job.hexdigest()}.job"
-    if mark.is_file():
-        logger.info("resuming with the parts in %s", parts)
-    else:  # parts of other settings, or none
-        shutil.rmtree(parts, ignore_errors=True)
-        left = {"blocks": -(-len(crops) // block), "command": getattr(arguments, "command", "")}
-        write_text(mark, json.dumps(left) + "\n")
-    starts = range(0, len(crops), block)
-    files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
-    blocks = progress(zip(starts, files, strict=True), "embed", len(files), "block", leave=True)
-    for number, (first, file) in enumerate(blocks, 1):
-        if not file.is_file():
-            some, label = crops.part(first, first + block), f"block {number} of {len(files)}"
-            some = some.without(store.try_images(some.records(), label, least))
-            z = torch.zeros(0, model.feature_dim)
-            if len(some):
-                z = embed_records(model, store, some.records(), label, tta, normalize, False)
-            store.release_images()
-            write_embeddings(file, crops_table(some, z, {**about, "skipped": some.skipped}))
-        failures += read_embeddings(file).about["skipped"]
-        bad = len(crops.skipped) + len(failures)
-        if bad > arguments.max_bad * (len(crops.skipped) + len(crops)):
+    with only_one(out.with_name(f".{out.name}{LOCK}")):
+        if mark.is_file():
+            logger.info("resuming with the parts in %s", parts)
+        else:  # parts of other settings, or none
             shutil.rmtree(parts, ignore_errors=True)
-            crops.without(failures).check_skipped(arguments.max_bad)
-    rows = write_embeddings(out, (replace(read_embeddings(f), about=about) for f in files))
-    shutil.rmtree(parts)
+            left = {"blocks": -(-len(crops) // block), "command": getattr(arguments, "command", "")}
+            write_text(mark, json.dumps(left) + "\n")
+        starts = range(0, len(crops), block)
+        files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
+        blocks = progress(zip(starts, files, strict=True), "embed", len(files), "block", leave=True)
+        for number, (first, file) in enumerate(blocks, 1):
+            skipped = _skipped_in(file)
+            if skipped is None:
+                some, label = crops.part(first, first + block), f"block {number} of {len(files)}"
+                some = some.without(store.try_images(some.records(), label, least))
+                z = torch.zeros(0, model.feature_dim)
+                if len(some):
+                    z = embed_records(model, store, some.records(), label, tta, normalize, False)
+                store.release_images()
+                skipped = some.skipped
+                write_embeddings(file, crops_table(some, z, {**about, "skipped": skipped}))
+            failures += skipped
+            bad = len(crops.skipped) + len(failures)
+            if bad > arguments.max_bad * (len(crops.skipped) + len(crops)):
+                shutil.rmtree(parts, ignore_errors=True)
+                crops.without(failures).check_skipped(arguments.max_bad)
+        rows = write_embeddings(out, (replace(read_embeddings(f), about=about) for f in files))
+        shutil.rmtree(parts)
     return rows, [*crops.skipped, *failures]
+
+
+def _skipped_in(file: Path) -> list[tuple[str, str]] | None:
+    """What a finished block left out; None where it is not there, or was damaged by a power cut."""
+    try:
+        return [(str(path), str(why)) for path, why in read_embeddings(file).about["skipped"]]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from embae_plugin import __version__
-from embae_plugin.runtime import complain, json_lines, tune_allocator
+from embae_plugin.runtime import complain, json_lines, printable, tune_allocator
 
 VERBS = {
     "train": "train on labelled sources and adapt to an unlabelled target",
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         said = str(error)
     which = "" if count == "1" else f" (rank {rank} of {count})"
-    complain(f"embae{which}: {said}", as_json)
+    complain(f"embae{which}: {printable(said)}", as_json)
     return 2
 
 

@@ -27,6 +27,7 @@ from embae_plugin.evaluation.learning_curves import adaptation_curves, plot_curv
 from embae_plugin.evaluation.score_table import Row, write_text
 from embae_plugin.methods.pipeline import Run
 from embae_plugin.methods.registry import rows, variant_names
+from embae_plugin.one_at_a_time import LOCK, only_one
 from embae_plugin.runtime import log_to
 from embae_plugin.settings.config import check_config, load_config
 
@@ -88,7 +89,16 @@ def run_config(cfg: CfgNode, command: str = "") -> list[Row]:
     """Runs a checked configuration; rank 0 leaves its results in ``data.save_dir``.
 
     ``command`` is what resumes it, for `embae status`.
+
+    Raises:
+        ValueError: another run is at work in that folder.
     """
+    alone = distributed.rank() == 0 and not cfg.test.evaluate
+    with only_one(Path(cfg.data.save_dir) / LOCK) if alone else nullcontext():
+        return _run_config(cfg, command)
+
+
+def _run_config(cfg: CfgNode, command: str) -> list[Row]:
     save_dir, first = Path(cfg.data.save_dir), distributed.rank() == 0
     if distributed.size() > 1 and cfg.loss.name != "embae":
         raise ValueError(f"loss.name {cfg.loss.name} runs torchreid's own engine, in one process: "

@@ -21,6 +21,7 @@ import torch
 from embae_plugin import distributed
 from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
+from embae_plugin.data.embedding_files import check_npy_size
 from embae_plugin.data.image_bank import CorruptImageError, ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.models.camera_norm import knows_cameras
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 BLOCK, GPU_BLOCK = 64, 512  # images that go through the trunk together
 GUESS_BLOCK = 256  # images at a time whose camera is guessed
+# Of features in memory; the same for all processes, which must agree on what is to be computed.
+MOST_BYTES = 2 << 30
 _Name = tuple[tuple[str, ...], int, int]  # of an image bank: its paths, height and width
 
 
@@ -120,10 +123,12 @@ def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
         return None
     try:
         with path.open("rb") as stream:  # np.load would take archives, too
+            check_npy_size(stream, path.stat().st_size)
+            stream.seek(0)
             array = np.lib.format.read_array(stream, allow_pickle=False)
         if array.ndim != 3 or array.shape[:2] != (count, views) or array.dtype != np.float32:
             raise ValueError(f"it holds {array.dtype} {array.shape}")
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # whatever a damaged header leads numpy to
         logger.warning("%s is damaged (%s); computing the features again", path, error)
         return None
     logger.info("features found in %s", path)
@@ -139,12 +144,14 @@ class FeatureStore:
         cache_dir, image_cache_dir: where features and decoded images are kept between runs;
             ``""`` keeps none.
         memory_share: see :class:`ImageBank`.
+        most_bytes: of features in memory; beyond, those not asked for longest are forgotten (the
+            last asked for stay, however large).
     """
 
     def __init__(
         self, height: int, width: int, mean: Sequence[float], std: Sequence[float],
         device: torch.device | str = "cpu", cache_dir: str | Path = "",
-        image_cache_dir: str | Path = "", memory_share: float = 0.5,
+        image_cache_dir: str | Path = "", memory_share: float = 0.5, most_bytes: int = MOST_BYTES,
     ) -> None:
         self.size, self.mean, self.std = (height, width), tuple(mean), tuple(std)
         self.device, self.cache_dir = torch.device(device), cache_dir
@@ -154,7 +161,8 @@ class FeatureStore:
         )
         self._images: dict[_Name, ImageBank] = {}
         self._keys: dict[_Name, str] = {}
-        self._features: dict[str, torch.Tensor] = {}
+        self._features: dict[str, torch.Tensor] = {}  # the last asked for is the last
+        self._most_bytes = most_bytes
 
     @classmethod
     def of(cls, spec: InputSpec, device: torch.device | str = "cpu", **more: Any) -> FeatureStore:
@@ -251,7 +259,17 @@ class FeatureStore:
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
             self._features[key] = features.to(self.device)
-        return self._features[key]
+        return self._asked_for(key)
+
+    def _asked_for(self, key: str) -> torch.Tensor:
+        """The features of that name, which become the last; the first ones go if all are many."""
+        found = self._features[key] = self._features.pop(key)
+        held = sum(features.nbytes for features in self._features.values())
+        for other in list(self._features)[:-1]:
+            if held <= self._most_bytes:
+                break
+            held -= self._features.pop(other).nbytes
+        return found
 
     @torch.inference_mode()
     def cameras(self, model: EmbAE, records: ImageRecords, label: str) -> torch.Tensor:

@@ -12,6 +12,7 @@ import pickle
 import re
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from torch import nn
 
 State = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
+
+FORMAT = "embae-checkpoint"  # what EmbAE's own files say they are
+_MOST_UNPACKED = 16  # times a file's size: weights are hardly compressible
+_DEEPEST = 8  # holders within holders
 
 # Where files keep the weights: torchreid and Lightning, EmbAE and fast-reid, PyTorch's tutorials.
 _HOLDERS = ("state_dict", "model", "model_state_dict")
@@ -52,7 +57,16 @@ def read_file(path: str | Path, mapped: bool = False) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _load(path, mapped)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if mapped:
+            return _load(path, mapped)
+        _check_archive(path)
+        content = _load(path, mapped)
+        _check_tensors(path, content)
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            _check_sums(path)
+        return content
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:  # torch's own message advises to switch its protection off
@@ -81,6 +95,47 @@ def _load(path: Path, mapped: bool) -> Any:
             return torch.load(path, **options)
         except UnicodeDecodeError:  # written by Python 2, whose strings hold a scalar's bytes
             return torch.load(path, **options, encoding="latin1")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that says it unpacks to far more than weights would."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > _MOST_UNPACKED * path.stat().st_size:
+        raise ValueError(f"it says that it unpacks to {unpacked:,} bytes")
+
+
+def _check_sums(path: Path) -> None:
+    """Refuses an archive in which a bit has changed; torch does not look at the checksums."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} in it has changed since it was written")
+
+
+def _check_tensors(path: Path, content: Any) -> None:
+    """Refuses tensors that say they hold more numbers than the file does.
+
+    torch sets memory aside for such a tensor, which costs nothing until it is looked at.
+    """
+    most, seen, left = _MOST_UNPACKED * path.stat().st_size, set(), [content]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            size = value.numel() * value.element_size()
+            if value.layout == torch.strided and not value.is_nested:
+                size = max(size, value.untyped_storage().nbytes())
+            if size > most and value.device.type == "cpu":
+                raise ValueError(f"it says that it holds a tensor of {size:,} bytes")
+        elif isinstance(value, Mapping):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            left += value
 
 
 def _numpy_scalars_allowed() -> Any:
@@ -138,17 +193,21 @@ def bare_state(path: str | Path, content: Any) -> dict[str, Any]:
 
 def _held(content: Any) -> Any:
     """The innermost state dict; what is no such dict where there is none."""
-    if not isinstance(content, Mapping):
-        return content
-    inner = [key for key in _HOLDERS if isinstance(content.get(key), Mapping)]
-    tensors = [isinstance(value, torch.Tensor) for value in content.values()]
-    if not inner and not any(tensors):
-        states = [
-            key for key, value in content.items() if isinstance(value, Mapping)
-            and value and all(isinstance(one, torch.Tensor) for one in value.values())
-        ]
-        inner = states if len(states) == 1 else []
-    return _held(content[inner[0]]) if inner else content
+    for _ in range(_DEEPEST):  # a dict may hold itself
+        if not isinstance(content, Mapping):
+            break
+        inner = [key for key in _HOLDERS if isinstance(content.get(key), Mapping)]
+        tensors = [isinstance(value, torch.Tensor) for value in content.values()]
+        if not inner and not any(tensors):
+            states = [
+                key for key, value in content.items() if isinstance(value, Mapping)
+                and value and all(isinstance(one, torch.Tensor) for one in value.values())
+            ]
+            inner = states if len(states) == 1 else []
+        if not inner:
+            break
+        content = content[inner[0]]
+    return content
 
 
 def check_weights(

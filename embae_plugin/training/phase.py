@@ -30,7 +30,10 @@ class Phase(Protocol):
     name: str
     epochs: int
     steps: int
-    images: int  # of a step, of all processes; 0 where that is not counted
+
+    @property
+    def images(self) -> int:
+        """Of a step, of all processes; 0 where that is not counted."""
 
     def start(self) -> None:
         """Called once, when this phase begins or is resumed."""

@@ -223,6 +223,22 @@ def test_a_store_computes_once(records, monkeypatch):
     assert store.features(trunk, records, "crops") is first
 
 
+def test_features_in_memory_are_bounded_and_the_last_asked_for_stay(records, monkeypatch):
+    half = (0.5, 0.5, 0.5)
+    trunk, kinds = two_layer_trunk(), ("none", "flip", "ten_crop")
+    sizes = {k: tiny_store().features(trunk, records, "crops", k).nbytes for k in kinds}
+    most = sizes["none"] + sizes["flip"]
+    store = FeatureStore(HEIGHT, WIDTH, half, half, most_bytes=most)
+    first = store.features(trunk, records, "crops", "none")
+    store.features(trunk, records, "crops", "flip")
+    assert store.features(trunk, records, "crops", "none") is first  # and now asked for last
+    once = store.features(trunk, records, "crops", "ten_crop")  # too large for any to stay beside
+    assert list(store._features.values()) == [once]
+    assert torch.equal(store.features(trunk, records, "crops", "none"), first)
+    store.features(trunk, records, "crops", "flip")
+    assert sum(kept.nbytes for kept in store._features.values()) == most
+
+
 def test_a_second_run_neither_computes_nor_decodes(records, tmp_path, monkeypatch):
     trunk = two_layer_trunk()
     first = tiny_store(tmp_path).features(trunk, records, "crops")
