@@ -141,8 +141,10 @@ class ReID:
         camids = self.camera_numbers(cameras, len(items))
         step = int(batch_size) or (256 if self.device.type == "cuda" else 64)
         parts = [torch.zeros(0, self.feature_dim, device=self.device)]
-        silent = True if len(items) < _LONG else None  # a bar only where one waits
-        for start in tqdm(range(0, len(items), step), "embed", unit="batch", disable=silent):
+        starts: Iterable[int] = range(0, len(items), step)
+        if len(items) >= _LONG:  # a bar only where one waits; all threads share a lock for them
+            starts = tqdm(starts, "embed", unit="batch", disable=None)
+        for start in starts:
             block = items[start : start + step]
             if all(isinstance(item, torch.Tensor) for item in block):
                 batch = tensor_batch(block, spec, self.device, start)
