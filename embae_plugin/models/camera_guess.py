@@ -24,7 +24,7 @@ NEVER = -1e4  # bias of a camera that is never guessed
 
 
 def _std(x: torch.Tensor) -> torch.Tensor:
-    """Standard deviations along the last axis; torch's own take ten times as long on a CPU."""
+    """Standard deviations along the last axis; torch's own take several times as long on a CPU."""
     return ((x - x.mean(-1, keepdim=True)).square().sum(-1) / (x.shape[-1] - 1)).sqrt()
 
 

@@ -8,9 +8,8 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from operator import attrgetter, is_
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -113,13 +112,18 @@ class _State:
     """What a module was like, compared in a tenth of the time that its parameters() takes."""
 
     def __init__(self, module: nn.Module) -> None:
-        kept = ((m._modules, m._parameters, m._buffers) for m in module.modules())
-        self._module, self._kept = module, [one for one in chain.from_iterable(kept) if one]
-        self._members = list(chain.from_iterable(map(dict.values, self._kept)))
+        self._kept: list[dict[str, Any]] = [
+            kept for one in module.modules()
+            for kept in (one._modules, one._parameters, one._buffers) if kept
+        ]
+        self._module, self._members = module, self._now()
         self._tensors = [one for one in self._members if isinstance(one, torch.Tensor)]
         # Tensors made in inference mode count no versions, and cannot be changed outside of it.
         self._counting = [one for one in self._tensors if not one.is_inference()]
         self._numbers = self._count()
+
+    def _now(self) -> list[Any]:
+        return [member for kept in self._kept for member in kept.values()]
 
     def _count(self) -> list[int]:
         versions = map(attrgetter("_version"), self._counting)
@@ -127,7 +131,7 @@ class _State:
 
     def holds(self, module: nn.Module) -> bool:
         """Whether this is the module, with the same tensors, in which nothing was written."""
-        members = list(chain.from_iterable(map(dict.values, self._kept)))
+        members = self._now()
         alike = module is self._module and len(members) == len(self._members)
         return alike and all(map(is_, members, self._members)) and self._numbers == self._count()
 
@@ -166,12 +170,12 @@ class FrozenTrunks:
             camids = torch.tensor([-1])
         camids = camids.expand(len(x))
         cameras, counts = torch.unique(camids, return_counts=True)
-        copies = {camera: self._frozen(trunk, (camera, *x.shape[2:]), count) for camera, count
-                  in zip(cameras.tolist(), counts.tolist(), strict=True)}
+        copies = {camera: self._frozen(trunk, (camera, x.shape[2], x.shape[3]), count)
+                  for camera, count in zip(cameras.tolist(), counts.tolist(), strict=True)}
         if len(copies) == 1:
             copy = copies.popitem()[1]
             return _by_torch(trunk, x, cameras) if copy is None else copy(x)
-        found, alone = x.new_empty(len(x), trunk.feature_dim), torch.ones_like(camids, dtype=bool)
+        found, alone = x.new_empty(len(x), trunk.feature_dim), torch.ones(len(x)) > 0
         for camera, copy in copies.items():
             if copy is not None:
                 rows = camids == camera
