@@ -142,7 +142,7 @@ class ReID:
         step = int(batch_size) or (256 if self.device.type == "cuda" else 64)
         parts = [torch.zeros(0, self.feature_dim, device=self.device)]
         starts: Iterable[int] = range(0, len(items), step)
-        if len(items) >= _LONG:  # only where one waits
+        if len(items) >= _LONG:  # only where one waits; all threads share a lock for bars
             starts = progress(starts, "embed", unit="batch")
         for start in starts:
             block = items[start : start + step]

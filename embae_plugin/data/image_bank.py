@@ -33,6 +33,7 @@ from embae_plugin.progress import progress
 logger = logging.getLogger(__name__)
 
 MANY = 1000  # images, from which on processes decode in place of threads
+SOME = 64  # files, from which on threads decode them; for fewer, or arrays, they cost too much
 Pixels = NDArray[np.uint8]
 PATHS = (str, Path)
 
@@ -140,7 +141,9 @@ def decode_all(
 
     count, workers = len(items), cpu_count()
     forked = processes and count >= MANY and workers > 1 and can_fork()
-    results = in_parallel(work, count, workers, forked) if count > 1 else map(work, range(count))
+    results: Iterable[tuple[str, str] | None] = map(work, range(count))
+    if forked or (count >= SOME and isinstance(items[0], PATHS)):
+        results = in_parallel(work, count, workers, forked)
     results = progress(results, f"decode {label}", count) if label else results
     if failures := [failure for failure in results if failure is not None]:
         raise CorruptImageError(failures, None if isinstance(out, np.memmap) else out)
