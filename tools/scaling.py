@@ -78,9 +78,9 @@ def clusters(sizes: list[int], search: str) -> None:
             spent, found, peak = process.call(cluster_parts, count, search)
         table.append({name: used for name, (_, used) in spent.items()})
         parts = ", ".join(f"{name} {used:.1f}" for name, used in table[-1].items())
-        sys.stdout.write(f"{count:>9,} crops: {sum(each[0] for each in spent.values()):.1f} s; of a "
-                         f"processor {sum(table[-1].values()):.1f} s: {parts}; {peak:,.0f} MB; "
-                         f"{found}\n")
+        took, used = (sum(column) for column in zip(*spent.values(), strict=True))
+        sys.stdout.write(f"{count:>9,} crops: {took:.1f} s; of a processor {used:.1f} s: {parts}; "
+                         f"{peak:,.0f} MB; {found}\n")
         sys.stdout.flush()
     for name in table[0] if len(table) > 1 else ():
         first, last = table[0][name], table[-1][name]

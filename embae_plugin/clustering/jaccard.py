@@ -66,11 +66,15 @@ def neighbour_weights(
     sets = expanded_sets(numbers, k1)
     rows = np.repeat(np.arange(len(numbers)), np.diff(sets.indptr))
     cells = _CELLS if embeddings.device.type == "cpu" else BLOCK
-    step = max(1, cells // max(1, embeddings.shape[1]))
-    for start in range(0, len(rows), step):
-        pair = slice(start, start + step)
-        difference = embeddings[rows[pair]] - embeddings[sets.indices[pair]]
-        sets.data[pair] = torch.exp(-difference.square().sum(1)).cpu().numpy()
+    step, threads = max(1, cells // max(1, embeddings.shape[1])), torch.get_num_threads()
+    torch.set_num_threads(1)  # several would spend their time waiting for one another
+    try:
+        for start in range(0, len(rows), step):
+            pair = slice(start, start + step)
+            difference = embeddings[rows[pair]] - embeddings[sets.indices[pair]]
+            sets.data[pair] = torch.exp(-difference.square().sum(1)).cpu().numpy()
+    finally:
+        torch.set_num_threads(threads)
     total = np.asarray(sets.sum(axis=1)).ravel()
     sets.data /= total[rows]
     if k2 > 1:

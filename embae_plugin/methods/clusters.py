@@ -67,8 +67,8 @@ class ClusterSettings(Settings, node="clusters"):
     neighbourhood: str = setting("auto", "auto: where the first clusters show that people have few "
                                  "pictures, k1 3, k2 1, min_samples 2 and eps 0.6 take the place "
                                  "of what is set; fixed: never.", choices=("auto", "fixed"))
-    neighbours: str = setting("auto", "exact compares each two crops, approximate (faiss-cpu) those "
-                              "of one region; auto: exact on a GPU, and up to 200,000 crops.",
+    neighbours: str = setting("auto", "exact compares each two crops, approximate (faiss-cpu) "
+                              "those of one region; auto: exact on a GPU, and up to 200,000 crops.",
                               choices=SEARCHES)
     temperature: float = setting(0.05, "Of the comparison with the clusters' centres.", above=0)
     keep: float = setting(0.4, "Momentum: the share of a cluster's centre that stays when crops of "
