@@ -186,9 +186,10 @@ class CropAdaptation:
                            out / "skipped.txt")
         ahead = None if self.resumed else seconds_ahead(model, records, self.store, self.cfg)
         if ahead is not None:
-            hours, minutes = divmod(round(ahead / 60), 60)
-            logger.info("about %d:%02d hours of work for %s crops (measured on a few batches)",
-                        hours, minutes, f"{len(crops):,}")
+            hours, minutes = divmod(max(1, round(ahead / 60)), 60)
+            logger.info("about %d:%02d (hours:minutes) for %s of %s crops, by a few batches that "
+                        "were timed", hours, minutes, self.cfg.embae.adapt.method,
+                        f"{len(crops):,}")
         trained = model.f_nui is not None and self.source.about.get("stage") != "embedding"
         adapted = adapt(model, records, self.store, self.cfg, self.folder.work, self.labelled,
                         has_autoencoder=trained)

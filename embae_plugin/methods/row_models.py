@@ -78,9 +78,9 @@ class RowModels:
 
     def model_of(self, name: str | Row) -> EmbAE:
         """The model of a row, registered or not, which is not to be changed."""
-        if name in self.models:
-            return self.models[str(name)]
-        row = row_named(name) if isinstance(name, str) else name
+        row = row_named(name) if isinstance(name, str) and name not in self.models else name
+        if isinstance(row, str):
+            return self.models[row]
         if row.method is None:
             return shown(self.model_of(row.starts_from), row.show)
         start = self._start_of(row, row.method)

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from embae_plugin.clustering.neighbours import MANY, nearest
-from embae_plugin.data.augment import Augmentation
+from embae_plugin.data.augment import normalise
 from embae_plugin.data.feature_bank import FeatureStore, block_size, extract_features, flip_views
 from embae_plugin.data.few_cameras import most_cameras
 from embae_plugin.data.records import ImageRecords
@@ -25,21 +24,19 @@ from embae_plugin.methods.registry import BASELINE, chain
 from embae_plugin.methods.run_settings import AdaptSettings
 from embae_plugin.models.camera_norm import has_batch_norm
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.train_step import has_fast_bf16, resolve_precision
+from embae_plugin.training.train_step import resolve_precision
 
 LEAST = 300  # crops, below which measuring would take as long as adapting
-PROBES = 6  # steps by which a stage on such a processor chooses its precision
-SEARCHED = 4096  # crops whose search is measured
+PROBES = 6  # steps by which a stage chooses its precision, where it does
 
 
 class Work(NamedTuple):
-    """Passes over all crops, and searches of the nearest among them."""
+    """Passes over all crops, and stages that learn."""
 
     features: int = 1  # of the model before
     statistics: int = 0
-    learned: float = 0
-    distilled: float = 0
-    searches: int = 0
+    learned: int = 0
+    stages: int = 0
 
 
 def work_of(cfg: CfgNode, cameras: int) -> Work | None:
@@ -47,87 +44,73 @@ def work_of(cfg: CfgNode, cameras: int) -> Work | None:
     guards, work, by_camera = AdaptSettings.of(cfg), Work(), False
     for row in chain(guards.row(cameras), cfg):
         if row.method is ImageNormEngine and row.fixed["parts"] == "trunk":
-            work, by_camera = work._replace(features=2, statistics=1), True
-        elif row.method is ImageClusterEngine:
+            work, by_camera = Work(2, 1), True
+        elif row.method is ImageClusterEngine and row.fixed["learn"] == "trunk":
             node = ClusterSettings.of(cfg, **row.fixed)
-            if node.learn == "heads":
-                work = work._replace(searches=node.rounds)
-                continue
             rounds, renewed = node.trunk_rounds, cameras > most_cameras(node.batch_size)
-            work = work._replace(
-                features=work.features + rounds, searches=rounds, learned=float(rounds),
-                statistics=work.statistics + by_camera * (rounds if renewed else 1),
-            )
-        elif row.name != BASELINE:
+            work = Work(work.features + rounds, 1 + (rounds if renewed else 1), rounds, 1)
+        elif row.method is not ImageClusterEngine and row.name != BASELINE:
             return None
-    return work._replace(distilled=DistillSettings.of(cfg).max_epoch * (by_camera and guards.plain))
+    if by_camera and guards.plain:
+        passes = DistillSettings.of(cfg).max_epoch
+        work = work._replace(learned=work.learned + passes, stages=work.stages + 1)
+    return work
 
 
 def seconds_ahead(
     model: EmbAE, target: ImageRecords, store: FeatureStore, cfg: CfgNode
 ) -> float | None:
-    """About how many seconds :func:`adapt` will take; None where that cannot be foreseen."""
+    """About how many seconds :func:`adapt` will take; None where that cannot be foreseen.
+
+    Searches of neighbours are left out: up to some 100,000 crops they are a small part.
+    """
     names, count = target.camera_table(), len(target)
-    work = work_of(cfg, len(names))
+    work, device, node = work_of(cfg, len(names)), store.device, ClusterSettings.of(cfg)
     if work is None or count < LEAST or not any(has_batch_norm(part) for part in model.network()):
         return None
-    plain, by_camera = copy.deepcopy(model), copy.deepcopy(model)
-    by_camera.learn_cameras("trunk", names)
-    bank, device, node = store.images(target, "crops"), store.device, ClusterSettings.of(cfg)
+    bank, size = store.images(target, "crops"), min(node.batch_size, count)
+    trained = copy.deepcopy(model)
+    trained.learn_cameras("trunk", names)
+    learned = nn.ModuleList(trained.network())
 
-    def seconds(run: Callable[[], object], repeats: int = 1) -> float:
-        run()  # prepares memory and kernels
-        started = time.perf_counter()
-        for _ in range(repeats):
+    def seconds(run: Callable[[], object]) -> float:
+        for _ in range(2):  # the first prepares memory and kernels
+            started = time.perf_counter()
             run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - started) / repeats
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        return time.perf_counter() - started
 
-    some = min(2 * block_size(device), count // 2)
-    few, more = (seconds(lambda n=n: extract_features(  # type: ignore[misc]
-        plain.trunk, bank, flip_views(), store.size, store.mean, store.std, (0, n)
-    )) for n in (some, 2 * some))
-    feature = max(0.0, more - few) / some
-    frozen = max(0.0, few - some * feature)  # a copy of the trunk for each camera
-    shown = min(count, 192)
-    statistic = seconds(lambda: Estimation(by_camera, target, store, 1).common(shown)) / shown
-    size = min(node.batch_size, count)
+    def features(rows: int) -> float:
+        how = flip_views(), store.size, store.mean, store.std, (0, rows)
+        return seconds(lambda: extract_features(model.trunk, bank, *how))
+
+    few, crops = min(2 * block_size(device), count // 2), min(count, 192)
+    once, twice = features(few), features(2 * few)
+    feature = max(0.0, twice - once) / few  # what does not grow is a copy of each camera's trunk
+    frozen = len(names) * max(0.0, once - few * feature)
+    statistic = seconds(lambda: Estimation(trained, target, store, 1).common(crops)) / crops
     rows = np.linspace(0, count - 1, size).astype(np.int64)
-    rows = rows[np.argsort(target.camids[rows], kind="stable")]
-    augment = Augmentation(node.transforms, store.mean, store.std)
+    index = torch.from_numpy(rows[np.argsort(target.camids[rows], kind="stable")])
+    camids = torch.from_numpy(target.camids)[index]
+    learned.train().to(memory_format=torch.channels_last)
+    adam = torch.optim.Adam(learned.parameters(), fused=True)
 
-    def learning(net: EmbAE, camids: torch.Tensor | None, bf16: bool) -> float:
-        nn.ModuleList(net.network()).train().to(memory_format=torch.channels_last)
-        learned = [p for part in net.network() for p in part.parameters()]
-        adam = torch.optim.Adam(learned, fused=True)
-        draw = torch.Generator().manual_seed(1)
+    def step(bf16: bool) -> None:
+        images = normalise(bank.batch(index), store.mean, store.std)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            x = trained.network_features(images, camids)
+        adam.zero_grad(set_to_none=True)
+        x.square().mean().backward()  # type: ignore[no-untyped-call]
+        adam.step()
 
-        def step() -> None:
-            images = augment(bank.batch(torch.from_numpy(rows)), draw)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                x = net.network_features(images, camids)
-            adam.zero_grad(set_to_none=True)
-            x.square().mean().backward()  # type: ignore[no-untyped-call]
-            adam.step()
-
-        return seconds(step, 2) / size
-
-    camids = torch.from_numpy(target.camids[rows])
-    both = resolve_precision(node.precision, device), False
-    chosen = device.type == "cpu" and node.precision == "auto" and has_fast_bf16(device)
-    times = {bf16: learning(by_camera, camids, bf16) for bf16 in set(both[: 1 + chosen])}
-    bf16 = min(times, key=lambda bf16: times[bf16] * (1 if bf16 else 0.9))
-    learned = times[bf16]
-    distilled = learning(plain, None, bf16) if work.distilled else 0.0
-    probes = chosen * PROBES * size * learned * ((work.learned > 0) + (work.distilled > 0))
-    part = min(count, SEARCHED)
-    x = torch.randn(part, model.trunk.feature_dim, device=device)
-    compared = count * (count if device.type == "cuda" else min(count, MANY)) / part**2
-    searched = seconds(lambda: nearest(x, min(part, node.k1 + 1))) * compared
+    bf16, probes = resolve_precision(node.precision, device), 0
+    each = seconds(lambda: step(bf16))
+    if bf16 and device.type == "cpu" and node.precision == "auto":
+        exact, probes = seconds(lambda: step(False)), PROBES
+        each = each if each < 0.9 * exact else exact
     return (
-        work.features * (count * feature + len(names) * frozen)
+        work.features * (count * feature + frozen)
         + work.statistics * (count + min(count, MOST_COMMON)) * statistic
-        + count * (work.learned * learned + work.distilled * distilled)
-        + probes + work.searches * searched
+        + (work.learned * (count // size) + work.stages * probes) * each
     )

@@ -15,13 +15,13 @@ from tests.methods.tiny import tiny_model, tiny_store, write_crops
     ("options", "cameras", "work"),
     [
         # Features: before, by each camera's statistics, of rounds 2 to 8, and afterwards.
-        ([], 6, Work(10, 2, 8, 3, 8)),
-        ([], 30, Work(10, 9, 8, 3, 8)),  # many cameras' statistics are renewed in each round
+        ([], 6, Work(10, 2, 8 + 3, 2)),
+        ([], 30, Work(10, 9, 8 + 3, 2)),  # many cameras' statistics are renewed in each round
         (["embae.clusters.trunk_rounds", "2", "embae.distill.max_epoch", "1"], 6,
-         Work(4, 2, 2, 1, 2)),
-        (["embae.adapt.plain", "False"], 6, Work(10, 2, 8, 0, 8)),
-        (["embae.adapt.method", "norm"], 6, Work(2, 1, 0, 3, 0)),
-        (["embae.adapt.method", "heads"], 6, Work(2, 1, 0, 3, 2)),
+         Work(4, 2, 2 + 1, 2)),
+        (["embae.adapt.plain", "False"], 6, Work(10, 2, 8, 1)),
+        (["embae.adapt.method", "norm"], 6, Work(2, 1, 3, 1)),
+        (["embae.adapt.method", "heads"], 6, Work(2, 1, 3, 1)),
         (["embae.adapt.method", "reconstruction"], 6, None),
     ],
 )
