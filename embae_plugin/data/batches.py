@@ -77,7 +77,7 @@ def identity_batches(
         wanted = min(last - first, P * int(here.sum(dim=1).amax()))
         shuffled = torch.cat([
             torch.rand(len(some), last - first, generator=generator).topk(wanted, dim=1).indices
-            for some in rows.split(max(1, _TICKETS // (last - first)))
+            for some in torch.split(rows, max(1, _TICKETS // (last - first)))
         ])
         # The n-th of a step's batches from one dataset takes the n-th P of its shuffled people.
         row, batch = here[rows].nonzero(as_tuple=True)

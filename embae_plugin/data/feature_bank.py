@@ -128,7 +128,7 @@ def load_features(
         return None
     try:
         # Copy-on-write, because torch wants writable memory. np.load would take archives, too.
-        array = np.lib.format.open_memmap(path, mode="c")
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="c")
         if array.ndim != 3 or array.shape[:2] != (count, views) or array.dtype != np.float32:
             raise ValueError(f"it holds {array.dtype} {array.shape}")
         array = array if array.nbytes > room else np.array(array)
@@ -273,7 +273,7 @@ class FeatureStore:
 
     def _room(self) -> float:
         """Bytes of memory that features may take; more of them are read from their file."""
-        return self.memory_share * psutil.virtual_memory().available
+        return self.memory_share * float(psutil.virtual_memory().available)
 
     @torch.inference_mode()
     def cameras(self, model: EmbAE, records: ImageRecords, label: str) -> torch.Tensor:

@@ -93,9 +93,11 @@ def _compare(query: Floats, gallery: Floats, top: int, kind: str) -> tuple[Float
     if kind == "ivf" and count < _LEAST_IVF:
         logger.info("%d gallery images are too few for --index ivf; comparing exactly", count)
     elif kind == "ivf":
-        return inverted_file(faiss, gallery, _CELLS_READ).search(query, min(top, count))
-    index.add(np.ascontiguousarray(gallery))
-    return index.search(query, min(top, count))
+        index = inverted_file(faiss, gallery, _CELLS_READ)
+    if not index.ntotal:
+        index.add(np.ascontiguousarray(gallery))
+    similarity, found = index.search(query, min(top, count))
+    return similarity, found
 
 
 def inverted_file(faiss: Any, rows: Floats, read: float) -> Any:

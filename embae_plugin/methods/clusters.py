@@ -395,7 +395,7 @@ class Rounds(OptimisedPhase):
 
     def move_centres(self, x: torch.Tensor, labels: torch.Tensor) -> None:
         """Moves the centres of the clusters ``labels`` (B,) towards the mean of ``x`` (B, d)."""
-        seen, which = labels.unique(return_inverse=True)
+        seen, which = torch.unique(labels, return_inverse=True)
         before = self.centres[seen]
         mean = F.normalize(torch.zeros_like(before).index_add_(0, which, x), dim=1)
         keep = self.engine.settings.keep
