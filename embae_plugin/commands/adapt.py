@@ -46,6 +46,7 @@ from embae_plugin.export.torchreid_files import write_torchreid_files
 from embae_plugin.methods.recipe import adapt, check_adaptable, followed_keys
 from embae_plugin.methods.registry import BASELINE, chain, rows
 from embae_plugin.methods.run_settings import AdaptSettings
+from embae_plugin.methods.time_ahead import seconds_ahead
 from embae_plugin.models.bundle import ADAPTED, Bundle, save_bundle
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
@@ -188,6 +189,12 @@ class CropAdaptation:
             write_text(out / "skipped.txt", lines)
             logger.warning("%d image(s) cannot be used, see %s", len(crops.skipped),
                            out / "skipped.txt")
+        ahead = None if self.resumed else seconds_ahead(model, records, self.store, self.cfg)
+        if ahead is not None:
+            hours, minutes = divmod(max(1, round(ahead / 60)), 60)
+            logger.info("about %d:%02d (hours:minutes) for %s of %s crops, by a few batches that "
+                        "were timed", hours, minutes, self.cfg.embae.adapt.method,
+                        f"{len(crops):,}")
         trained = model.f_nui is not None and self.source.about.get("stage") != "embedding"
         adapted = adapt(model, records, self.store, self.cfg, self.folder.work, self.labelled,
                         has_autoencoder=trained)

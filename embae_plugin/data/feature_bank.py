@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from embae_plugin import distributed
@@ -85,14 +87,15 @@ def extract_features(
     device, (start, stop) = bank.device, rows or (0, len(bank))
     index = torch.arange(start, stop)
     camera_of = torch.full_like(index, -1) if cameras is None else cameras[start:stop]
-    out = torch.empty(stop - start, len(views), trunk.feature_dim, device=device)
+    with torch.inference_mode(False):  # what it makes refuses to take part in training
+        out = torch.empty(stop - start, len(views), trunk.feature_dim, device=device)
     with (
         Progress(f"features {bank.label}", stop - start) as bar,
         full_precision(device),
     ):
         for camera in torch.unique(camera_of).tolist():
             features = freeze(trunk, size, device, camera)
-            for block in torch.split(index[camera_of == camera], _block(device)):
+            for block in torch.split(index[camera_of == camera], block_size(device)):
                 images, row = bank.batch(block), (block - start).to(device)
                 for number, (top, left, mirrored) in enumerate(views):
                     window = images[:, top : top + size[0], left : left + size[1]]
@@ -102,7 +105,7 @@ def extract_features(
     return out
 
 
-def _block(device: torch.device) -> int:
+def block_size(device: torch.device) -> int:
     return GPU_BLOCK if device.type == "cuda" else BLOCK
 
 
@@ -117,17 +120,23 @@ def keep_array(path: Path, array: np.ndarray) -> None:
         )
 
 
-def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
-    """The (``count``, ``views``, D) features in a file, or None if it is not there or damaged."""
+def load_features(
+    path: Path, count: int, views: int, room: float = math.inf
+) -> torch.Tensor | None:
+    """The (``count``, ``views``, D) features in a file, or None if it is not there or damaged.
+
+    More than ``room`` bytes stay there, mapped.
+    """
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as stream:  # np.load would take archives, too
+        with path.open("rb") as stream:
             check_npy_size(stream, path.stat().st_size)
-            stream.seek(0)
-            array = np.lib.format.read_array(stream, allow_pickle=False)
+        # Copy-on-write, because torch wants writable memory. np.load would take archives, too.
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="c")
         if array.ndim != 3 or array.shape[:2] != (count, views) or array.dtype != np.float32:
             raise ValueError(f"it holds {array.dtype} {array.shape}")
+        array = array if array.nbytes > room else np.array(array)
     except Exception as error:  # whatever a damaged header leads numpy to
         logger.warning("%s is damaged (%s); computing the features again", path, error)
         return None
@@ -143,7 +152,8 @@ class FeatureStore:
         device: where features are computed and kept.
         cache_dir, image_cache_dir: where features and decoded images are kept between runs;
             ``""`` keeps none.
-        memory_share: see :class:`ImageBank`.
+        memory_share: see :class:`ImageBank`; features that would take more of the free memory are
+            left in their files, if they have some.
         most_bytes: of features in memory; beyond, those not asked for longest are forgotten (the
             last asked for stay, however large).
     """
@@ -155,6 +165,7 @@ class FeatureStore:
     ) -> None:
         self.size, self.mean, self.std = (height, width), tuple(mean), tuple(std)
         self.device, self.cache_dir = torch.device(device), cache_dir
+        self.memory_share = memory_share
         self._shared_images = bool(image_cache_dir)
         self._bank = partial(
             ImageBank, device=self.device, cache_dir=image_cache_dir, memory_share=memory_share
@@ -215,7 +226,11 @@ class FeatureStore:
             if not good:
                 return failures
             # Decoded to a file they are decoded again: its name is a hash of what it holds.
-            pixels = None if error.pixels is None else error.pixels[good]
+            pixels = error.pixels
+            if pixels is not None:
+                for n, row in enumerate(good):  # in place: there may be no room for two of them
+                    pixels[n] = pixels[row]
+                pixels = pixels[: len(good)]
             name = (tuple(records.paths[n] for n in good), *self.size)
             bank = self._decoded(name, label=label, pixels=pixels)
         self._images[name] = bank
@@ -251,13 +266,16 @@ class FeatureStore:
         key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
-            features = None if path is None else load_features(path, len(records), len(views))
+            read = partial(load_features, count=len(records), views=len(views))
+            features = None if path is None else read(path, room=self._room())
             missing = distributed.any_rank(features is None)
             if features is None or missing:
-                # What inference mode made refuses to take part in training; a copy does not.
-                features = self._extract(trunk, records, label, tta, cameras).clone()
+                features = self._extract(trunk, records, label, tta, cameras)
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
+                if path is not None and features.nbytes > self._room():
+                    kept = read(path, room=0)
+                    features = features if kept is None else kept
             self._features[key] = features.to(self.device)
         return self._asked_for(key)
 
@@ -270,6 +288,10 @@ class FeatureStore:
                 break
             held -= self._features.pop(other).nbytes
         return found
+
+    def _room(self) -> float:
+        """Bytes of memory that features may take; more of them are read from their file."""
+        return self.memory_share * float(psutil.virtual_memory().available)
 
     @torch.inference_mode()
     def cameras(self, model: EmbAE, records: ImageRecords, label: str) -> torch.Tensor:
@@ -290,7 +312,7 @@ class FeatureStore:
         cameras: torch.Tensor | None,
     ) -> torch.Tensor:
         """:func:`extract_features`, each rank working on its share of the images."""
-        parts = distributed.shards(len(records), _block(self.device))
+        parts = distributed.shards(len(records), block_size(self.device))
         start, stop = parts[distributed.rank()]
         views, name = self._views(tta), self._name(records, tta)
         if distributed.size() == 1 or name in self._images:

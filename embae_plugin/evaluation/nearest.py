@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,10 +103,20 @@ def _by_faiss(
     if kind == "ivf" and count < _LEAST_IVF:
         logger.info("%d gallery images are too few for --index ivf; comparing exactly", count)
     elif kind == "ivf":
-        cells = min(int(4 * np.sqrt(count)), count // 39)  # faiss wants 39 for each to train on
-        index = faiss.IndexIVFFlat(index, width, cells, faiss.METRIC_INNER_PRODUCT)
-        index.train(np.ascontiguousarray(gallery))
-        index.nprobe = max(1, round(_CELLS_READ * cells))
-    index.add(np.ascontiguousarray(gallery))
+        index = inverted_file(faiss, gallery, _CELLS_READ)
+    if not index.ntotal:
+        index.add(np.ascontiguousarray(gallery))
     similarity, found = index.search(query, min(top, count))
     return similarity, found
+
+
+def inverted_file(faiss: Any, rows: Floats, read: float) -> Any:
+    """faiss's index of (N, d) rows of length 1 that looks into the share ``read`` of its lists."""
+    count, width = rows.shape
+    cells = max(1, min(int(4 * np.sqrt(count)), count // 39))  # faiss wants 39 for each to learn by
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = 64  # more would cost much time, and gain little
+    index.train(np.ascontiguousarray(rows))
+    index.add(np.ascontiguousarray(rows))
+    index.nprobe = max(1, round(read * cells))
+    return index

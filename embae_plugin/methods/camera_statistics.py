@@ -119,7 +119,7 @@ def renew(model: EmbAE, records: ImageRecords, store: FeatureStore, seed: int = 
     if model.camera_parts == "heads":
         _estimate_heads(model, records, store, counts)
     else:
-        found = _Estimation(model, records, store, seed)
+        found = Estimation(model, records, store, seed)
         found.by_camera(counts)
         found.learn_guess()
     model.eval()
@@ -139,7 +139,7 @@ def estimate_common(
     plain = {n: m for n, m in model.trunk.named_modules() if isinstance(m, _BatchNorm)}
     use_cameras(model.trunk, 1)
     try:
-        _Estimation(model, records, store, seed, "source").common(len(records))
+        Estimation(model, records, store, seed, "source").common(len(records))
         for name, layer in plain.items():
             estimated = cast(CameraNorm, model.trunk.get_submodule(name))
             cast(torch.Tensor, layer.running_mean).copy_(estimated.running_mean[-1])
@@ -172,7 +172,7 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[torc
     yield from order.chunk(max(1, round(count / size)))
 
 
-class _Estimation:
+class Estimation:
     """Passes over images in which each batch norm's moments are averaged over batches.
 
     Args:

@@ -33,13 +33,13 @@ def _colours(x: torch.Tensor) -> torch.Tensor:
     chroma = torch.stack([x[:, 0] - x[:, 1], x[:, 2] - x[:, 1], x.amax(1) - x.amin(1)], 1)
     parts = [
         x.mean((2, 3)), _std(x.flatten(2)),
-        x.unflatten(2, (8, -1)).mean((3, 4)).flatten(1),
+        F.avg_pool2d(x, (16, 64)).flatten(1),
         x[..., :6].mean((2, 3)), x[..., -6:].mean((2, 3)),
         x[..., :8, :].mean((2, 3)), x[..., -8:, :].mean((2, 3)),
         (x[:, :, 1:] - x[:, :, :-1]).abs().mean((2, 3)),
         (x[..., 1:] - x[..., :-1]).abs().mean((2, 3)),
         chroma.mean((2, 3)), _std(chroma.flatten(2)),
-        chroma.unflatten(2, (4, -1)).mean((3, 4)).flatten(1),
+        F.avg_pool2d(chroma, (32, 64)).flatten(1),
     ]
     return torch.cat(parts, 1)
 

@@ -75,8 +75,10 @@ def adapt(
 RESULTS = {"adapted.pth", "adapt.log", "summary.txt", "summary.json", "before.npz", "after.npz"}
 
 
-def test_what_it_leaves(world, caplog):
+def test_what_it_leaves(world, caplog, monkeypatch):
+    monkeypatch.setattr(command, "seconds_ahead", lambda *_: 5400.0)
     assert adapt() == 0
+    assert "about 1:30 (hours:minutes) for reconstruction of 25 crops" in caplog.text
     assert set(os.listdir("out")) == RESULTS
     summary = json.loads(Path("out/summary.json").read_text())
     assert summary["cameras"] == {"cam_a": 12, "cam_b": 13} and summary["images"] == 25

@@ -249,6 +249,19 @@ def test_a_second_run_neither_computes_nor_decodes(records, tmp_path, monkeypatc
         tiny_store().features(trunk, records, "crops")
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_finds_no_room_in_memory_stays_in_files(records, tmp_path, again):
+    half = (0.5, 0.5, 0.5)
+    made = FeatureStore(HEIGHT, WIDTH, half, half)
+    for _ in range(1 + again):
+        store = FeatureStore(HEIGHT, WIDTH, half, half, cache_dir=tmp_path, memory_share=1e-12)
+        found = store.features(two_layer_trunk(), records, "crops")
+    assert again or store.images(records, "crops").place == "file"
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or f"{tmp_path}/features-" in maps.read_text()
+    assert torch.equal(found, made.features(two_layer_trunk(), records, "crops"))
+
+
 def test_images_are_decoded_once_for_stage_1_and_for_features(records, monkeypatch):
     store = tiny_store()
     bank = store.images(records, "crops")
