@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
+from embae_plugin.clustering.neighbours import SEARCHES
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.few_cameras import camera_batches, most_cameras
 from embae_plugin.data.records import ImageRecords
@@ -58,6 +59,9 @@ class ClusterSettings(Settings, node="clusters"):
     min_samples: int = setting(4, "Neighbours that make a crop the core of a cluster.", above=0)
     k1: int = setting(30, "Nearest neighbours that are compared, see pseudo_labels.", above=0)
     k2: int = setting(6, "Neighbours over which they are averaged.", above=0)
+    neighbours: str = setting("auto", "exact compares each two crops, approximate (faiss-cpu) "
+                              "those of one region; auto: exact on a GPU, and up to 200,000 crops.",
+                              choices=SEARCHES)
     temperature: float = setting(0.05, "Of the comparison with the clusters' centres.", above=0)
     keep: float = setting(0.4, "Momentum: the share of a cluster's centre that stays when crops of "
                           "it are seen.", least=0, most=1)
