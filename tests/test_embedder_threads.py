@@ -53,7 +53,7 @@ def expected_of(model: EmbAE, tta: str, normalize: bool) -> dict[int, np.ndarray
         found[camera] = (F.normalize(z, dim=1) if normalize else z).numpy()
     values = list(found.values())
     apart = [np.abs(a - b).max(1).min() / np.abs(a).max()
-             for n, a in enumerate(values) for b in values[:n]]  # fmt: skip
+             for n, a in enumerate(values) for b in values[:n]]
     assert min(apart) > 0.01  # a hundred times what is allowed: no camera passes for another
     return found
 

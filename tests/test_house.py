@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     "torchreid_bridge", "settings", "losses", "models", "data", "evaluation", "clustering",
     "export", "training", "methods", "doctor", "report_page", "commands", "lab",
-)  # fmt: skip
+)
 # Lines that each may have; a room that outgrows its number is a reason to think, not to raise it.
 MOST_LINES = {
     "torchreid_bridge": 750, "settings": 850, "losses": 220, "models": 2900, "data": 3650,
@@ -105,7 +105,7 @@ def test_no_two_modules_have_one_name_or_nearly_one():
     near = {
         (a, b) for n, a in enumerate(names) for b in names[n + 1 :]
         if a != b and (a + "s" == b or difflib.SequenceMatcher(None, a, b).ratio() > 0.9)
-    }  # fmt: skip
+    }
     assert not twins and not near
 
 

@@ -57,7 +57,7 @@ def run_fresh(code: str, *paths: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY.parent,
         env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

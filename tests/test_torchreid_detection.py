@@ -75,7 +75,7 @@ def answers(tmp_path_factory) -> dict[str, object]:
     fake_torchreid(root / "old", "github", "1.2.5")
     fake_torchreid(root / "future", "pypi", "0.3.0")
     broken = {"folder_only": "", "absent": "raise ModuleNotFoundError(name='torchreid')",
-              "incomplete": "import h5py_that_is_not_there"}  # fmt: skip
+              "incomplete": "import h5py_that_is_not_there"}
     for name, text in broken.items():
         (root / name / "torchreid").mkdir(parents=True)
         (root / name / "torchreid" / "__init__.py").write_text(text)
@@ -83,7 +83,7 @@ def answers(tmp_path_factory) -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *embae_plugin.__path__, *map(str, cases)],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return {Path(folder).name: answer for folder, answer in json.loads(done.stdout).items()}
 

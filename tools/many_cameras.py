@@ -97,7 +97,7 @@ def learn(arguments: argparse.Namespace) -> None:
     late = max(1, arguments.rounds - 2)
     cfg = load_config("", ["embae.clusters.trunk_rounds", str(arguments.rounds),
                            "embae.clusters.constant_rounds", str(late),
-                           *arguments.opts])  # fmt: skip
+                           *arguments.opts])
     bundle = open_model(arguments.checkpoint, 128, 64)
     store = FeatureStore.of(bundle.input, torch.device("cpu"))
     begun = time.process_time()
@@ -106,9 +106,9 @@ def learn(arguments: argparse.Namespace) -> None:
         adapt(bundle.model, target, store, cfg, Path(folder), arguments.seed, use_gpu=False)
     took = time.process_time() - begun
     query, gallery = (embed_records(bundle.model.eval(), store, one, "test", keep=False)
-                      for one in sets[1:])  # fmt: skip
+                      for one in sets[1:])
     scores = evaluate_embeddings(query, gallery, tables[1][:, 0], tables[2][:, 0],
-                                 tables[1][:, 1], tables[2][:, 1])  # fmt: skip
+                                 tables[1][:, 1], tables[2][:, 1])
     said = ", ".join(f"{name} {s.rank1:.3f} / {s.mAP:.3f}" for name, s in scores.items())
     sys.stdout.write(f"{arguments.cameras} cameras, seed {arguments.seed}: {said}; {took:.0f} s\n")
 

@@ -95,7 +95,7 @@ def estimate(
     few = [f"{camera} ({n})" for camera, n in enumerate(counts.tolist()) if 0 < n < FEW]
     if few:
         logger.warning("camera(s) with fewer than %d images: %s; their statistics are mixed with "
-                       "those of all cameras", FEW, ", ".join(few))  # fmt: skip
+                       "those of all cameras", FEW, ", ".join(few))
     names = records.camera_table()
     if not model.camera_parts:
         model.learn_cameras(parts, names)

@@ -129,7 +129,7 @@ class Run:
             logger.warning(
                 "data.norm_mean %s and norm_std %s are not what the weights of %s were trained "
                 "with: %s and %s", *(list(v) for v in (data.norm_mean, data.norm_std)),
-                trunk.name, *(list(v) for v in wanted))  # fmt: skip
+                trunk.name, *(list(v) for v in wanted))
 
     @property
     def model(self) -> EmbAE:
@@ -180,7 +180,7 @@ class Run:
             model, self.store, query, gallery, cfg.embae.test.tta,
             cfg.test.normalize_feature or cfg.test.dist_metric == "cosine",
             cfg.embae.test.protocols,
-        )  # fmt: skip
+        )
         return score_row(variant, scores, list(cfg.test.ranks))
 
     def finished(self, stage: str) -> EmbAE | None:

@@ -47,7 +47,7 @@ def merge_lone_groups(groups: torch.Tensor, least: int = 2) -> torch.Tensor:
     largest = int(counts.argmax())
     logger.warning(
         "camera(s) %s have fewer than %d images; they share the encoder of camera %d, the one "
-        "with the most", ", ".join(map(str, lone.tolist())), least, largest)  # fmt: skip
+        "with the most", ", ".join(map(str, lone.tolist())), least, largest)
     merged = torch.where(torch.isin(groups, lone), largest, groups)
     dense: torch.Tensor = torch.unique(merged, return_inverse=True)[1]
     return dense

@@ -79,12 +79,12 @@ class Watch:
             return shown
         if not self.weights:
             logger.warning("%s cannot be measured on these crops (one camera, or no mirrored "
-                           "views): the last epoch is kept", self.rule)  # fmt: skip
+                           "views): the last epoch is kept", self.rule)
             return {**shown, "kept_epoch": float(epoch)}
         for name, weights in self.weights.items():
             getattr(model, name).load_state_dict(weights)
         logger.info("epoch %d of %d is kept: %s was highest there (%.4g)", self.epoch, epoch,
-                    self.rule.replace("_", " "), self.value)  # fmt: skip
+                    self.rule.replace("_", " "), self.value)
         return {**shown, "kept_epoch": float(self.epoch)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Loop:
             payload = load_checkpoint(path)
         except ValueError as error:
             raise ValueError(f"{error}. Remove it to begin stage {self.stage} again; what other "
-                             "stages have finished is kept") from None  # fmt: skip
+                             "stages have finished is kept") from None
         check_identity(path, self._settings_of(payload), self.options.identity)
         self.model.load_state_dict(payload["model"])
         self.history, self._sums = payload["history"], payload["sums"]
@@ -157,7 +157,7 @@ class Loop:
         phase.start()
         phase.load_state_dict(payload["optimizer"])
         logger.info("%s: going on from %s (%s, epoch %d of %d, step %d of %d)", self.stage, path,
-                    phase.name, self.epoch + 1, phase.epochs, self.step, phase.steps)  # fmt: skip
+                    phase.name, self.epoch + 1, phase.epochs, self.step, phase.steps)
         return False
 
     def run(self) -> list[dict[str, Any]]:

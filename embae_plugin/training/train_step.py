@@ -151,7 +151,7 @@ class GraphStep:
         before = {name: value.clone() for name, value in model.state_dict().items()}
         fresh = not optimizer.state
         kept = {key: {n: v.clone() for n, v in state.items() if torch.is_tensor(v)}
-                for key, state in optimizer.state.items()}  # fmt: skip
+                for key, state in optimizer.state.items()}
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

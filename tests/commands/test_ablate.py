@@ -76,7 +76,7 @@ def test_scores_equal_those_of_the_scoring_function(trained, tta, normalized):
     cfg.test.evaluate = True
     run = Run(cfg)
     scores = score_model(run.finished("transfer-new"), run.store, run.data.query, run.data.gallery,
-                         tta, normalized)  # fmt: skip
+                         tta, normalized)
     row = rows["new", tta, normalized]
     assert row["rank1"] == pytest.approx(scores["market"].rank1)
     assert row["mAP"] == pytest.approx(scores["market"].mAP)

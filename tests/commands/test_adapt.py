@@ -62,7 +62,7 @@ def world(base, tmp_path, monkeypatch) -> Path:
 FEW_EPOCHS = [
     "embae.adapt.method", "reconstruction",
     "embae.transfer.nuisance_epoch", "1", "embae.transfer.max_epoch", "2",
-]  # fmt: skip
+]
 
 
 def adapt(
@@ -317,7 +317,7 @@ FEW_ROUNDS = [
     "embae.clusters.min_samples", "2", "embae.clusters.k1", "3", "embae.clusters.eps", "0.55",
     "embae.clusters.batch_size", "8", "embae.clusters.num_instances", "2",
     "embae.clusters.rounds", "1", "embae.clusters.trunk_rounds", "2",
-]  # fmt: skip
+]
 COMMAND = ["adapt", "--images", "crops", "--checkpoint", "source.pth", "--out", "out"]
 
 

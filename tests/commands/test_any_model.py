@@ -27,7 +27,7 @@ FEW = [
     "embae.clusters.trunk_rounds", "1", "embae.clusters.rounds", "1",
     "embae.autoencoder.max_epoch", "2", "embae.transfer.max_epoch", "2",
     "embae.transfer.nuisance_epoch", "1",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def world(base, tmp_path, monkeypatch) -> Path:
 
 def adapt(*more: str, checkpoint: str = "osnet.pth", out: str = "out") -> int:
     return main(["adapt", "--images", "crops", "--checkpoint", checkpoint, "--out", out, *SMALL,
-                 *more, *followed(more[1] if more else "", *FEW)])  # fmt: skip
+                 *more, *followed(more[1] if more else "", *FEW)])
 
 
 def test_statistics_by_camera_of_a_zoo_network(world):
@@ -132,7 +132,7 @@ def test_every_other_command_takes_it(world, capsys):
     assert main(["export", *common, "--format", "torchreid", "--out", "weights"]) == 0
     assert {path.name for path in Path("weights").iterdir()} == {
         "osnet_x0_25.pth", "osnet_x0_25.pt"
-    }  # fmt: skip
+    }
     assert main(["doctor", "--checkpoint", "osnet.pth"]) in (0, 1)
     assert "torchreid:osnet_x0_25" in capsys.readouterr().out
 

@@ -50,7 +50,7 @@ def test_every_subject_has_its_rows_on_paper_and_on_the_screen(
         assert f"## {title}" in page and title in screen
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "benchmarks.json", "benchmarks.md"
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.usefixtures("tiny")
@@ -93,7 +93,7 @@ def test_a_subject_for_which_memory_is_short_leaves_a_row_and_the_others(
 def test_what_the_user_can_mend_is_said_in_a_line(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["benchmark", *flags]) == 2
@@ -104,7 +104,7 @@ def test_sizes_and_the_command_in_the_report() -> None:
     parse = build_parser().parse_args
     assert verb.command_of(parse(["benchmark", "--quick"])) == "embae benchmark --quick"
     given = parse(["benchmark", "--only", "ranking", "--repeats", "5", "--cython-dir", "/x",
-                   "--devices", "cpu", "--out", "a.md"])  # fmt: skip
+                   "--devices", "cpu", "--out", "a.md"])
     assert verb.command_of(given) == (
         "embae benchmark --only ranking --devices cpu --repeats 5 --cython-dir DIR"
     )

@@ -13,7 +13,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def test_tables_and_a_picture_of_several_runs(tmp_path, capsys):
     folders = [str(write_run(tmp_path / str(seed), seed, 0.1 * seed, [0.3, 0.2 + 0.1 * seed]))
-               for seed in (1, 2, 3)]  # fmt: skip
+               for seed in (1, 2, 3)]
     page, picture = tmp_path / "out" / "curves.md", tmp_path / "out" / "curves.png"
     assert main(["curves", *folders, "--out", str(picture), "--tables", str(page)]) == 0
     assert picture.read_bytes()[:8] == PNG
@@ -50,7 +50,7 @@ def test_rules_to_stop_by_over_runs_of_any_data(tmp_path, capsys):
             json.dumps({"target": target, "sources": ["x"], "seed": 1, "rows": rows})
         )
         epochs = [{"phase": "embedding", "epoch": n, "reconstruction": 1.0, **scores,
-                   **dict.fromkeys(MEASURES, float(n + number))} for n in (1, 2)]  # fmt: skip
+                   **dict.fromkeys(MEASURES, float(n + number))} for n in (1, 2)]
         (folder / "history.json").write_text(json.dumps({"transfer-cam": epochs}))
         folders.append(str(folder))
     assert main(["curves", "--stopping", *folders]) == 0

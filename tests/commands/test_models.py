@@ -43,7 +43,7 @@ def test_models_are_fetched_by_name(cache, capsys, monkeypatch):
     assert main(["models", *names]) == 0
     paths = capsys.readouterr().out.split()
     assert paths == [str(cache / f"osnet_x0_25_{data}.pth") for data in
-                     ("market1501", "dukemtmcreid")]  # fmt: skip
+                     ("market1501", "dukemtmcreid")]
     assert set(torch.load(paths[0], weights_only=True)) == set(net.state_dict())
 
 

@@ -9,7 +9,7 @@ from tests.report_page.files import write_files
 def test_a_page_is_written(tmp_path, caplog):
     write_files(tmp_path, people=4)
     words = ["report", "--before", str(tmp_path / "before.npz"),
-             "--after", str(tmp_path / "after.npz"), "--map", "pca", "--lists", "1"]  # fmt: skip
+             "--after", str(tmp_path / "after.npz"), "--map", "pca", "--lists", "1"]
     out = tmp_path / "report.html"
     assert main([*words, "--out", str(out), "--title", "Four people"]) == 0
     text = out.read_text(encoding="utf-8")

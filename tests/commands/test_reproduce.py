@@ -21,7 +21,7 @@ SETTINGS = {
     "embae.hidden_dim": 16, "embae.autoencoder.max_epoch": 1, "embae.transfer.max_epoch": 1,
     "embae.transfer.nuisance_epoch": 1, "embae.pul.rounds": 1, "embae.pul.max_epoch": 1,
     "embae.pul.clusters": 4, "use_gpu": False, "embae.embedding.precision": "float32",
-}  # fmt: skip
+}
 SMALL = [str(part) for pair in SETTINGS.items() for part in pair]
 
 
@@ -51,23 +51,23 @@ def test_prints_and_writes_the_tables(tmp_path, training, capsys):
     assert len(training.calls) == 8
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
         "tables.md", "tables.csv", "tables.json", "tables.png", "reproduce.log"
-    }  # fmt: skip
+    }
     content = json.loads((tmp_path / "tables.json").read_text())
     assert content["preset"] == "paper" and content["options"] == ["train.max_epoch", "400"]
     assert [table["table"] for table in content["tables"]] == [1, 2, 3, 4]
     assert "embae reproduce --preset paper train.max_epoch 400" in (
-        tmp_path / "tables.md").read_text()  # fmt: skip
+        tmp_path / "tables.md").read_text()
     with (tmp_path / "tables.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 2 * 16 + 2 * 8
 
 
 def test_chosen_tables_and_more_variants(tmp_path, training, capsys):
     command = ["reproduce", "--table", "3", "--table", "1", "--seeds", "4,", "--all-variants",
-               "--out", str(tmp_path)]  # fmt: skip
+               "--out", str(tmp_path)]
     assert main(command) == 0
     assert [(seed, variants) for _, seed, variants in training.calls] == [
         (4, ["baseline", "all", "fix", "new", "dataset", "cam"]), (4, ["pul"])
-    ]  # fmt: skip
+    ]
     printed = capsys.readouterr().err
     line = next(line for line in printed.splitlines() if line.startswith("EmbAE-all"))
     assert line.split() == ["EmbAE-all", "Rank-1", "–", "0.414", "(+0.010)", "–"]
@@ -107,7 +107,7 @@ def test_interrupted_goes_on_where_it_stopped(tmp_path, training, monkeypatch, c
     (["--preset", "nowhere"], "built-in presets paper"),
     (["train.epochs", "3"], "no configuration key 'train.epochs'"),
     (["train.max_epoch"], "has no value"),
-])  # fmt: skip
+])
 def test_refused(tmp_path, capsys, flags, words):
     assert main(["reproduce", "--out", str(tmp_path / "out"), *flags]) == 2
     assert words in capsys.readouterr().err
@@ -154,11 +154,11 @@ def test_synthetic_preset_end_to_end(tmp_path, capsys):
     for name in ("synthetic_source_a", "synthetic_target"):
         generate(name, root, scale=0.03, workers=1)
     command = ["reproduce", "--preset", "synthetic", "--table", "1", "--table", "3",
-               "--root", str(root), "--out", str(out), *SMALL]  # fmt: skip
+               "--root", str(root), "--out", str(out), *SMALL]
     assert main(command) == 0
     content = json.loads((out / "tables.json").read_text())
     rows = {(table["table"], row["variant"], row["score"]): row
-            for table in content["tables"] for row in table["rows"]}  # fmt: skip
+            for table in content["tables"] for row in table["rows"]}
     assert all(0 <= row["ours"] <= 1 and row["difference"] is None for row in rows.values())
     assert rows[1, "cam", "mAP"]["ours"] == rows[3, "cam", "mAP"]["ours"]  # one run for both
     assert rows[3, "pul", "mAP"]["model"] == "PUL on the EmbAE embedding, heads only"

@@ -22,7 +22,7 @@ from tests.zoo_files import write_market1501
 
 def test_a_run_leaves_all_it_promises(finished):
     stages = ["embedding", "autoencoder-common", "autoencoder-dataset", "autoencoder-camera",
-              *(f"transfer-{variant}" for variant in VARIANTS)]  # fmt: skip
+              *(f"transfer-{variant}" for variant in VARIANTS)]
     for stage in stages:
         assert load_checkpoint(finished / stage / "last.pth")["done"], stage
     log = (finished / "train.log").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def test_evaluate_scores_a_single_checkpoint(root, finished, tmp_path):
 def test_stage_1_can_be_taken_from_another_run(root, finished, tmp_path):
     weights = str(finished / "embedding" / "last.pth")
     code = train(root, tmp_path, model__load_weights=weights, embae__variants="['fix']",
-                 embae__stages="['autoencoder', 'transfer']")  # fmt: skip
+                 embae__stages="['autoencoder', 'transfer']")
     assert code == 0
     wanted = [row for row in rows_of(finished) if row["variant"] in ("baseline", "fix")]
     assert rows_of(tmp_path) == wanted
@@ -126,7 +126,7 @@ def test_torchreids_triplet_engine_trains_an_embae_model(tmp_path, capsys):
         "train.batch_size", "8", "sampler.num_instances", "2", "train.max_epoch", "1",
         "sampler.train_sampler", "RandomIdentitySampler", "train.print_freq", "1",
         "data.save_dir", str(tmp_path / "run"),
-    ])  # fmt: skip
+    ])
     assert code == 0
     assert list((tmp_path / "run" / "model").glob("model.pth.tar-1"))
     assert "Rank-1" in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_torchreids_triplet_engine_trains_an_embae_model(tmp_path, capsys):
 
 def test_transforms_that_need_torchreids_loader_use_it_and_say_so(root, tmp_path):
     changes = {"data__transforms": "['random_flip', 'color_jitter']",
-               "embae__stages": "['embedding']", "train__max_epoch": "1"}  # fmt: skip
+               "embae__stages": "['embedding']", "train__max_epoch": "1"}
     assert train(root, tmp_path, **changes) == 0
     log = (tmp_path / "train.log").read_text(encoding="utf-8")
     assert "transforms color_jitter are done by torchreid's loader" in log

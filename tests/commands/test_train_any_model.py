@@ -20,7 +20,7 @@ SETTINGS = [
     "embae.transfer.nuisance_epoch", "1", "embae.clusters.trunk_rounds", "1",
     "embae.clusters.min_samples", "2", "embae.clusters.k1", "3", "embae.clusters.eps", "0.6",
     "embae.clusters.batch_size", "8", "embae.clusters.num_instances", "2",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def train(world: Path, *more: str) -> int:
     return main([
         "train", "--config-file", "zoo_model", "--root", str(world / "data"), "-t", "market1501",
         "data.save_dir", str(world / "run"), *SETTINGS, *more,
-    ])  # fmt: skip
+    ])
 
 
 def test_each_row_starts_from_the_network_as_it_is(world, finished):
     rows = json.loads((finished / "results.json").read_text())["rows"]
     assert [row["variant"] for row in rows] == [
         "baseline", "new", "norm", "norm-unnamed", "clusters-trunk"
-    ]  # fmt: skip
+    ]
     network = open_model(world / "osnet.pth").model
     for stage, cameras in (("transfer-new", 0), ("norm-trunk", 3), ("clusters-trunk", 3)):
         bundle = open_model(finished / stage)

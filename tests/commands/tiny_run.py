@@ -20,7 +20,7 @@ TINY = {
     "embae.autoencoder.batch_size": "8", "embae.transfer.batch_size": "8",
     "embae.transfer.lr": "0.02", "embae.transfer.final_lr": "0.01",
     "embae.embedding.precision": "float32",
-}  # fmt: skip
+}
 VARIANTS = ["all", "fix", "new", "dataset", "cam"]
 
 
@@ -30,7 +30,7 @@ def train(root: Path, save_dir: Path, **changes: str) -> int:
     options = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
     pairs = [text for pair in options.items() for text in pair]
     return main(["train", "-s", *sources, "-t", "market1501", "--root", str(root),
-                 "data.save_dir", str(save_dir), *pairs])  # fmt: skip
+                 "data.save_dir", str(save_dir), *pairs])
 
 
 def rows_of(save_dir: Path) -> list[dict]:

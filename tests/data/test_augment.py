@@ -97,7 +97,7 @@ def rectangle(mask: torch.Tensor) -> tuple[int, int, int, int]:
     """(top, left, height, width) of what is set in an (H, W) mask."""
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     return (int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1,
-            int(columns[-1] - columns[0]) + 1)  # fmt: skip
+            int(columns[-1] - columns[0]) + 1)
 
 
 def test_erasing_fills_one_rectangle_of_lawful_area_and_shape():
@@ -114,7 +114,7 @@ def test_erasing_fills_one_rectangle_of_lawful_area_and_shape():
         slack = (height + width) / 2 + 1  # each side is rounded by half a pixel at most
         assert 0.02 * 64 * 32 - slack <= height * width <= 0.4 * 64 * 32 + slack
         edges |= {("top", top == 0), ("left", left == 0), ("bottom", top + height == 64),
-                  ("right", left + width == 32)}  # fmt: skip
+                  ("right", left + width == 32)}
     # every edge is reached by some rectangle, and missed by some
     assert len(edges) == 8
 

@@ -112,7 +112,7 @@ def test_duke_has_no_junk(tmp_path, monkeypatch):
     found = check("dukemtmcreid", tmp_path).found
     assert found == {
         "train": Counts(24, 4, 3), "query": Counts(9, 3, 3), "gallery": Counts(18, 3, 3)
-    }  # fmt: skip
+    }
 
 
 def test_viper_and_its_splits(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def touch(root: Path, *names: str) -> Path:
 def test_every_format_in_any_case_and_nothing_else(tmp_path, caplog):
     touch(tmp_path, "a/1.jpg", "a/2.JPG", "a/3.Jpeg", "a/4.png", "a/5.BMP", "a/6.webp",
           "a/Thumbs.db", "a/.hidden.jpg", "a/._7.jpg", ".git/8.jpg", "__MACOSX/9.jpg",
-          "@eaDir/1.jpg", "a/notes.txt", "a/old.gif", "a/scan.TIFF")  # fmt: skip
+          "@eaDir/1.jpg", "a/notes.txt", "a/old.gif", "a/scan.TIFF")
     assert find_images(tmp_path) == [
         os.path.join("a", name)
         for name in ("1.jpg", "2.JPG", "3.Jpeg", "4.png", "5.BMP", "6.webp")
@@ -51,7 +51,7 @@ def test_numbers_in_names_count_by_value(tmp_path):
     assert [Path(name).name for name in crops.names] == ["9.jpg", "10.jpg", "1.jpg"]
     assert sorted(["b", "a10", "a2", "10", "a"], key=natural_order) == [
         "a", "a2", "a10", "b", "10"
-    ]  # fmt: skip
+    ]
 
 
 def test_a_loop_of_links_ends_and_linked_folders_are_read(tmp_path):
@@ -122,7 +122,7 @@ def test_cameras_from_a_regular_expression(tmp_path):
     assert crops.counts() == {"1": 1, "2": 1}
     assert crops.skipped == [
         (str(root / "day2" / "other.jpg"), "--camera-regex tells no camera")
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_cameras_from_a_table(tmp_path):
     assert crops.cameras == ("gate", "yard", "gate") and crops.pids == ("7", "", "")
     assert crops.records().paths == (
         str(tmp_path / "x/1.jpg"), "/abs/2.jpg", str(tmp_path / "3.jpg")
-    )  # fmt: skip
+    )
     assert crops.records().pids is None, "the engines never see identities"
     other = list_crops(tmp_path / "images", table)
     assert other.records().paths[0] == str(tmp_path / "images" / "x/1.jpg")

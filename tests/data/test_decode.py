@@ -43,7 +43,7 @@ def corrupt(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "folder.jpg").mkdir()
     reasons = {"cut.png": "damaged", "cut.jpg": "damaged", "empty.jpg": "empty file",
                "text.png": "not an image", "gone.jpg": "does not exist",
-               "folder.jpg": "damaged"}  # fmt: skip
+               "folder.jpg": "damaged"}
     return {str(tmp_path / name): reason for name, reason in reasons.items()}
 
 

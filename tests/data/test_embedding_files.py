@@ -24,7 +24,7 @@ def table(rows: int, start: int = 0, pids: bool = True) -> EmbeddingTable:
         texts([f"gate/人 {'x' * n}.jpg" for n in numbers]), texts(["gate"] * rows),
         np.arange(start * 3, (start + rows) * 3, dtype=np.float32).reshape(rows, 3),
         texts([str(n % 2 or "") for n in numbers]) if pids else None, {"model": "m", "n": 1},
-    )  # fmt: skip
+    )
 
 
 def same(a: EmbeddingTable, b: EmbeddingTable) -> bool:

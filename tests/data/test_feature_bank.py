@@ -185,7 +185,7 @@ def test_cameras_and_their_names_change_the_key_of_a_model_that_knows_them(recor
     assert torch.equal(again, made) and len(list(tmp_path.iterdir())) == 3
     plain = EmbAE.of_trunk(two_layer_trunk())
     keys = {key(store, plain, one, "crops")
-            for one in (records, named(records, {0: "x", 1: "y"}))}  # fmt: skip
+            for one in (records, named(records, {0: "x", 1: "y"}))}
     assert len(keys) == 1
 
 

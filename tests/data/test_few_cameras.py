@@ -27,7 +27,7 @@ def worlds(draw, least: int, most: int):
     labels = np.arange(len(size)).repeat(size)
     spread = random.integers(1, 6, len(size))  # of a cluster: cameras next to one another
     camids = (random.integers(0, cameras, len(size))[labels]
-              + random.integers(0, spread[labels])) % cameras  # fmt: skip
+              + random.integers(0, spread[labels])) % cameras
     labels = np.concatenate([labels, random.integers(0, len(size), cameras)])
     return labels * 3, np.concatenate([camids, np.arange(cameras)]) * 2  # numbers have gaps
 
@@ -93,7 +93,7 @@ def test_a_round_by_hand():
     for five in batches.view(3, 40):  # and every pair has its turn before one has its next
         assert sorted(five.tolist()) == list(range(40))
     orders = {tuple(pair[camera_batches(labels, cameras, 2, 4, 5, generator(seed))[:, 0]])
-              for seed in range(20)}  # fmt: skip
+              for seed in range(20)}
     assert len(orders) > 10
 
 
@@ -141,7 +141,7 @@ def test_a_weak_camera_is_left_out_unless_it_leads():
 def test_every_camera_in_a_batch_has_rows_enough_and_everything_has_its_turn(cameras, near):
     labels, camids = draw_world(cameras, 7000, near, seed=2)
     plain = measure(identity_batches(labels, np.zeros_like(labels), 18, 4, 97, generator()),
-                    labels, camids)  # fmt: skip
+                    labels, camids)
     found = measure(camera_batches(labels, camids, 18, 4, 97, generator()), labels, camids)
     assert plain["few"] > 0.1 and found["few"] < 0.01
     assert found["across"] > 0.999 > plain["across"]

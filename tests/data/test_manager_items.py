@@ -42,7 +42,7 @@ def test_target_comes_without_identities(root, load_train_targets, combineall):
     built = manager(
         root, sources="viper", targets="market1501", load_train_targets=load_train_targets,
         combineall=combineall,
-    )  # fmt: skip
+    )
     items = bridge.target_train_items(built)
     labelled = bridge.dataset_split("market1501", root, "train")
     assert items == [(path, bridge.UNLABELLED, camid, 0) for path, _, camid, _ in labelled]
@@ -56,11 +56,11 @@ def test_several_targets(root, load_train_targets):
     built = manager(
         root, sources="viper", targets=["market1501", "dukemtmcreid"],
         load_train_targets=load_train_targets,
-    )  # fmt: skip
+    )
     items = bridge.target_train_items(built)
     assert [(item[2], item[3]) for item in items] == [(0, 0), (0, 0), (1, 0), (1, 0)] * 4 + [
         (2, 1), (2, 1), (3, 1), (3, 1)
-    ] * 3  # fmt: skip
+    ] * 3
 
 
 def test_query_and_gallery(root):
@@ -74,7 +74,7 @@ def test_transforms(root):
     built = manager(
         root, sources="market1501", transforms=["random_flip", "random_erase", "color_jitter"],
         norm_mean=[0.5, 0.25, 0.5], norm_std=[0.5, 0.5, 1.0],
-    )  # fmt: skip
+    )
     settings = bridge.transforms_of(built)
     assert settings["transforms"] == ["random_flip", "color_jitter", "random_erase"]
     assert (settings["height"], settings["width"]) == (16, 8)

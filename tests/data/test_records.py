@@ -71,7 +71,7 @@ def test_merged_datasets_keep_their_people_apart():
     second = [("d", 2, 0, 0), ("e", 7, 0, 0)]
     assert items_of(merge_sources([first, second])) == [
         ("a", 1, 0, 0), ("b", 0, 1, 0), ("c", 1, 1, 0), ("d", 2, 0, 1), ("e", 3, 0, 1),
-    ]  # fmt: skip
+    ]
 
 
 def test_nobody_is_in_no_ranking_and_distractors_are_wrong_answers_only():
@@ -95,7 +95,7 @@ def test_a_camera_is_named_by_its_dataset_and_number():
     records = ImageRecords.from_items(ITEMS, ["market1501", "viper"])
     assert records.camera_names() == (
         "market1501:1", "market1501:0", "viper:5", "viper:1", "viper:5",
-    )  # fmt: skip
+    )
     one = ImageRecords.from_items(ITEMS[2:], ["viper"])  # one name stands for all
     assert one.camera_names() == ("viper:5", "viper:1", "viper:5")
 
@@ -139,7 +139,7 @@ def config(root: Path, *options: object):
     return load_config(
         options=["data.root", str(root), "data.sources", ["viper"], "data.targets", ["market1501"],
                  *options]
-    )  # fmt: skip
+    )
 
 
 def test_load_data_lists_sources_and_an_unlabelled_target(root):
@@ -186,7 +186,7 @@ def test_a_data_manager_gives_the_same_records(root):
     manager = torchreid.data.ImageDataManager(
         root=str(root), sources=["viper"], targets=["market1501"], height=32, width=16,
         use_gpu=False, workers=0, batch_size_train=2, load_train_targets=True,
-    )  # fmt: skip
+    )
     theirs, ours = ReIDData.from_datamanager(manager), load_data(config(root))
     for name in ("query", "gallery", "target_train"):
         assert getattr(theirs, name).paths == getattr(ours, name).paths

@@ -156,7 +156,7 @@ def test_seed_of_torch_is_the_default_and_is_not_consumed():
     ("batch_size", "num_instances", "message"),
     [(10, 4, "not a multiple of num_instances .*; 8 or 12 would be"),
      (3, 4, "; 4 would be"), (8, 0, "must be at least 1")],
-)  # fmt: skip
+)
 def test_k_must_divide_the_batch(batch_size, num_instances, message):
     with pytest.raises(ValueError, match=message):
         RandomDatasetIdentitySampler(items_of([[4] * 9]), batch_size, num_instances)
@@ -217,7 +217,7 @@ def test_torchreid_builds_them_by_name(market_root):
     manager = bridge.build_datamanager(
         sources="market1501", train_sampler="RandomDatasetIdentitySampler",
         batch_size_train=4, num_instances=2, **options,
-    )  # fmt: skip
+    )
     batches = [batch["pid"].view(2, 2) for batch in manager.train_loader]
     assert len(batches) == len(manager.train_loader) == 4
     assert all(len(pids.unique()) == 2 and (pids[:, 0] == pids[:, 1]).all() for pids in batches)

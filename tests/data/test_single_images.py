@@ -71,7 +71,7 @@ def test_the_remedy_is_named_and_works(kind):
     (torch.zeros(3, 0, 4), r"a tensor of shape \(3, 0, 4\): an image is \(3, H, W\)$"),
     (torch.full((3, 8, 4), 7.0), r"a float tensor with values from 7 to 7: images are in \[0, 1\]"),
     (torch.zeros(3, 8, 4, dtype=torch.int32), "a tensor of torch.int32: an image is uint8"),
-], ids=[*"abcdefghijk"])  # fmt: skip
+], ids=[*"abcdefghijk"])
 def test_which_one_is_said_however_many_went_before(image, said):
     """``first`` is what a caller adds that hands over batch by batch."""
     assert refused([GOOD, image, GOOD], 64, said).startswith("image 65 (counted from 0): ")
@@ -107,7 +107,7 @@ def test_files_are_named_by_their_paths(tmp_path):
         decoded([GOOD, str(tmp_path / "bad.jpg"), tmp_path / "gone.jpg"], SPEC)
     assert [path for path, _ in error.value.failures] == [
         str(tmp_path / "bad.jpg"), str(tmp_path / "gone.jpg")
-    ]  # fmt: skip
+    ]
 
 
 def test_only_arrays_are_turned_round():

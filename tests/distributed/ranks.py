@@ -28,7 +28,7 @@ def _work(rank: int, size: int, port: int, function: Any, arguments: tuple, answ
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
-    )  # fmt: skip
+    )
     try:
         with distributed.processes(use_gpu=False):
             result = function(*arguments)

@@ -29,7 +29,7 @@ def torchrun(root: Path, out: Path, **changes: str) -> subprocess.CompletedProce
          "data.save_dir", str(out), *pairs],
         cwd=ROOT, text=True, capture_output=True, timeout=300, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
 
 
 def test_two_processes_train_and_write_once(market_root, tmp_path):

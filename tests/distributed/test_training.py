@@ -61,7 +61,7 @@ def test_two_ranks_learn_what_one_process_learns_from_both_losses():
     other = copy.deepcopy(model)
     mine = BatchHardTripletLoss("soft")
     losses = [mine(net(batch_of(rank)[0])[1], batch_of(rank)[1])
-              for rank, net in enumerate((model, other))]  # fmt: skip
+              for rank, net in enumerate((model, other))]
     for loss in losses:
         loss.backward()
     mean = float(sum(losses).detach()) / 2
@@ -118,7 +118,7 @@ def test_features_are_equal_bit_by_bit_and_each_rank_decodes_its_share(data, tmp
             assert theirs.mAP == pytest.approx(scores.mAP, rel=1e-12)
             assert theirs.mAP_trapezoid == pytest.approx(scores.mAP_trapezoid, rel=1e-12)
             assert (theirs.queries, theirs.dropped_queries) == (
-                scores.queries, scores.dropped_queries)  # fmt: skip
+                scores.queries, scores.dropped_queries)
     saved = sorted(path.name for path in (tmp_path / "both").iterdir())
     assert saved == sorted(path.name for path in (tmp_path / "alone").iterdir())
     again = in_ranks(2, features_and_scores, data, tmp_path / "both")
@@ -133,7 +133,7 @@ def stage_1(data, folder: Path, stop_at: int = 0, number: int = signal.SIGINT) -
     engine = ImageEmbeddingEngine(
         data, two_layer_model(), batch_size=6, num_instances=2, transforms=["random_flip"],
         use_gpu=False, seed=3, store=tiny_store(folder / "images"),
-    )  # fmt: skip
+    )
     inner, left = engine.loss, stop_at
 
     def loss(z_id: torch.Tensor, pids: torch.Tensor) -> torch.Tensor:
@@ -202,7 +202,7 @@ def test_ranks_that_see_different_folders_are_refused(data, tmp_path):
 
 def transfer(data, folder: Path) -> object:
     engine = ImageTransferEngine(data, tiny_model(), "cam", nuisance_epoch=2, batch_size=16,
-                                 use_gpu=False, seed=3, store=tiny_store())  # fmt: skip
+                                 use_gpu=False, seed=3, store=tiny_store())
     engine.run(folder, max_epoch=2)
     return engine.model
 

@@ -78,7 +78,7 @@ def test_commands_are_read_as_a_shell_reads_them():
     assert commands(block) == [["embae", "a", "--x", "(?P<c>\\d)"], ["embae", "b"]]
     assert blocks("```bash\nembae a\n```\n```\nno\n```\n```python\nx\n```\n") == [
         ("bash", "embae a\n"), ("python", "x\n")
-    ]  # fmt: skip
+    ]
 
 
 def test_links_between_pages_lead_somewhere():

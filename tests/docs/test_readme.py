@@ -48,7 +48,7 @@ def test_the_first_example(world, caplog):
     assert "How sure is it that the model is better?" in caplog.text
     assert {path.stem for path in Path("adapted/torchreid").iterdir()} == {
         "osnet_x0_25", "osnet_x0_25_gate", "osnet_x0_25_yard"
-    }  # fmt: skip
+    }
     caplog.clear()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

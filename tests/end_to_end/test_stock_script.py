@@ -29,11 +29,11 @@ def stock_run(root: Path, loss: str, sampler: str) -> torchreid.engine.Engine:
         root=str(root), sources="market1501", height=64, width=32, transforms="random_flip",
         batch_size_train=8, batch_size_test=30, workers=0, use_gpu=False, num_instances=2,
         train_sampler=sampler,
-    )  # fmt: skip
+    )
     model = torchreid.models.build_model(
         name="embae_mobilenetv1", num_classes=datamanager.num_train_pids, loss=loss,
         pretrained=False, use_gpu=False,
-    )  # fmt: skip
+    )
     params, flops = torchreid.utils.compute_model_complexity(model, (1, 3, 64, 32))
     # Everything but the classifier and what only the autoencoder uses is seen in a forward pass.
     seen = sum(p.numel() for part in (model.trunk, model.f_emb) for p in part.parameters())
@@ -48,7 +48,7 @@ def stock_run(root: Path, loss: str, sampler: str) -> torchreid.engine.Engine:
         engine = torchreid.engine.ImageTripletEngine(
             datamanager, model, optimizer, margin=0.3, weight_t=1, weight_x=0,
             scheduler=scheduler, use_gpu=False,
-        )  # fmt: skip
+        )
     engine.run(save_dir=str(root / "log"), max_epoch=1, print_freq=1)
     return engine
 
@@ -58,7 +58,7 @@ def stock_run(root: Path, loss: str, sampler: str) -> torchreid.engine.Engine:
     [("softmax", "RandomSampler", {"trunk", "f_emb", "classifier"}),
      ("triplet", "RandomIdentitySampler", {"trunk", "f_emb"}),
      ("triplet", "RandomDatasetIdentitySampler", {"trunk", "f_emb"})],
-)  # fmt: skip
+)
 def test_stock_script(root, capsys, loss, sampler, learned):
     engine = stock_run(root, loss, sampler)
     printed = capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_stock_script(root, capsys, loss, sampler, learned):
     assert "Rank-1" in printed
     assert "nan" not in printed.lower()
     moved = {name.split(".")[0] for name, p in engine.model.named_parameters()
-             if p in engine.optimizer.state}  # fmt: skip
+             if p in engine.optimizer.state}
     assert moved == learned
     assert list((root / "log" / "model").glob("model.pth.tar-1"))
 

@@ -58,7 +58,7 @@ def test_the_file_says_what_it_takes(exported):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         texts = session.get_modelmeta().custom_metadata_map
         said = {k: json.loads(v) if k not in ("input", "trunk", "embae_version") else v
-                for k, v in texts.items()}  # fmt: skip
+                for k, v in texts.items()}
         assert session.get_inputs()[0].shape == ["batch", 3, 64, 32]
         assert [one.name for one in session.get_inputs()] == ["images"]
     else:
@@ -78,7 +78,7 @@ def test_lengths_and_mirror_images_as_asked(bundle, tmp_path):
     images = torch.rand(3, 3, 64, 32, generator=torch.Generator().manual_seed(1))
     given = torch.jit.load(str(path))(images)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (bundle.input.norm_mean,
-                                                         bundle.input.norm_std))  # fmt: skip
+                                                         bundle.input.norm_std))
     with torch.inference_mode():
         x = (images - mean) / std
         expected = (bundle.model(x) + bundle.model(x.flip(3))) / 2

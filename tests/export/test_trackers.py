@@ -109,7 +109,7 @@ def bgr_frame(crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def test_a_file_for_unknown_cameras_and_one_for_each_camera(files, model, weights):
     assert [path.name for path in files] == [
         "osnet_x0_25.pth", "osnet_x0_25_gate.pth", "osnet_x0_25_hall_2.pth"
-    ]  # fmt: skip
+    ]
     own = random_network(ARCHITECTURE).state_dict()
     for camera, path in zip(CAMERAS, files, strict=True):
         content = torch.load(path, weights_only=True)
@@ -177,7 +177,7 @@ def test_cameras_get_names_that_differ_and_are_safe():
     names = ["gate", "Gate", "a b/c", "a_b_c", "..", "10.0.0.7", "入口", 4 * long, 5 * long]
     assert file_names(names) == [
         "gate", "Gate-2", "a_b_c", "a_b_c-2", "camera", "10_0_0_7", "入口", long, f"{long}-2"
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("camera", ["deliveries", "veri", "vehicleid", "vehicleideri"])
@@ -230,7 +230,7 @@ def test_torchreid_of_github(files, crops, expected, tmp_path):
         [sys.executable, "-c", GITHUB, ARCHITECTURE, str(files[1]), "crops.npy", "z.npy"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(checkout).resolve())},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     agree(np.load(tmp_path / "z.npy"), expected[0])
 
@@ -245,7 +245,7 @@ def test_deep_sort_realtime(monkeypatch, files, crops, expected):
 
     frame, boxes = bgr_frame(crops)
     tracker = DeepSort(embedder="torchreid", embedder_model_name=ARCHITECTURE,
-                       embedder_wts=str(files[1]), embedder_gpu=False)  # fmt: skip
+                       embedder_wts=str(files[1]), embedder_gpu=False)
     found = [([x, y, right - x, bottom - y], 0.9, "person") for x, y, right, bottom in boxes]
     agree(np.stack(tracker.generate_embeds(frame, found)), expected[0])
 
@@ -284,7 +284,7 @@ def test_ultralytics_takes_the_onnx_file(bundle, tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 32, 3), dtype=np.uint8)
     given = encoder.model(encoder._crops_to_tensor([rgb[..., ::-1] for rgb in pixels]))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (bundle.input.norm_mean,
-                                                         bundle.input.norm_std))  # fmt: skip
+                                                         bundle.input.norm_std))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         wanted = bundle.model((images - mean) / std).numpy()

@@ -42,7 +42,7 @@ SETTINGS = [
     "embae.distill.batch_size", "4", "embae.distill.max_epoch", "2",
     "embae.embedding.precision", "float32",  # not a choice that the clock makes
     "embae.save_interval", "0.01",
-]  # fmt: skip
+]
 
 
 def add(total: Any, value: Any) -> None:

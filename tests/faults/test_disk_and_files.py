@@ -181,7 +181,7 @@ def write_bad(folder: Path) -> list[Path]:
         "truncated.jpg": good.read_bytes()[:300], "empty.png": b"", "text.jpg": b"not an image",
         "zip.png": b"PK\3\4" + bytes(100), "page.jpg": b"<html></html>",
         "header.gif": b"GIF89a\xff\xff\xff\xff",
-    }  # fmt: skip
+    }
     for name, value in content.items():
         (folder / name).write_bytes(value)
     (folder / "folder.jpg").mkdir()
@@ -204,7 +204,7 @@ def test_unusual_pixels_become_rgb(tmp_path, mode):
     path = tmp_path / f"x{'.jpg' if mode == 'CMYK' else '.tif'}"
     grey = Image.fromarray(np.linspace(0, 255, 64 * 32).reshape(64, 32).astype(np.uint8))
     (Image.fromarray(np.asarray(grey, dtype=np.uint16) * 257) if mode == "I;16"
-     else grey.convert("RGB").convert(mode)).save(path)  # fmt: skip
+     else grey.convert("RGB").convert(mode)).save(path)
     bank = ImageBank([str(path)], 16, 8)
     assert bank.images.shape == (1, 16, 8, 3) and bank.images.dtype == torch.uint8
 

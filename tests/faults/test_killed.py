@@ -83,12 +83,12 @@ def test_sigterm_finishes_the_step_saves_and_says_how_to_go_on(market_root, tmp_
     options = {**TINY, "train.max_epoch": "5000", "embae.save_interval": "0"}
     command = [sys.executable, "tools/train.py", "-s", "viper", "-t", "market1501", "--root",
                str(market_root), "data.save_dir", str(out),
-               *(text for pair in options.items() for text in pair)]  # fmt: skip
+               *(text for pair in options.items() for text in pair)]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     last, begun = out / "embedding" / "last.pth", time.monotonic()
     process = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE,
-                               text=True)  # fmt: skip
+                               text=True)
     while not last.is_file() and process.poll() is None and time.monotonic() - begun < PATIENCE:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -45,7 +45,7 @@ def run(world: Path, out: Path) -> None:
         sources=["a"], source=records(world / "a"), target="t",
         target_train=records(world / "t").unlabelled(),
         query=pick(test, first), gallery=pick(test, ~first),
-    )  # fmt: skip
+    )
     model = two_layer_model()
     common: dict[str, Any] = {"use_gpu": False, "seed": 3, "store": tiny_store(out / "features")}
     stage_1 = ImageEmbeddingEngine(

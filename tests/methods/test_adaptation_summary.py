@@ -9,11 +9,11 @@ from embae_plugin.commands.adaptation_summary import summary_text
 CHANGE = {
     "queries": 10, "mean_cosine": 0.9, "new_neighbour": 0.25, "same_camera_before": 0.5,
     "same_camera_after": 0.4, "same_camera_by_chance": 0.3, "gap_before": 0.2, "gap_after": 0.1,
-}  # fmt: skip
+}
 CONTENT = {
     "checkpoint": "a.pth", "images": 1234, "cameras": {"a": 1, "b": 2}, "skipped": 0,
     "seconds": 3.0, "method": {}, "change": CHANGE, "scores": [],
-}  # fmt: skip
+}
 
 
 def said(**changes: object) -> str:
@@ -27,7 +27,7 @@ def test_every_number_is_said():
         "moved a little: the mean cosine", "is 0.90", "For 25 % of the crops",
         "same camera for 50 % of the crops, and is for 40 % now (30 % if",
         "0.20 mean distances before and 0.10 after", "Not sure",
-    ):  # fmt: skip
+    ):
         assert words in text
     assert "could not be used" not in said()
 
@@ -46,7 +46,7 @@ def test_one_camera_and_no_gap():
 
 def test_scores_take_the_place_of_doubt():
     row = {"rank1": 0.5, "rank1_nd": 0.4, "mAP": 0.3, "mAP_nd": 0.2, "queries": 9,
-           "dropped_queries": 1, "dropped_queries_nd": 2}  # fmt: skip
+           "dropped_queries": 1, "dropped_queries_nd": 2}
     rows = [{"variant": "baseline", **row}, {"variant": "adapted", **row, "mAP": 0.4}]
     text = said(scores=rows)
     assert "0.400 (+0.100)" in text and "Not sure" not in text

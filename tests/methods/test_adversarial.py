@@ -46,7 +46,7 @@ def store():
 def engine_of(data, store, model, **settings):
     options = {
         "batch_size": 15, "num_instances": 3, "discriminator_dim": 12, "lr": 1e-2, "final_lr": 1e-2,
-    }  # fmt: skip
+    }
     return ImageAdversarialEngine(
         data, model, **{**options, **settings}, use_gpu=False, seed=3, store=store
     )
@@ -121,7 +121,7 @@ def test_codes_are_drawn_to_their_priors(data, store, tmp_path):
     """Without the other losses, what is left is the prior's deviation."""
     model = two_layer_model()
     engine = engine_of(data, store, model, triplet_weight=0.0, reconstruction_weight=0.0,
-                       prior_std=2.0, final_lr=1e-3, discriminator_dim=32)  # fmt: skip
+                       prior_std=2.0, final_lr=1e-3, discriminator_dim=32)
     engine.phases(1)  # f_nui is made afresh, by the seed
     before = [code.std(0).mean().item() for code in codes_of(data, store, model.eval())]
     engine.run(tmp_path, max_epoch=20)
@@ -140,7 +140,7 @@ def test_the_triplet_loss_alone_leaves_what_only_the_others_reach(data, store, t
     assert not same_weights(model.f_emb, before.f_emb)
     assert same_weights(model.f_dec, before.f_dec)
     learned = [(a, b) for (_, a), (_, b) in zip(
-        model.f_nui.named_parameters(), before.f_nui.named_parameters(), strict=True)]  # fmt: skip
+        model.f_nui.named_parameters(), before.f_nui.named_parameters(), strict=True)]
     assert all(torch.equal(a, b) for a, b in learned)
 
 

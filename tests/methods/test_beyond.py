@@ -36,7 +36,7 @@ STAGES = ["autoencoder-camera", "autoencoder-common", "clusters-baseline", "clus
           "clusters-trunk", "clusters-trunk-plain", "embedding", "norm-heads", "norm-plain",
           "norm-transfer-all", "norm-transfer-cam",
           "norm-transfer-fix", "norm-transfer-new", "norm-trunk", "supervised",
-          "supervised-heads"]  # fmt: skip
+          "supervised-heads"]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.zoo_files import write_market1501
 SETTINGS = {
     "lr": 1e-2, "batch_size": 12, "num_instances": 3, "transforms": ["random_flip"],
     "precision": "float32", "use_gpu": False, "seed": 3,
-}  # fmt: skip
+}
 
 
 def engine(data, store, model: EmbAE | None = None, **more) -> ImageEmbeddingEngine:
@@ -133,7 +133,7 @@ def test_torchreids_loader_can_feed_it(tmp_path, monkeypatch):
         root=str(root), sources="market1501", height=32, width=16, workers=0, use_gpu=False,
         batch_size_train=12, num_instances=3, train_sampler="RandomDatasetIdentitySampler",
         transforms=["random_flip", "color_jitter"],
-    )  # fmt: skip
+    )
     made = engine(manager, tiny_store(), transforms=["random_flip", "color_jitter"])
     seen = sizes_seen(made, monkeypatch)
     history = made.run(tmp_path / "log", max_epoch=2)

@@ -75,7 +75,7 @@ def test_a_mix_has_the_moments_of_its_images_and_of_32_of_all():
         weights = np.concatenate([
             np.full(len(own), 1 / (len(own) + PRIOR)),
             np.full(len(everything), PRIOR / len(everything) / (len(own) + PRIOR)),
-        ])  # fmt: skip
+        ])
         both = np.concatenate([own, everything])
         mean = np.average(both, weights=weights)
         var = np.average((both - mean) ** 2, weights=weights)

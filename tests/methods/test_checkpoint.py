@@ -30,7 +30,7 @@ from tests.methods.tiny_net import net
 def test_what_is_saved_comes_back(tmp_path):
     path = tmp_path / "new" / "folder" / "last.pth"
     payload = {"model": net(0).state_dict(), "position": [1, 2, 3], "lr": 1e-4, "pair": (1, "a"),
-               "none": None, "deep": {"rows": [{"loss": 0.5, "name": "embedding"}]}}  # fmt: skip
+               "none": None, "deep": {"rows": [{"loss": 0.5, "name": "embedding"}]}}
     save_checkpoint(path, payload)
     back = load_checkpoint(path)
     assert back.pop("format") == "embae-checkpoint" and back.pop("version") == 1
@@ -108,7 +108,7 @@ def test_a_file_cut_anywhere_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"plain words\n", b"\x00" * 500, b"PK\x03\x04" + b"x" * 99,
-                                     b"\x80\x02}q\x00.", b"\x80\x02X\x05"])  # fmt: skip
+                                     b"\x80\x02}q\x00.", b"\x80\x02X\x05"])
 def test_what_is_no_checkpoint_is_a_value_error(tmp_path, content):
     path = tmp_path / "other.pth"
     path.write_bytes(content)
@@ -164,7 +164,7 @@ def torchreids_checkpoint(path: Path, model: nn.Module) -> dict:
         "rank1": np.float32(0.25), "mAP": np.float64(0.125), "count": np.int64(3),
         "optimizer": optimizer.state_dict(),
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict(),
-    }  # fmt: skip
+    }
     torch.save(content, path)
     return content
 
@@ -203,7 +203,7 @@ def test_torchs_advice_to_switch_the_protection_off_is_not_passed_on(tmp_path):
 def test_each_setting_that_differs_is_named():
     with pytest.raises(ValueError) as caught:
         check_identity("run/last.pth", {"lr": 0.1, "seed": 1, "old": 2},
-                       {"lr": 0.2, "seed": 1, "new": "x"})  # fmt: skip
+                       {"lr": 0.2, "seed": 1, "new": "x"})
     text = str(caught.value)
     assert "run/last.pth comes from a run with other settings" in text
     assert "lr: 0.1 then, 0.2 now" in text

@@ -30,7 +30,7 @@ PEOPLE = np.repeat(np.arange(7), 9)  # of the tiny target's images, in order
 
 def engine_of(data, store, model, learn="heads", **settings):
     options = {"eps": 0.6, "min_samples": 3, "k1": 8, "k2": 3, "batch_size": 16, "lr": 1e-2,
-               "precision": "float32", "seed": 3}  # fmt: skip
+               "precision": "float32", "seed": 3}
     kind = ImageSupervisedEngine if "identities" in settings else ImageClusterEngine
     return kind(data, model, learn, **{**options, **settings}, use_gpu=False, store=store)
 
@@ -68,7 +68,7 @@ def right_neighbours(model, data, store) -> float:
 @pytest.mark.parametrize(
     ("learn", "parts"), [("heads", ""), ("heads", "heads"), ("heads", "trunk"), ("trunk", ""),
                          ("trunk", "trunk")]
-)  # fmt: skip
+)
 def test_rounds_learn_their_clusters(data, store, tmp_path, learn, parts, caplog):
     model = camera_model(data, store, parts) if parts else two_layer_model()
     before = copy.deepcopy(model)
@@ -79,7 +79,7 @@ def test_rounds_learn_their_clusters(data, store, tmp_path, learn, parts, caplog
     rows = [row for row in history if row["phase"] == "rounds"]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     twin = engine_of(data, store, copy.deepcopy(before), learn, identities=PEOPLE, steps=8,
-                     batch_size=28, lr=2e-3)  # fmt: skip
+                     batch_size=28, lr=2e-3)
     losses = [row["loss"] for row in twin.run(tmp_path / "same labels", 3) if "loss" in row]
     assert losses[2] < losses[0]  # of clusters found anew losses differ with their number
     assert all(9 <= row["kept"] <= 63 and row["clusters"] >= 2 for row in rows)
@@ -87,7 +87,7 @@ def test_rounds_learn_their_clusters(data, store, tmp_path, learn, parts, caplog
     assert f"clusters-{learn}, round 1: {rows[0]['kept']:.0f} of 63 images in" in caplog.text
     assert right_neighbours(model, data, store) >= first
     assert not same_weights(model.trunk if learn == "trunk" else model.f_emb,
-                            before.trunk if learn == "trunk" else before.f_emb)  # fmt: skip
+                            before.trunk if learn == "trunk" else before.f_emb)
     untouched = {"heads": ("trunk", "f_nui", "f_dec"), "trunk": ("f_emb", "f_nui", "f_dec")}
     for part in untouched[learn]:
         assert same_weights(getattr(model, part), getattr(before, part)), part
@@ -130,7 +130,7 @@ def test_each_round_clusters_the_weights_that_the_last_has_left(data, store):
 
 def test_batches_hold_images_of_clusters_in_equal_shares(data, store):
     rounds = engine_of(data, store, two_layer_model(), steps=5, batch_size=9, num_instances=3
-                       ).phases(2)[0]  # fmt: skip
+                       ).phases(2)[0]
     rounds.start()
     rounds.start_epoch(0)
     plan = rounds.plan
@@ -173,7 +173,7 @@ def test_batches_keep_to_few_of_many_cameras(data, store, learn, parts, cameras,
     ("learn", "parts", "cameras", "renewed"),
     [("trunk", "trunk", 8, False), ("trunk", "trunk", 12, True), ("heads", "heads", 12, True),
      ("trunk", "", 12, False)],
-)  # fmt: skip
+)
 def test_statistics_of_many_cameras_are_estimated_again_before_each_clustering(
     data, store, learn, parts, cameras, renewed
 ):
@@ -210,7 +210,7 @@ def test_centres_move_by_hand(data, store):
         [1.0, 0.0],
         [0.75 * root, 0.25 + 0.75 * root],
         [0.25 * 0.6, 0.25 * 0.8 + 0.75],
-    ])  # fmt: skip
+    ])
     torch.testing.assert_close(rounds.centres, F.normalize(expected, dim=1))
 
 

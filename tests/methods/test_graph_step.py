@@ -72,7 +72,7 @@ def test_a_graph_that_cannot_be_captured_says_why(bank):
     with pytest.raises(ValueError) as caught:
         build_step("graph", eager_step(), bank, augment, 12)
     for reason in ("embae.embedding.step graph cannot be used", "not on a GPU",
-                   "transforms random_flip, random_crop", "not capturable Adam"):  # fmt: skip
+                   "transforms random_flip, random_crop", "not capturable Adam"):
         assert reason in str(caught.value)
     with pytest.raises(ValueError, match="'fast': must be auto, eager or graph"):
         build_step("fast", eager_step(), bank, augment, 12)
@@ -104,7 +104,7 @@ def test_an_engine_refuses_a_graph_without_a_gpu_before_any_step(tmp_path):
     engine = ImageEmbeddingEngine(
         data, two_layer_model(), batch_size=12, num_instances=3, transforms=["random_flip"],
         step="graph", use_gpu=False, store=tiny_store(),
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match="graph cannot be used: the images are not on a GPU"):
         engine.run(tmp_path / "run", max_epoch=1)
 

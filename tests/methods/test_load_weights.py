@@ -11,7 +11,7 @@ from tests.methods.tiny_net import net
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s},
-                                  lambda s: {f"module.{k}": v for k, v in s.items()}])  # fmt: skip
+                                  lambda s: {f"module.{k}": v for k, v in s.items()}])
 def test_weights_load_from_each_kind_of_file(tmp_path, wrap):
     torch.save(wrap(net(1).state_dict()), tmp_path / "w.pth")
     model = net(2)
@@ -45,10 +45,10 @@ def test_parts_that_neither_side_has_are_refused(tmp_path):
 def test_weights_of_another_network_are_named_key_by_key(tmp_path):
     torch.save(net(1, width=4).state_dict(), tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"w\.pth belongs to another model: trunk\.0\.weight is "
-                       r"\(4, 2\), the model's is \(3, 2\).*and 2 more"):  # fmt: skip
+                       r"\(4, 2\), the model's is \(3, 2\).*and 2 more"):
         load_weights(net(2), tmp_path / "w.pth")
     torch.save({"trunk.0.weight": torch.zeros(3, 2), "fc.weight": torch.zeros(1)},
-               tmp_path / "w.pth")  # fmt: skip
+               tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"missing trunk\.0\.bias.*more"):
         load_weights(net(2), tmp_path / "w.pth")
     state = net(1).state_dict()

@@ -30,11 +30,11 @@ def engine(root, sampler="RandomDatasetIdentitySampler", batch_size=6):
         root=str(root), sources="market1501", height=32, width=16, workers=0, use_gpu=False,
         batch_size_train=batch_size, num_instances=2, train_sampler=sampler,
         transforms=["random_flip", "color_jitter"],
-    )  # fmt: skip
+    )
     return ImageEmbeddingEngine(
         manager, two_layer_model(), lr=1e-2, precision="float32", use_gpu=False, seed=2,
         store=tiny_store(),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("sampler", ["RandomDatasetIdentitySampler", "RandomIdentitySampler"])
@@ -97,7 +97,7 @@ def test_without_a_loader_such_transforms_are_refused(root):
     made = engine(root)
     data = ReIDData(sources=["market1501"], source=made.data.source)
     again = ImageEmbeddingEngine(data, two_layer_model(), transforms=["color_jitter"],
-                                 use_gpu=False, store=tiny_store())  # fmt: skip
+                                 use_gpu=False, store=tiny_store())
     with pytest.raises(ValueError, match="transforms color_jitter need torchreid's loader"):
         again.phases(1)
 

@@ -31,7 +31,7 @@ PEOPLE = np.repeat(np.arange(7), 9)  # of the tiny target's images, in order
 
 def engine_of(data, store, model, **settings):
     options = {"rounds": 2, "clusters": 6, "threshold": 0.998, "lr": 1e-2, "seed": 3,
-               "precision": "float32"}  # fmt: skip
+               "precision": "float32"}
     return ImagePULEngine(data, model, **{**options, **settings}, use_gpu=False, store=store)
 
 

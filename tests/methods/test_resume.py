@@ -22,7 +22,7 @@ def make(stage, data, store, model):
         return ImageEmbeddingEngine(
             data, model, batch_size=12, num_instances=3, transforms=["random_flip"],
             precision="float32", **common,  # bfloat16 on a CPU is not the same from run to run
-        )  # fmt: skip
+        )
     if stage == "autoencoder":
         return ImageAutoencoderEngine(data, model, "camera", batch_size=20, **common)
     return ImageTransferEngine(

@@ -60,7 +60,7 @@ def test_a_generator_depends_on_its_names_alone():
     torch.manual_seed(1)
     assert draw(1, "batches", 3) == first
     others = [draw(2, "batches", 3), draw(1, "augment", 3), draw(1, "batches", 4),
-              draw(1, "batches"), draw("1", "batches", 3), draw(1, "batches", 3, 0)]  # fmt: skip
+              draw(1, "batches"), draw("1", "batches", 3), draw(1, "batches", 3, 0)]
     assert len({first, *others}) == 7
 
 

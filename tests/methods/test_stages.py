@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data, store, 
             data, model, batch_size=12, num_instances=3, transforms=["random_flip"],
             use_gpu=False, seed=seed, store=store,
             precision="float32",  # bfloat16 gradients of maps a pixel wide can be anything
-        )  # fmt: skip
+        )
         engine.run(tmp_path / name, max_epoch=2)
         runs.append(model)
     assert same_weights(runs[0], runs[1])
@@ -188,7 +188,7 @@ def held_autoencoder(data, store, folder, **settings):
     engine = ImageAutoencoderEngine(
         data, model, "camera", batch_size=20, bottleneck=Bottleneck(**settings), **SMALL,
         store=store,
-    )  # fmt: skip
+    )
     history = engine.run(folder, max_epoch=4)
     return model, history, engine
 

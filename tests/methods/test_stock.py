@@ -43,7 +43,7 @@ def test_weights_for_the_same_people_load_whole_and_quietly(tmp_path, caplog):
 @pytest.mark.parametrize(("content", "message"), [
     ({"other.weight": torch.zeros(2)}, r"nothing in .*w\.pth fits this model"),
     ([1, 2], r"w\.pth holds no weights but a list"), ({}, r"w\.pth holds no weights: it is empty"),
-])  # fmt: skip
+])
 def test_weights_of_another_network_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=message):
@@ -65,7 +65,7 @@ def config(root: Path, save_dir: Path, *options: object):
             "model.pretrained", False, "use_gpu", False, "train.batch_size", 8,
             "train.max_epoch", 1, *options,
         ]
-    )  # fmt: skip
+    )
 
 
 def test_a_run_goes_on_from_torchreids_checkpoint(root, tmp_path, caplog):

@@ -44,7 +44,7 @@ def same(state, found):
 
 
 @pytest.mark.parametrize(("values", "kept"), [([1, 4, 2, 3, 3], 2), ([1, 2, 3, 4, 5], 5),
-                                             ([5, 5, 1, 1, 1], 1)])  # fmt: skip
+                                             ([5, 5, 1, 1, 1], 1)])
 def test_the_weights_of_the_epoch_with_the_highest_measure_are_kept(
     data, store, tmp_path, monkeypatch, values, kept
 ):
@@ -108,7 +108,7 @@ def test_a_measure_that_one_camera_does_not_have_keeps_the_last_epoch(
     monkeypatch.setattr(
         module.Watch, "_measured",
         lambda self, model, every: seen.append(0) or {"mutual_neighbours": float("nan")},
-    )  # fmt: skip
+    )
     with caplog.at_level(logging.WARNING):
         history = engine.run(tmp_path, max_epoch=3)
     assert history[-1]["kept_epoch"] == 3 and len(seen) == 3

@@ -105,7 +105,7 @@ def test_three_steps_are_those_of_a_plain_loop(records, bank, flips):
     assert same_weights(mine, plain)
     # Plain descent: Adam would scale up the rounding of biases that batch norm makes idle.
     got = eager_training(mine, records, bank, 3, flips,
-                         optimizer=torch.optim.SGD(mine.parameters(), lr=0.1))  # fmt: skip
+                         optimizer=torch.optim.SGD(mine.parameters(), lr=0.1))
     descent = torch.optim.SGD(plain.parameters(), lr=0.1)
     wanted = plain_training(plain, descent, records, bank, 3, flips)
     assert got == pytest.approx(wanted, rel=1e-4)
@@ -172,7 +172,7 @@ def test_the_papers_adam_moves_as_kingma_and_ba_say():
 def test_set_lr_keeps_a_tensor_and_scales_groups():
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam([{"params": [layer.weight], "lr_mult": 0.1},
-                                  {"params": [layer.bias]}], lr=1.0)  # fmt: skip
+                                  {"params": [layer.bias]}], lr=1.0)
     rate = torch.tensor(1.0)
     optimizer.param_groups[1]["lr"] = rate
     set_lr(optimizer, 0.5)

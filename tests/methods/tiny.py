@@ -91,7 +91,7 @@ def two_layer_trunk() -> Trunk:
         torch.nn.Conv2d(3, 8, 5, 4, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
         torch.nn.Conv2d(8, 12, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
         torch.nn.Flatten(),
-    )  # fmt: skip
+    )
     return Trunk("two layers", net, 12, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 

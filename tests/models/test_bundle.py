@@ -31,7 +31,7 @@ def test_what_is_saved_comes_back(tmp_path):
         assert same_weights(back.model, bundle.model) and not back.model.training
         assert (back.input, back.camera_names, back.about) == (
             INPUT, ("gate", "Höf 2"), bundle.about,
-        )  # fmt: skip
+        )
         assert back.model.camera_names == ("gate", "Höf 2")
 
 
@@ -46,7 +46,7 @@ def test_a_pooled_model_of_an_earlier_release_comes_back(tmp_path):
     model = EmbAE.of_trunk(build_trunk("mobilenetv1_x0_25"))
     save_checkpoint(tmp_path / "a.pth", {"spec": {"trunk": model.trunk.name}, "done": True,
                                          "model": model.state_dict(),
-                                         "input": INPUT.as_dict()})  # fmt: skip
+                                         "input": INPUT.as_dict()})
     back = open_model(tmp_path / "a.pth").model
     assert back.head == "none" and same_weights(back, model)
 
@@ -65,7 +65,7 @@ def test_earlier_releases_kept_the_names_of_cameras_elsewhere(tmp_path, more, na
     spec = {key: value for key, value in model.spec().items() if key != "camera_names"}
     save_checkpoint(tmp_path / "a.pth", {"spec": {**spec, "cameras": 2}, "done": True,
                                          "model": model.state_dict(),
-                                         "input": INPUT.as_dict(), **more})  # fmt: skip
+                                         "input": INPUT.as_dict(), **more})
     back = open_model(tmp_path / "a.pth")
     assert back.camera_names == names and same_weights(back.model, model)
 
@@ -103,7 +103,7 @@ def test_what_is_not_there(tmp_path):
 def test_an_older_checkpoint_needs_its_size(tmp_path):
     model = tiny_embae()
     save_checkpoint(tmp_path / "last.pth", {"spec": model.spec(), "model": model.state_dict(),
-                                            "done": True, "stage": "embedding"})  # fmt: skip
+                                            "done": True, "stage": "embedding"})
     with pytest.raises(ValueError, match=r"pass --height and --width"):
         open_model(tmp_path)
     with pytest.raises(ValueError, match=r"pass --height and --width"):

@@ -58,7 +58,7 @@ def check(trunk: Trunk, size: tuple[int, int] = SIZE) -> Features:
     twin = copy.deepcopy(trunk).eval()
     with torch.inference_mode():
         for x in (images(3, size), images(1, size), images(4, size).flip(3),
-                  images(2, size).contiguous(memory_format=torch.channels_last)):  # fmt: skip
+                  images(2, size).contiguous(memory_format=torch.channels_last)):
             found, expected = frozen(x), twin(x)
             assert found.dtype == torch.float32 and found.shape == expected.shape
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -73,7 +73,7 @@ def by_torch(frozen: Features) -> bool:
     "name",
     ["mobilenetv1_x0_25", "mobilenetv1_tf", "mobilenetv3_small_050", "resnet10t",
      "torchreid:osnet_x0_25", "torchreid:osnet_ain_x0_25"],
-)  # fmt: skip
+)
 def test_a_frozen_trunk_gives_the_trunk_s_features(name, engine):
     frozen = check(trained(build_trunk(name, "", generator())))
     assert by_torch(frozen) == (engine == "torch")
@@ -151,7 +151,7 @@ def test_a_graph_made_of_equal_weights_serves_other_ones(monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnx_engine, "_graphs", {})
     for trunk in (build_trunk("mobilenetv1_x0_25", "", generator()),
-                  trained(build_trunk("mobilenetv1_x0_25", "", generator()))):  # fmt: skip
+                  trained(build_trunk("mobilenetv1_x0_25", "", generator()))):
         assert not by_torch(check(trunk.train()))
     assert len(onnx_engine._graphs) == 1
 
@@ -234,7 +234,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["no ONNX graph", "onnxruntime changes features",
-                                  "onnxruntime is left out, it fails"])  # fmt: skip
+                                  "onnxruntime is left out, it fails"])
 def test_what_onnxruntime_cannot_compute_is_left_to_torch(kind, caplog, capfd):
     pytest.importorskip("onnxruntime")
     with caplog.at_level(logging.INFO):
@@ -307,7 +307,7 @@ def test_on_a_gpu_images_go_through_the_plain_network_in_its_own_order():
     with torch.inference_mode():
         expected = trunk(x)
         net = _InFormat(copy.deepcopy(trunk).to(memory_format=torch.channels_last),
-                        torch.contiguous_format)  # fmt: skip
+                        torch.contiguous_format)
         found = net(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert all(p.is_contiguous() for p in net.parameters())

@@ -149,7 +149,7 @@ def test_training_moves_the_statistics_and_evaluation_does_not(some):
     before = {name: b.clone() for name, b in ours.named_buffers() if "running_mean" in name}
     ours(images(arch, 4))
     moved = [name for name, b in ours.named_buffers()
-             if name in before and not torch.equal(b, before[name])]  # fmt: skip
+             if name in before and not torch.equal(b, before[name])]
     assert len(moved) == len(before)
     ours.eval()
     after = copy.deepcopy(ours)
@@ -231,7 +231,7 @@ def test_torchreids_network_with_a_camera_s_weights_gives_its_embeddings(known, 
         other = model.torchreid_state(1)
     assert not close(load(arch, other)(x).detach(), expected, 1e-3)
     assert all(v.untyped_storage().nbytes() == v.numel() * v.element_size()
-               for v in state.values())  # fmt: skip
+               for v in state.values())
 
 
 def test_each_row_takes_its_own_camera(known):
@@ -248,7 +248,7 @@ def test_a_training_forward_moves_the_rows_of_its_cameras(known):
     _, _, model = known
     arch = model.architecture
     before = {name: m.running_mean.clone() for name, m in model.named_modules()
-              if isinstance(m, CameraNorm)}  # fmt: skip
+              if isinstance(m, CameraNorm)}
     x, camids = images(arch, 10), torch.tensor([0] * 5 + [2] * 5)
     model.train()
     _, z = model(x, camids)

@@ -45,7 +45,7 @@ WRAPPED = [
 def test_there_are_all_of_torchreids_models_and_no_others():
     assert {"osnet_x1_0", "osnet_ain_x0_25", "resnet152", "resnet50_ibn_b", "se_resnext101_32x4d",
             "densenet121_fc512", "nasnsetmobile", "mudeep", "hacnn", "pcb_p6", "mlfn",
-            "shufflenet_v2_x2_0", "squeezenet1_0_fc512"} < set(bridge.own_models())  # fmt: skip
+            "shufflenet_v2_x2_0", "squeezenet1_0_fc512"} < set(bridge.own_models())
     assert len(bridge.own_models()) >= 46
     assert not any(name.startswith("embae") for name in bridge.own_models())
 
@@ -55,7 +55,7 @@ def test_every_model_of_torchreids_is_recognised_from_its_file(arch, tmp_path):
     state = state_of(arch)
     wrap = WRAPPED[len(arch) % 2]
     torch.save(wrap(state), tmp_path / "model.pth.tar-60",
-               _use_new_zipfile_serialization=len(arch) % 4 < 2)  # fmt: skip
+               _use_new_zipfile_serialization=len(arch) % 4 < 2)
     assert recognise(read_state(tmp_path / "model.pth.tar-60")) == arch
 
 
@@ -158,7 +158,7 @@ NONE = {
     "nothing": ({}, "a classifier alone (nothing)"),
     "detector": (DETECTOR, "9 tensors (model.0.conv.weight (16, 3, 3, 3), model.1.conv.weight"),
     "one tensor": ({"w": torch.zeros(2)}, "1 tensors (w (2,)) that are not the weights"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", NONE)

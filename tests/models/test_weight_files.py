@@ -22,7 +22,7 @@ from embae_plugin.models.weight_files import bare_state, misfit, read_file, read
 STATE = {
     "a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.5]),
     "norm.num_batches_tracked": torch.tensor(7),
-}  # fmt: skip
+}
 NAMES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
@@ -104,7 +104,7 @@ def torchreids_checkpoint() -> dict[str, object]:
         "state_dict": STATE, "epoch": 7, "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(), "rank1": np.float32(0.25), "mAP": np.float64(0.125),
         "more": [np.int64(3), np.int32(-4), np.float16(0.5), np.bool_(True), np.uint8(9)],
-    }  # fmt: skip
+    }
 
 
 def renamed(path: Path, name: str) -> None:
@@ -112,7 +112,7 @@ def renamed(path: Path, name: str) -> None:
 
     def rewrite(pickled: bytes) -> bytes:
         changed, count = re.subn(rb"cnumpy\._?core\.multiarray\nscalar\n",
-                                 f"c{name}\nscalar\n".encode(), pickled)  # fmt: skip
+                                 f"c{name}\nscalar\n".encode(), pickled)
         assert count
         return changed
 
@@ -146,7 +146,7 @@ def python2s_scalar() -> bytes:
     with pytest.raises(UnicodeDecodeError):
         number.decode()
     dtype = (b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
-             b"J\xff\xff\xff\xffK\x00tb")  # fmt: skip
+             b"J\xff\xff\xff\xffK\x00tb")
     scalar = b"cnumpy.core.multiarray\nscalar\n" + dtype + b"U\x08" + number + b"\x86R"
     return b"\x80\x02}U\x03mAP" + scalar + b"s."
 
@@ -172,7 +172,7 @@ def test_what_others_allow_torch_to_load_stays_allowed(tmp_path):
 
 def test_threads_do_not_take_the_permission_from_each_other(tmp_path):
     torch.save({**torchreids_checkpoint(), "rows": [np.float64(i) for i in range(300)]},
-               tmp_path / "w.pth")  # fmt: skip
+               tmp_path / "w.pth")
     failed: list[Exception] = []
 
     def read() -> None:
@@ -234,7 +234,7 @@ def test_a_file_cut_short_is_named(form, share, tmp_path):
 
 
 JUNK = [b"<html>404 Not Found</html>\n" * 20, b"\x00" * 500, b"PK\x03\x04" + b"x" * 99,
-        b"\x80\x02}q\x00.", b"\x80\x02X\x05", b"ONNX"]  # fmt: skip
+        b"\x80\x02}q\x00.", b"\x80\x02X\x05", b"ONNX"]
 
 
 @pytest.mark.parametrize("content", JUNK)
@@ -297,7 +297,7 @@ def test_a_file_without_the_weights_of_a_network_says_what_it_holds(kind, tmp_pa
 def test_a_bare_state_is_not_looked_into():
     assert bare_state("w.pth", {"model": {"module.a": STATE["a.bias"], "b": None}}) == {
         "a": STATE["a.bias"], "b": None
-    }  # fmt: skip
+    }
 
 
 # --- comparing --------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_links_are_those_of_the_hub_and_of_drive():
     model = published_model(ON_HUB)
     hub, drive = model.links
     assert hub == huggingface_hub.hf_hub_url(zoo.HUB, model.hub,
-                                             revision=zoo.HUB_REVISION)  # fmt: skip
+                                             revision=zoo.HUB_REVISION)
     assert hub.startswith("https://huggingface.co/kaiyangzhou/osnet/resolve/a5c5cc037c24235cda3b")
     assert drive == "https://drive.google.com/uc?id=1Kkx2zW89jq_NETu4u42CFZTMVD5Hwm6e"
     assert published_model(NAME).links == [

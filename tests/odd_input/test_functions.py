@@ -25,7 +25,7 @@ few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 dtypes = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16,
-                          torch.int64, torch.int32, torch.bool])  # fmt: skip
+                          torch.int64, torch.int32, torch.bool])
 ids = st.one_of(st.integers(-3, 3), st.sampled_from([-(2**62), 2**62, 0, 1]))
 words = st.text(max_size=8)
 
@@ -85,7 +85,7 @@ def test_balanced_batches(groups, per_group, steps):
 
 @few
 @given(st.lists(st.tuples(ids, ids), max_size=5), st.lists(st.tuples(ids, ids), max_size=6),
-       dtypes, st.integers(0, 3))  # fmt: skip
+       dtypes, st.integers(0, 3))
 def test_evaluation(query, gallery, kind, dim):
     q, g = tensor((len(query), dim), kind), tensor((len(gallery), dim), kind)
     columns = [[item[k] for item in side] for k in (0, 1) for side in (query, gallery)]
@@ -149,13 +149,13 @@ def test_synthetic_plans(name, scale, seed):
 
 
 KEYS = ["train.lr", "train.batch_size", "embae.variants", "embae.z_id_dim", "data.height",
-        "test.ranks", "embae.test.tta", "train", "", "nothing.at.all"]  # fmt: skip
+        "test.ranks", "embae.test.tta", "train", "", "nothing.at.all"]
 
 
 @few
 @given(st.lists(st.tuples(st.sampled_from(KEYS), st.one_of(
     words, st.integers(-2, 9).map(str), st.sampled_from(["[]", "None", "nan", "1e999", "{}", "("]),
-)), max_size=3))  # fmt: skip
+)), max_size=3))
 def test_configuration(pairs):
     def both() -> None:
         check_config(load_config("", [text for pair in pairs for text in pair]))
@@ -192,7 +192,7 @@ def test_a_loop_of_links_in_a_data_set_ends(tmp_path):
     ["train", "--root", "nowhere", "loss.name", "embae", "model.name", "embae_mobilenetv1"],
     ["data", "check", "--root", "no where"], ["data", "check", "☃", "--root", "."],
     ["data", "get", "market1501", "--root", "x", "--url", "file:///nowhere"],
-])  # fmt: skip
+])
 def test_commands_say_what_is_wrong(tmp_path, monkeypatch, capsys, verb):
     from embae_plugin.commands.main import main
 

@@ -47,7 +47,7 @@ NO_IMAGES = {
     "meta": TENSOR.to("meta"), "one channel": TENSOR[:1], "plane": TENSOR[0],
     "no rows of a tensor": TENSOR[:, :0], "batch in list": [TENSOR[None]],
     "one bad of two": [TENSOR, TENSOR[0]], "bad beside an array": [PIXELS, TENSOR * 2],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NO_IMAGES)
@@ -67,7 +67,7 @@ def test_no_images_have_no_embeddings(reid, extractor, none):
     st.sampled_from([np.uint8, np.int8, np.int64, np.float32, np.bool_]),
     st.lists(st.integers(0, 5), max_size=5).map(tuple), fill=st.nothing(),
     elements={"min_value": 0, "max_value": 1},
-))  # fmt: skip
+))
 def test_arrays_of_any_shape_and_type(reid, array):
     image = array.ndim in (3, 4) and array.shape[-1] == 3 and array.dtype == np.uint8
     if (image and array.size) or (array.ndim == 4 and not len(array)):
@@ -80,14 +80,14 @@ def test_arrays_of_any_shape_and_type(reid, array):
 
 @pytest.mark.parametrize("same", [PIXELS.astype(">u1"), PIXELS[::-1][::-1], TENSOR.double(),
                                   TENSOR.clone().requires_grad_(),
-                                  Image.fromarray(PIXELS)])  # fmt: skip
+                                  Image.fromarray(PIXELS)])
 def test_the_same_image_in_another_form(reid, same):
     np.testing.assert_allclose(reid.embed(same), reid.embed(PIXELS), atol=2e-6)
 
 
 UNKNOWN = [2, -2, 0.5, float("nan"), "z", "", 2**70, object(), {"a": 0, "b": 1}, {0, 1}, b"a",
            [0], [0, 1, 0], [0.7, 1], [float("nan"), 0], [[0], [1]], [b"a", "b"], [object(), 0],
-           np.array([[0], [1]]), torch.tensor([0.5, 1]), np.float32(0.5)]  # fmt: skip
+           np.array([[0], [1]]), torch.tensor([0.5, 1]), np.float32(0.5)]
 
 
 @pytest.mark.parametrize("cameras", UNKNOWN, ids=lambda value: type(value).__name__)
@@ -101,7 +101,7 @@ def test_cameras_that_the_model_does_not_know(reid, cameras):
     (["b", None], [1, -1]), ([1.0, 0], [1, 0]), (torch.tensor([1, 0]), [1, 0]), (range(2), [0, 1]),
     ("unknown", [-1, -1]), (["a", "unknown"], [0, -1]), (np.array(["b", "a"]), [1, 0]),
     (np.array(["b", None], dtype=object), [1, -1]), ((c for c in "ba"), [1, 0]),
-], ids=lambda value: type(value).__name__)  # fmt: skip
+], ids=lambda value: type(value).__name__)
 def test_cameras_in_all_forms(reid, cameras, numbers):
     assert reid.camera_numbers(cameras, 2).tolist() == numbers
 
@@ -146,7 +146,7 @@ def test_sizes_that_are_none(checkpoint, size):
 
 @pytest.mark.parametrize("name", ["long", "complex", "eight bits", "sparse", "meta", "one channel",
                                   "plane", "no rows of a tensor", "none", "row",
-                                  "floats"])  # fmt: skip
+                                  "floats"])
 def test_the_extractor_refuses_what_is_no_image(extractor, name):
     with pytest.raises(ValueError):
         extractor(NO_IMAGES[name])
@@ -164,7 +164,7 @@ def test_the_extractor_takes_half_precision_and_refuses_raw_bytes(extractor):
     {"pixel_mean": "abc"}, {"pixel_std": [0, 0, 0]}, {"pixel_std": [float("nan")] * 3},
     {"model_path": ""}, {"model_path": "nowhere"}, {"device": "x"},
     {"model_name": "nonsense", "model_path": ""},
-], ids=str)  # fmt: skip
+], ids=str)
 def test_extractors_that_cannot_be(checkpoint, change):
     with pytest.raises((ValueError, OSError)):
         FeatureExtractor(**{"model_path": checkpoint, "device": "cpu", **change})

@@ -41,7 +41,7 @@ BAD_COLUMNS = {
     "path": [np.arange(N) / 2, GOOD["path"][:, None], np.array("p"), GOOD["path"][:1], None],
     "about": [np.array("[]"), np.array("null"), np.array("{"), np.array('"x"'), np.arange(2),
               np.array("[" * 100_000)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_COLUMNS)
@@ -52,12 +52,12 @@ def test_columns_that_cannot_be(tmp_path, capsys, name):
         assert "bad.npz" in refused(capsys, "evaluate", "--query", bad)
         assert "bad.npz" in refused(capsys, "search", "--query", good, "--gallery", bad)
         assert "bad.npz" in refused(capsys, "report", "--before", good, "--after", bad,
-                                    "--out", tmp_path / "r.html")  # fmt: skip
+                                    "--out", tmp_path / "r.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz", "good.npz"]
 
 
 @pytest.mark.parametrize("cameras", [[0, 1], [-1, -2], [2**62, -(2**62)], [7, 10**6], ["ä", "ü ö"],
-                                     ["0", "00"]], ids=str)  # fmt: skip
+                                     ["0", "00"]], ids=str)
 def test_cameras_of_any_name_score_alike(tmp_path, capsys, cameras):
     """Ids negative, sparse, huge or text: the same crops, the same scores."""
     wanted = write(tmp_path / "good.npz")
@@ -72,7 +72,7 @@ def test_cameras_of_any_name_score_alike(tmp_path, capsys, cameras):
     assert main([*search, "--json", f"{tmp_path}/h.json"]) == 0
     for answer in json.loads((tmp_path / "h.json").read_text(encoding="utf-8")):
         assert {hit["camid"] for hit in answer["hits"]} == {str(c) for c in cameras} - {
-            answer["camid"]}  # fmt: skip
+            answer["camid"]}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
@@ -83,7 +83,7 @@ def test_embeddings_that_are_no_numbers(tmp_path, capsys, value, side):
     files = {"query": write(tmp_path / "q.npz"), "gallery": write(tmp_path / "g.npz")}
     write(files[side], embedding=broken)
     error = refused(capsys, "search", "--query", files["query"], "--gallery", files["gallery"],
-                    "--json", tmp_path / "j")  # fmt: skip
+                    "--json", tmp_path / "j")
     assert str(GOOD["path"][3]) in error and not (tmp_path / "j").exists()
     refused(capsys, "evaluate", "--query", files["query"], "--gallery", files["gallery"])
 
@@ -120,7 +120,7 @@ ids = st.one_of(st.integers(-3, 3), st.sampled_from([-(2**62), 2**62]))
 
 @few
 @given(st.lists(st.tuples(ids, ids, st.integers(0, 1)), max_size=10), st.integers(-2, 8),
-       st.integers(-1, 4))  # fmt: skip
+       st.integers(-1, 4))
 def test_samplers(items, batch_size, num_instances):
     source = [("x", *item) for item in items]
     for kind in (RandomDatasetIdentitySampler, CameraBalancedSampler):

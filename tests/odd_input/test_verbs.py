@@ -23,7 +23,7 @@ def world(tmp_path_factory):
     lines = [f"{p.relative_to(folder / 'crops')},{p.parent.name},{p.name[:4]}" for p in paths]
     (folder / "crops.csv").write_text("\n".join(["path,camid,pid", *lines]), encoding="utf-8")
     assert main(["extract", "--checkpoint", f"{folder}/m.pth", "--csv", f"{folder}/crops.csv",
-                 "--images", f"{folder}/crops", "--out", f"{folder}/e.npz"]) == 0  # fmt: skip
+                 "--images", f"{folder}/crops", "--out", f"{folder}/e.npz"]) == 0
     return folder
 
 
@@ -139,7 +139,7 @@ def test_places_that_cannot_be_written(world, tmp_path, capsys, kind, verb):
     "report --before {e} --after {e} --out {new} --length -1",
     "data check nothing --root {crops}", "data get viper --root {new} --url x --md5 zz",
     "reproduce --preset synthetic --dry-run no.such.key 1",
-])  # fmt: skip
+])
 def test_numbers_and_words_that_cannot_be(world, tmp_path, capsys, command):
     refused(capsys, *words(command, world, new=str(tmp_path / "new")))
     assert not list(tmp_path.iterdir())
@@ -155,13 +155,13 @@ def test_seeds_that_cannot_be(capsys, seeds):
 ODD_RUNS = ["[]", "null", "{", "[" * 100_000, '{"rows": 1}', {"rows": "abc"}, {"rows": [1]},
             {"seed": "x"}, {"seed": float("nan")}, {"sources": 3},
             {"rows": [{"variant": "v", "mAP": "x"}]},
-            {"rows": [{"variant": "v", "rank1": [1]}]}]  # fmt: skip
+            {"rows": [{"variant": "v", "rank1": [1]}]}]
 ODD_HISTORIES = ["[]", "null", "{", {"transfer-cam": 3}, {"transfer-cam": [3]},
                  {"transfer-cam": [{"mAP": 1}]},
                  {"transfer-cam": [{"mAP": "x", "epoch": 1, "rank1": 1}]},
                  {"transfer-cam": [{"mAP": 1, "epoch": "x", "rank1": 1}]},
                  {"transfer-cam": [{"mAP": None, "epoch": 1, "rank1": None}]},
-                 {"transfer-cam": [{"mAP": 0.1, "epoch": 1, "rank1": 0.1}]}]  # fmt: skip
+                 {"transfer-cam": [{"mAP": 0.1, "epoch": 1, "rank1": 0.1}]}]
 
 
 def test_results_that_are_none(tmp_path, capsys):
@@ -211,5 +211,5 @@ def test_names_that_are_no_utf8_are_kept(world, tmp_path, capsys, monkeypatch):
     answers = json.loads((tmp_path / "j.json").read_text(encoding="utf-8"))
     assert len(answers) == 6 and all(Path(a["hits"][0]["file"]).is_file() for a in answers)
     assert "is not UTF-8" in refused(capsys, *extract, "--out", f"{tmp_path}/e.parquet",
-                                     "--max-bad", "0.2")  # fmt: skip
+                                     "--max-bad", "0.2")
     capsys.readouterr()

@@ -62,7 +62,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda what, path: path.write_bytes(
-    pickle.dumps(what))], ids=["torch", "pickle"])  # fmt: skip
+    pickle.dumps(what))], ids=["torch", "pickle"])
 def test_code_in_a_file_does_not_run(model, tmp_path, write):
     write({"format": "embae-checkpoint", "model": Bomb(tmp_path / "ran")}, tmp_path / "x.pth")
     refused_by_both(model, tmp_path / "x.pth")
@@ -107,7 +107,7 @@ def test_weights_of_other_precisions_are_taken(good, tmp_path, kind):
 
 
 @pytest.mark.parametrize("more", [{3: torch.ones(1)}, {(1, 2): torch.ones(1)}, {"": "x"},
-                                  {"more.weight": torch.ones(1)}], ids=str)  # fmt: skip
+                                  {"more.weight": torch.ones(1)}], ids=str)
 def test_names_that_do_not_belong(good, model, tmp_path, more):
     payload = load_checkpoint(good)
     payload["model"].update(more)
@@ -124,7 +124,7 @@ def test_a_weight_under_two_names_is_not_guessed(good, model, tmp_path):
 
 @pytest.mark.parametrize("payload", [None, 4, "text", [1, 2], torch.ones(3), {}, {"model": 1},
                                      {"state_dict": "text"},
-                                     {"model": {}, "spec": {}}])  # fmt: skip
+                                     {"model": {}, "spec": {}}])
 def test_other_things_in_a_file(model, tmp_path, payload):
     torch.save(payload, tmp_path / "x.pth")
     refused_by_both(model, tmp_path / "x.pth", r"x\.pth")
@@ -144,7 +144,7 @@ ODD_FIELDS = [
     ("input", {"height": 10**9}), ("input", {"width": [1]}), ("input", {"width": torch.ones(2)}),
     ("input", {"norm_mean": None}), ("input", {"norm_mean": [0.0]}),
     ("input", {"norm_std": [float("nan")] * 3}), ("input", {"norm_mean": [float("inf")] * 3}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("part", "change"), ODD_FIELDS, ids=str)
@@ -173,7 +173,7 @@ def test_names_of_cameras_where_earlier_releases_kept_them(tmp_path, names):
 @pytest.mark.parametrize("change", [
     {"version": "1"}, {"version": torch.ones(2)}, {"format": None},
     {"done": "no"}, {"done": torch.ones(2)}, {"done": False}, {"input": None}, {"input": {}},
-], ids=str)  # fmt: skip
+], ids=str)
 def test_entries_that_are_impossible(good, tmp_path, change):
     torch.save({**load_checkpoint(good), **change}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"x\.pth"):
@@ -210,4 +210,4 @@ def test_a_bundle_in_a_folder_of_any_name_comes_back(model, tmp_path):
     read = open_model(path)
     assert read.input == spec and read.camera_names == ("ö 1", "")
     assert all(torch.equal(value, read.model.state_dict()[key])
-               for key, value in model.state_dict().items())  # fmt: skip
+               for key, value in model.state_dict().items())

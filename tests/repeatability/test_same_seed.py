@@ -73,7 +73,7 @@ def pipeline(root: Path, out: Path, workers: int, disordered: bool) -> None:
     options = {**TINY, "embae.variants": "['cam']"}
     pairs = [text for pair in options.items() for text in pair]
     code = main(["train", "-s", "viper", "-t", "market1501", "--root", str(root),
-                 "data.save_dir", str(out), *pairs])  # fmt: skip
+                 "data.save_dir", str(out), *pairs])
     if code:
         raise SystemExit(code)
 

@@ -8,7 +8,7 @@ from embae_plugin.settings.config import check_config, get_default_config, load_
 
 GOOD = [
     "loss.name", "embae", "model.name", "embae_mobilenetv1", "data.sources", "['viper']",
-]  # fmt: skip
+]
 
 REFUSED = [
     ("embae.stages", "['embeding']", r"embae\.stages: 'embeding' .*did you mean embedding\?"),
@@ -57,14 +57,14 @@ MUST_BE_POSITIVE = [
     "embae.autoencoder.batch_size", "embae.transfer.batch_size", "embae.embedding.final_lr",
     "embae.autoencoder.lr", "embae.autoencoder.final_lr", "embae.transfer.lr",
     "embae.transfer.nuisance_lr", "embae.transfer.final_lr",
-]  # fmt: skip
+]
 MUST_NOT_BE_NEGATIVE = [
     "embae.z_nui_dim", "embae.nuisance.noise", "embae.nuisance.dropout",
     "embae.nuisance.variational", "embae.nuisance.decorrelation",
     "train.max_epoch", "train.weight_decay", "embae.autoencoder.max_epoch",
     "embae.transfer.max_epoch", "embae.transfer.nuisance_epoch",
     "embae.save_interval",
-]  # fmt: skip
+]
 
 
 def test_the_configuration_that_the_refusals_start_from_is_fine():
@@ -166,7 +166,7 @@ def test_a_source_may_be_the_target_where_nothing_is_adapted():
 
 def test_torchreids_own_losses_keep_torchreids_freedom():
     options = ["loss.name", "triplet", "test.rerank", "True", "train.batch_size", "30",
-               "data.targets", "['market1501', 'viper']"]  # fmt: skip
+               "data.targets", "['market1501', 'viper']"]
     check_config(load_config(options=options))
 
 

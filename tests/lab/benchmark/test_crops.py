@@ -21,7 +21,7 @@ def test_torchreid_finds_as_many_images_as_were_asked_for(tmp_path: Path) -> Non
     }
     assert {split: len(found) for split, found in items.items()} == {
         "train": 150, "query": 11, "gallery": 43
-    }  # fmt: skip
+    }
     assert {camid for _, _, camid, _ in items["train"]} == set(range(CAMERAS))
     with Image.open(items["query"][0][0]) as image:
         assert (image.size, image.format) == ((64, 128), "JPEG")

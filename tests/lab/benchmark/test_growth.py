@@ -31,7 +31,7 @@ def test_torchreid_is_scaled_by_its_queries_and_ours_is_not(
     small, small_mb, large, large_mb, growing = growth.growth_rows(tiny_context(tmp_path), "cpu")
     assert asked == [
         (True, 12, 200, 8, 1, "cpu"), (False, 4, 200, 8, 1), (True, 12, 400, 8, 1, "cpu")
-    ]  # fmt: skip
+    ]
     assert small.stock is not None and small.stock.values == (21.0,)  # 7 s × 12 / 4 queries
     assert small.ours is not None and small.ours.values == (2.0,)
     assert small_mb.stock is not None and small_mb.stock.values == (140.0,)  # 50 + 30 × 3

@@ -26,7 +26,7 @@ ROWS = [
     ),
     not_measured("ranking", "all queries", "cuda", "no GPU on this machine"),
     Row("training", "stage 1", "cpu", Measured((11.0,), "img/s"), Measured((23.4,), "img/s")),
-]  # fmt: skip
+]
 
 
 def test_cells_hold_median_spread_and_unit() -> None:

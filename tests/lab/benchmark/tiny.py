@@ -13,7 +13,7 @@ TINY = Sizes(
     "tiny", repeats=1, query=12, gallery=150, dim=8, large_galleries=(200, 400), stock_query=4,
     trunk="mobilenetv1_x0_25", height=32, width=16, train_steps=1, extract_images=16, ae_steps=2,
     trunk_steps=1, target=(108, 6, 30),
-)  # fmt: skip
+)
 
 
 class SameProcess:

@@ -10,14 +10,14 @@ from embae_plugin.lab.reproduction.preset import Preset, load_preset
 
 IMAGES = {"source": 100, "training": 12_936, "query": 3_368, "gallery": 15_913}
 STEP = {"baseline": 0, "all": 1, "fix": 2, "new": 3, "dataset": 4, "cam": 5, "pul-baseline": 6,
-        "pul": 7}  # fmt: skip
+        "pul": 7}
 
 
 def fake_row(variant: str, seed: int) -> Row:
     """rank1 is 0.4 + 0.01 for each variant + 0.001 for each seed; mAP half of that."""
     rank1 = 0.4 + 0.01 * STEP[variant] + 0.001 * seed
     return {"variant": variant, "rank1": rank1, "rank1_nd": rank1 + 0.1, "mAP": rank1 / 2,
-            "mAP_nd": rank1 / 2 + 0.1}  # fmt: skip
+            "mAP_nd": rank1 / 2 + 0.1}
 
 
 class FakeTraining:

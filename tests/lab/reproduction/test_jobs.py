@@ -17,7 +17,7 @@ def test_paper_shares_runs_and_keeps_puls_network_apart(tmp_path):
     found = [(job.key, job.seed, job.tables, job.rows) for job in plan.jobs]
     embae, pul = ("baseline", "fix", "new", "cam"), ("pul-baseline", "pul")
     kinds = [(DUKE, (1, 3), embae), (FOUR, (2, 4), embae), (f"{DUKE}-pul", (3,), pul),
-             (f"{FOUR}-pul", (4,), pul)]  # fmt: skip
+             (f"{FOUR}-pul", (4,), pul)]
     assert sorted(found) == sorted((k, s, t, r) for s in (1, 2) for k, t, r in kinds)
     assert [job.seed for job in plan.jobs] == [1] * 4 + [2] * 4  # a whole set of tables early
     job = next(job for job in plan.jobs if job.key == FOUR and job.seed == 2)
@@ -34,7 +34,7 @@ def test_one_table_takes_only_what_it_needs(tmp_path):
     plan = paper_plan(tmp_path, tables=(3,), seeds=(5,))
     assert [(job.key, job.rows) for job in plan.jobs] == [
         (DUKE, ("baseline", "cam")), (f"{DUKE}-pul", ("pul-baseline", "pul")),
-    ]  # fmt: skip
+    ]
     more = paper_plan(tmp_path, tables=(1,), seeds=(5,), all_variants=True)
     assert more.jobs[0].cfg.embae.variants == ["baseline", "all", "fix", "new", "dataset", "cam"]
 

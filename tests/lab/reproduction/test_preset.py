@@ -75,7 +75,7 @@ def test_base_beside_the_preset(tmp_path):
     ("seeds: 0\ntables: {1: {}}", "seeds is 0; it must be how many"),
     ("settings: 3\ntables: {1: {}}", "settings is 3; it must be 'key: value' pairs"),
     ("a: [", "not a readable yaml file"),
-])  # fmt: skip
+])
 def test_refused(tmp_path, text, words):
     with pytest.raises(ValueError, match="reproduce_mine.yaml") as caught:
         write_preset(tmp_path, text)
@@ -86,7 +86,7 @@ def test_refused(tmp_path, text, words):
     ("settings: {train.epochs: 3}", "settings: there is no configuration key 'train.epochs'"),
     ("settings: {train.max_epoch: many}", "settings: Type mismatch"),
     ("pul: {embae.pull: 3}", "pul: there is no configuration key 'embae.pull'"),
-])  # fmt: skip
+])
 def test_settings_that_the_configuration_lacks(tmp_path, text, words):
     preset = write_preset(tmp_path, f"{text}\ntables: {{1: {{}}}}")
     with pytest.raises(ValueError, match="reproduce_mine.yaml") as caught:

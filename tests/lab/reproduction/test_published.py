@@ -14,7 +14,7 @@ GAINS = {
         ("cam", 0.115, 0.122, 0.084, 0.092)],
     3: [("pul", 0.086, 0.059), ("cam", 0.164, 0.117)],
     4: [("pul", 0.055, 0.035), ("cam", 0.115, 0.084)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("number", GAINS)

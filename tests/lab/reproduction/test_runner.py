@@ -56,7 +56,7 @@ def test_another_table_trains_only_what_is_not_there(tmp_path, counted):
     training = FakeTraining()
     reproduce(paper_plan(tmp_path, tables=(1,), seeds=(1, 2)), training, ignore)
     assert training.calls == [(f"{DUKE}-seed1", 1, ["baseline", "fix", "new", "cam"]),
-                              (f"{DUKE}-seed2", 2, ["baseline", "fix", "new", "cam"])]  # fmt: skip
+                              (f"{DUKE}-seed2", 2, ["baseline", "fix", "new", "cam"])]
     # The other way round, what an earlier call made is scored along, so results.json keeps it.
     training = FakeTraining()
     more = paper_plan(tmp_path, tables=(1,), seeds=(1,), all_variants=True)
@@ -127,10 +127,10 @@ def test_an_interrupted_reproduction_has_published_what_was_done(tmp_path, count
     plan, seen = paper_plan(tmp_path), []
     with pytest.raises(KeyboardInterrupt):
         reproduce(plan, FakeTraining(KeyboardInterrupt(), at=2),
-                  lambda outcomes: seen.append(table_results(plan, outcomes)))  # fmt: skip
+                  lambda outcomes: seen.append(table_results(plan, outcomes)))
     assert [(t.number, t.seeds, t.wanted) for t in seen[-1]] == [
         (1, (1,), (1, 2)), (2, (), (1, 2)), (3, (1,), (1, 2)), (4, (), (1, 2)),
-    ]  # fmt: skip
+    ]
     training = FakeTraining()
     reproduce(plan, training, ignore)
     assert len(training.calls) == 7
@@ -163,7 +163,7 @@ def test_a_failing_run_stops_no_other(tmp_path, counted):
     outcomes = reproduce(plan, training, ignore)
     # Run 2 is PUL's with seed 1; it is not tried again with seed 2, EmbAE is.
     assert [name for name, *_ in training.calls] == [
-        f"{DUKE}-seed1", f"{DUKE}-pul-seed1", f"{DUKE}-seed2"]  # fmt: skip
+        f"{DUKE}-seed1", f"{DUKE}-pul-seed1", f"{DUKE}-seed2"]
     table = table_results(plan, outcomes)[0]
     assert table.notes == (f"{DUKE}-pul failed: no network; fetch resnet50",)
     assert [len(row[0].values) for row in table.rows] == [0, 0, 2, 2]

@@ -14,7 +14,7 @@ SCORES = [
     {"baseline": {"rank1": 0.40, "mAP": 0.2}, "cam": {"rank1": 0.50, "mAP": None},
      "pul": {"rank1": 0.44}, "pul-baseline": {"rank1": 0.30}},
     {"baseline": {"rank1": 0.42, "mAP": 0.2}, "cam": {"rank1": 0.56, "mAP": 0.3}},
-]  # fmt: skip
+]
 
 
 def row_of(number, role, scores=SCORES, pul=OWN, same_data=True):
@@ -87,10 +87,10 @@ def test_data_differences():
     assert data_differences(table, DUKE, TARGET, whole) == ()
     assert data_differences(table, DUKE, TARGET, {}) == ()
     assert "trained on viper, not on dukemtmcreid" in data_differences(
-        table, ["viper"], TARGET, whole)[0]  # fmt: skip
+        table, ["viper"], TARGET, whole)[0]
     part = data_differences(table, DUKE, TARGET, {**whole, "query": 740})
     assert "740 query" in part[0] and "3,368 query" in part[0]
     assert data_differences(table, DUKE, "cuhk01", whole) == (
-        "the target is cuhk01, not market1501",)  # fmt: skip
+        "the target is cuhk01, not market1501",)
     four = TABLES[2].sources
     assert data_differences(TABLES[2], four[::-1], TARGET, whole) == ()  # order is no difference
