@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from embae_plugin import distributed
 from embae_plugin.evaluation.equal_rows import Ints, equal_rows
 
 Floats = NDArray[np.float32]
@@ -25,17 +26,19 @@ def nearest(embeddings: torch.Tensor, k: int) -> torch.Tensor:
     """(N, k) indices of the ``k`` nearest rows of each row of (N, D) embeddings, itself first.
 
     By Euclidean distance; equal rows are equally near, and come in their order. ``k`` is N at
-    most.
+    most. Of several processes each looks for the neighbours of its share, in whole blocks.
     """
     rows = max(1, _BLOCK // max(1, len(embeddings)))
     squares, equal = embeddings.square().sum(1), equal_rows(embeddings)
-    index = []
-    for start in range(0, len(embeddings), rows):
+    shares = distributed.shards(len(embeddings), rows)
+    first, last = shares[distributed.rank()]
+    index = [torch.zeros(0, k, dtype=torch.long, device=embeddings.device)]
+    for start in range(first, last, rows):
         block, own = embeddings[start : start + rows], squares[start : start + rows]
         d = torch.addmm(squares, block, embeddings.T, alpha=-2).add_(own[:, None]).clamp_(min=0)
         equal.level(d).diagonal(start).fill_(-1)  # itself first, whatever its twins
         index.append(equal.nearest(d, k))
-    return torch.cat(index)
+    return distributed.gather_rows(torch.cat(index), shares)
 
 
 def _pattern(index: Ints) -> csr_matrix:
@@ -118,8 +121,14 @@ def _places(weights: csr_matrix) -> tuple[csr_matrix, Ints]:
     return weights.T.tocsr(), place
 
 
+def neighbours(embeddings: torch.Tensor, k1: int, k2: int) -> torch.Tensor:
+    """As many nearest rows of each as :func:`jaccard_distances` compares."""
+    return nearest(embeddings, min(len(embeddings), max(k1 + 1, k2)))
+
+
 def jaccard_distances(
-    embeddings: torch.Tensor, k1: int = 30, k2: int = 6, largest: float = 0.999
+    embeddings: torch.Tensor, k1: int = 30, k2: int = 6, largest: float = 0.999,
+    index: torch.Tensor | None = None,
 ) -> csr_matrix:
     """Jaccard distances 1 − |A ∩ B| / |A ∪ B| of weighted neighbour sets, of near pairs alone.
 
@@ -128,6 +137,7 @@ def jaccard_distances(
         k1: neighbours that must be mutual.
         k2: neighbours whose sets are averaged (query expansion); 1 for none.
         largest: pairs at this distance or beyond are left out.
+        index: :func:`neighbours`, if they are known already.
 
     Returns:
         (N, N) sparse; each row holds itself at distance 0 (stored), and who is nearer than
@@ -143,7 +153,7 @@ def jaccard_distances(
             "there must be at least 2 rows, and k1 and k2 at least 1"
         )
     embeddings = embeddings.float()
-    index = nearest(embeddings, min(count, max(k1 + 1, k2)))
+    index = neighbours(embeddings, k1, k2) if index is None else index
     weights = neighbour_weights(embeddings, index, k1, k2)
     columns, place = _places(weights)
     rows = max(1, _CELLS // count)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from embae_plugin.clustering.jaccard import jaccard_distances
+from embae_plugin import distributed
+from embae_plugin.clustering.jaccard import jaccard_distances, neighbours
 
 Ints = NDArray[np.int64]
 
@@ -100,6 +101,8 @@ def pseudo_labels(
 ) -> PseudoLabels:
     """DBSCAN on k-reciprocal Jaccard distances of embeddings less their camera's mean.
 
+    Several processes share out the search for neighbours; rank 0 does the rest for all.
+
     Args:
         embeddings: (N, D).
         camids: (N,).
@@ -116,6 +119,11 @@ def pseudo_labels(
     if len(embeddings) != len(camids):
         raise ValueError(f"{len(embeddings)} embeddings, but {len(camids)} camera numbers")
     x = without_camera_means(embeddings.float(), camids)
-    distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6)
-    found = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(distances)
-    return PseudoLabels(found.astype(np.int64))
+    index = neighbours(x, k1, k2)
+
+    def found() -> Ints:
+        distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6, index=index)
+        groups = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed")
+        return np.asarray(groups.fit_predict(distances), dtype=np.int64)
+
+    return PseudoLabels(distributed.from_rank_zero(found))

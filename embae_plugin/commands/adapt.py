@@ -9,7 +9,8 @@ Sizes and formats (jpg, png, bmp, webp) may be mixed. The model is a file of tor
 embae train, or any other that embae models lists. Leaves in --out: adapted.pth, torchreid/ (weights
 that trackers load, one file for each camera, if the network is one of torchreid's), summary.txt
 and summary.json (what changed), before.npz and after.npz (the crops' embeddings), skipped.txt
-(crops that cannot be used, if any). Re-running the same command resumes.
+(crops that cannot be used, if any). Re-running the same command resumes. Several GPUs, or
+machines: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import hashlib
 import json
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from embae_plugin import distributed
 from embae_plugin.commands.adaptation_summary import summary_text
 from embae_plugin.commands.job_folder import JobFolder, explained_disk_errors
 from embae_plugin.commands.shared_arguments import (
@@ -32,6 +35,7 @@ from embae_plugin.commands.shared_arguments import (
     add_crop_arguments,
     add_method_arguments,
     crops_of,
+    joined,
     model_of,
 )
 from embae_plugin.data.crops import Crops, describe_cameras
@@ -106,22 +110,33 @@ def config_of(arguments: argparse.Namespace) -> CfgNode:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    with log_to(None, arguments.verbose):
-        work = CropAdaptation(arguments, config_of(arguments))
-    out = work.folder.out
-    with log_to(out / "adapt.log", arguments.verbose), explained_disk_errors(out):
-        logger.info("done\n\n%s\n", summary_text(work.run()))
-        files = "adapted.pth, plain.pth" if (out / PLAIN).is_file() else "adapted.pth"
-        files += ", summary.txt, summary.json, before.npz, after.npz"
-        if (out / TORCHREID_FILES).is_dir():
-            files += f", and weights for trackers in {TORCHREID_FILES}/"
-        logger.info("written to %s: %s", out, files)
+    cfg = config_of(arguments)
+    with joined(arguments):
+        first = distributed.rank() == 0
+        with log_to(None, arguments.verbose, quiet=not first):
+            work = CropAdaptation(arguments, cfg)
+        out = work.folder.out
+        log_file = out / "adapt.log" if first else None
+        with log_to(log_file, arguments.verbose, quiet=not first), explained_disk_errors(out):
+            content = work.run()
+            if first:
+                _tell(out, content)
     return 0
+
+
+def _tell(out: Path, content: dict[str, Any]) -> None:
+    logger.info("done\n\n%s\n", summary_text(content))
+    files = "adapted.pth, plain.pth" if (out / PLAIN).is_file() else "adapted.pth"
+    files += ", summary.txt, summary.json, before.npz, after.npz"
+    if (out / TORCHREID_FILES).is_dir():
+        files += f", and weights for trackers in {TORCHREID_FILES}/"
+    logger.info("written to %s: %s", out, files)
 
 
 class CropAdaptation:
     """One run of the command; made without writing anything, so that mistakes leave nothing.
 
+    (Several processes do leave what resumes: decoded images, in files that they share.)
     The adaptation itself is :mod:`embae_plugin.methods.recipe`'s. Here is what is around it:
     reading, checking, resuming, comparing before and after, and leaving nothing half done.
 
@@ -132,27 +147,45 @@ class CropAdaptation:
     def __init__(self, arguments: argparse.Namespace, cfg: CfgNode) -> None:
         self.checkpoint, self.cfg, device = arguments.checkpoint, cfg, pick_device(arguments.device)
         cfg.use_gpu = device.type == "cuda"
-        crops, self.source = crops_of(arguments), model_of(arguments)
+        with distributed.rank_zero_first():  # which may fetch the model
+            self.source = model_of(arguments)
+        crops = crops_of(arguments)
         self.model = self.source.model
         check_adaptable(self.model, cfg)
         self.model.to(device)
         self.labelled = load_data(cfg).source if arguments.sources else None
         self.folder = JobFolder(arguments.out, RESULTS, self._settings(crops))
-        notes = self.folder.found(arguments.force)
+        alone = distributed.size() == 1
+        distributed.check_same("what is adapted to", self.folder.settings)
+        notes = distributed.from_rank_zero(lambda: self.folder.found(arguments.force))
         self.store = FeatureStore.of(
             self.source.input, device, cache_dir=self.folder.work / "features",
-            image_cache_dir=cfg.embae.cache_dir, memory_share=cfg.embae.image_memory_share,
+            image_cache_dir=cfg.embae.cache_dir or ("" if alone else self.folder.work / "images"),
+            memory_share=cfg.embae.image_memory_share,
         )
         self.resumed = notes is not None
-        if notes is None:
-            failures = self.store.try_images(crops.records(), "crops", arguments.min_side)
+        if notes is None and not alone:
+            self._begin({}, anew=True)
+            self.resumed = True
+        if not notes:
+            failures = distributed.from_rank_zero(
+                lambda: self.store.try_images(crops.records(), "crops", arguments.min_side)
+            )
             notes = {"skipped": failures}
+        if not alone:
+            self.store.release_images()  # rank 0's: all find them in a file
         self.notes, self.crops = notes, crops.without(notes["skipped"])
         self.crops.check_skipped(arguments.max_bad)
         logger.info("%s", describe_cameras(self.crops))
         if len(self.crops.camera_names) == 1:
             logger.warning("all images are of one camera: the model adapts to its look, but "
                            "nothing is learned or measured across cameras")
+
+    def _begin(self, notes: dict[str, Any], anew: bool) -> None:
+        """See :meth:`JobFolder.begin`; of several processes, the first does."""
+        with distributed.rank_zero_first():
+            if distributed.rank() == 0:
+                self.folder.begin(notes, anew)
 
     def _settings(self, crops: Crops) -> dict[str, Any]:
         """What a run that resumes must have in common with the one that was stopped."""
@@ -172,13 +205,17 @@ class CropAdaptation:
     def run(self) -> dict[str, Any]:
         """Adapts and writes everything; returns what summary.json holds.
 
+        Of several processes, the first writes.
+
         Raises:
             OSError: a full disk, or another failure to write; re-running the command resumes.
         """
         started, crops, out, model = time.monotonic(), self.crops, self.folder.out, self.model
         records = crops.records()
-        self.folder.begin(self.notes, anew=not self.resumed)
-        if crops.skipped:
+        self._begin(self.notes, anew=not self.resumed)
+        if distributed.size() > 1:
+            self.store.images(records, "crops")  # which have been decoded to a file
+        if crops.skipped and distributed.rank() == 0:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in crops.skipped)
             write_text(out / "skipped.txt", lines)
             logger.warning("%d image(s) cannot be used, see %s", len(crops.skipped),
@@ -202,6 +239,8 @@ class CropAdaptation:
             "scores": _scores(crops, {"baseline": z["before"], "adapted": z["after"], **plain}),
             "history": list(adapted.history), "seconds": round(time.monotonic() - started, 1),
         }
+        if distributed.rank():
+            return content
         for when, one in models.items():
             about = {"model": state_fingerprint(one), "root": str(crops.root.resolve()),
                      "normalized": True, "tta": "flip"}

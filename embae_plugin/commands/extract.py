@@ -3,7 +3,8 @@
   embae extract --checkpoint adapted --images crops --out embeddings.npz
   embae extract --checkpoint adapted --csv crops.csv --out embeddings.parquet
 
-Any number of crops: they pass block by block. Re-running the same command resumes.
+Any number of crops: they pass block by block, which the processes that torchrun starts share out.
+Re-running the same command resumes.
 An .npz holds path, camid (the camera's name), pid if known, and embedding (N, d) float32; a
 .parquet the same columns. Embeddings are of length 1 unless --no-normalize is given.
 """
@@ -20,10 +21,12 @@ from typing import Any
 
 import torch
 
+from embae_plugin import distributed
 from embae_plugin.commands import shared_arguments as given
 from embae_plugin.commands.job_folder import explained_disk_errors
 from embae_plugin.data.crops import Crops, describe_cameras
 from embae_plugin.data.embedding_files import check_suffix, read_embeddings, write_embeddings
+from embae_plugin.data.feature_bank import BLOCK as BATCH
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.embedder import crops_table, embed_records, tell_unknown
 from embae_plugin.evaluation.score_table import write_text
@@ -56,7 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if arguments.block < 1:
         raise ValueError(f"--block {arguments.block}: at least 1")
-    with log_to(None, arguments.verbose), explained_disk_errors(out):
+    with (
+        given.joined(arguments),
+        log_to(None, arguments.verbose, quiet=distributed.rank() > 0),
+        explained_disk_errors(out),
+    ):
         check_suffix(out)  # before the crops are listed, which may take long
         if out.is_dir():
             raise ValueError(f"{out} is a folder: name a file with --out")
@@ -64,9 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"{out} exists: name another file with --out, or replace it with --force"
             )
-        bundle, crops = given.model_of(arguments), given.crops_of(arguments)
+        with distributed.rank_zero_first():  # which may fetch the model
+            bundle = given.model_of(arguments)
+        crops = given.crops_of(arguments)
         logger.info("%s", describe_cameras(crops, to_learn=False))
         rows, skipped = extract(arguments, bundle, crops)
+        if distributed.rank():
+            return 0
         note = ""
         if skipped:
             listed = out.with_name(f"{out.name}.skipped.txt")
@@ -77,6 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _block(most: int, count: int) -> int:
+    """Crops in a block: so few that each process has some, in whole batches of the network's."""
+    share = -(-count // distributed.size())
+    return most if distributed.size() == 1 else min(most, -(-share // BATCH) * BATCH)
+
+
 def extract(
     arguments: argparse.Namespace, bundle: Bundle, crops: Crops
 ) -> tuple[int, list[tuple[str, str]]]:
@@ -84,9 +101,11 @@ def extract(
 
     Neither pixels nor features of all crops are ever in memory together. A finished block is a
     file of its own in a hidden folder next to ``--out``, from which an interrupted run resumes.
+    Several processes write those in turn, and the first joins them.
 
     Returns:
-        the number of embeddings, and (path, reason) of each image that cannot be used.
+        the number of embeddings, and (path, reason) of each image that cannot be used; of several
+        processes, the first knows.
 
     Raises:
         ValueError: more images cannot be used than ``--max-bad`` allows.
@@ -94,7 +113,8 @@ def extract(
     """
     crops.check_skipped(arguments.max_bad)
     tell_unknown(bundle.model, crops.camera_names)
-    out, block, device = Path(arguments.out), arguments.block, pick_device(arguments.device)
+    out, device = Path(arguments.out), pick_device(arguments.device)
+    block = _block(arguments.block, len(crops))
     normalize, tta, least = not arguments.no_normalize, arguments.tta, arguments.min_side
     model, store = bundle.model.to(device), FeatureStore.of(bundle.input, device)
     about: dict[str, Any] = {
@@ -105,27 +125,45 @@ def extract(
     job.update("\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape"))
     parts, failures = out.with_name(f".{out.name}.parts"), []
     mark = parts / f"{job.hexdigest()}.job"
-    if mark.is_file():
+    distributed.check_same("the crops, the model and the settings", job.hexdigest())
+    if distributed.rank() == 0 and mark.is_file():
         logger.info("resuming with the parts in %s", parts)
-    else:  # parts of other settings, or none
+    elif distributed.rank() == 0:  # parts of other settings, or none
         shutil.rmtree(parts, ignore_errors=True)
         write_text(mark, "")
+    distributed.barrier()
     starts = range(0, len(crops), block)
     files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
-    for number, (first, file) in enumerate(zip(starts, files, strict=True), 1):
+
+    def work(number: int) -> list[tuple[str, str]]:
+        """Makes a block's file, unless it is there; returns what cannot be used of it."""
+        first, file = starts[number], files[number]
         if not file.is_file():
-            some, label = crops.part(first, first + block), f"block {number} of {len(files)}"
+            some, label = crops.part(first, first + block), f"block {number + 1} of {len(files)}"
             some = some.without(store.try_images(some.records(), label, least))
             z = torch.zeros(0, model.feature_dim)
             if len(some):
                 z = embed_records(model, store, some.records(), label, tta, normalize, False)
             store.release_images()
             write_embeddings(file, crops_table(some, z, {**about, "skipped": some.skipped}))
-        failures += read_embeddings(file).about["skipped"]
+        return list(read_embeddings(file).about["skipped"])
+
+    def refuse_too_many() -> None:
         bad = len(crops.skipped) + len(failures)
         if bad > arguments.max_bad * (len(crops.skipped) + len(crops)):
             shutil.rmtree(parts, ignore_errors=True)
             crops.without(failures).check_skipped(arguments.max_bad)
+
+    mine = range(distributed.rank(), len(files), distributed.size())
+    with distributed.apart():
+        for number in mine:
+            failures += work(number)
+            refuse_too_many()
+    distributed.barrier()
+    if distributed.rank():
+        return 0, []
+    failures += [one for number in range(len(files)) if number not in mine for one in work(number)]
+    refuse_too_many()
     rows = write_embeddings(out, (replace(read_embeddings(f), about=about) for f in files))
     shutil.rmtree(parts)
     return rows, [*crops.skipped, *failures]

@@ -35,6 +35,7 @@ VERBS = {
     "report": "one HTML page: a target before and after adaptation",
     "doctor": "check the installation, data and weights, and say how to fix what is broken",
 }
+SHARED_VERBS = ("train", "adapt", "extract")  # which torchrun may start
 LAB_VERBS = ("reproduce", "curves", "ablate", "benchmark")
 
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 load_plugin(value)
         arguments = build_parser(verb).parse_args(words)
-        if count != "1" and arguments.verb != "train":  # copies would write to the same files
+        if count != "1" and arguments.verb not in SHARED_VERBS:  # copies would write the same files
             raise ValueError(f"{arguments.verb} runs in one process: start it without torchrun")
         tune_allocator()
         return int(arguments.run(arguments))
