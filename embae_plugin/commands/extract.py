@@ -123,7 +123,7 @@ def extract(
     }
     job = hashlib.blake2b(repr((about, block, bundle.input, least)).encode(), digest_size=12)
     job.update("\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape"))
-    parts, failures = out.with_name(f".{out.name}.parts"), []
+    parts, failures = out.with_name(f".{out.name}.parts"), list[tuple[str, str]]()
     mark = parts / f"{job.hexdigest()}.job"
     distributed.check_same("the crops, the model and the settings", job.hexdigest())
     if distributed.rank() == 0 and mark.is_file():

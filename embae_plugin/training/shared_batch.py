@@ -130,7 +130,7 @@ def _over_ranks(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
     """What a batch norm, perhaps timm's with an activation, makes of all ranks' (B, D, …)."""
     if not layer.training:
         return type(layer).forward(layer, x)
-    wide = x.float()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
     count = torch.full_like(mean, wide.numel() / wide.shape[1])
     table = mean.new_zeros(distributed.size(), 3, len(mean))
