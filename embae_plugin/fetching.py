@@ -6,10 +6,13 @@ import hashlib
 import inspect
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import gdown
+
+from embae_plugin.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +27,10 @@ def fetch_file(url: str, path: Path) -> None:
     # Old versions of gdown wait for ever, and have no option not to.
     timed = "timeout" in inspect.signature(gdown.download).parameters
     options: dict[str, Any] = {"timeout": 60.0} if timed else {}
+    quiet = not (Progress.bars and sys.stderr.isatty())  # else gdown draws a bar of its own
     try:
-        gdown.download(url, str(path), quiet=not sys.stderr.isatty(), **options)
+        with Progress(f"fetching {path.name}") if quiet else nullcontext():
+            gdown.download(url, str(path), quiet=quiet, **options)
     except Exception as error:  # gdown and its HTTP library each have errors of their own
         raise OSError(reason_of(error)) from error
     if not path.is_file():  # an old gdown tells of a failure by returning None

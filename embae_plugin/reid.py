@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.single_images import as_items, decoded, tensor_batch
@@ -22,6 +21,7 @@ from embae_plugin.models.door import open_model
 from embae_plugin.models.inference import FrozenTrunks, inference_format
 from embae_plugin.models.weight_files import few
 from embae_plugin.precision import full_precision
+from embae_plugin.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +141,10 @@ class ReID:
         camids = self.camera_numbers(cameras, len(items))
         step = int(batch_size) or (256 if self.device.type == "cuda" else 64)
         parts = [torch.zeros(0, self.feature_dim, device=self.device)]
-        silent = True if len(items) < _LONG else None  # a bar only where one waits
-        for start in tqdm(range(0, len(items), step), "embed", unit="batch", disable=silent):
+        starts: Iterable[int] = range(0, len(items), step)
+        if len(items) >= _LONG:  # only where one waits; all threads share a lock for bars
+            starts = progress(starts, "embed", unit="batch")
+        for start in starts:
             block = items[start : start + step]
             if all(isinstance(item, torch.Tensor) for item in block):
                 batch = tensor_batch(block, spec, self.device, start)
@@ -193,8 +195,10 @@ class ReID:
                 self._warned = True
                 logger.warning(
                     "this model was adapted to the cameras %s and is not told which of them took "
-                    "these images, so much of what it gained is lost: name the camera (cameras= "
-                    "or camera= in Python), or say %r for another one", few(names, SHOWN), UNKNOWN,
+                    "these images, so %s: name the camera (cameras= or camera= in Python), or say "
+                    "%r for another one", few(names, SHOWN),
+                    "it guesses from how each one looks, which costs a little"
+                    if self.model.guess is not None else "much of what it gained is lost", UNKNOWN,
                 )
             return None
         if isinstance(cameras, (str, bytes, Number)) or getattr(cameras, "ndim", 1) == 0:

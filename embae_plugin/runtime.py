@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
+
+from embae_plugin.progress import Progress, without_bars
 
 logger = logging.getLogger(__name__)
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt
 
 
@@ -21,6 +27,68 @@ class _BesideBars(logging.Handler):
         from tqdm import tqdm  # not above: `embae doctor` runs without it
 
         tqdm.write(self.format(record), file=sys.stderr)
+        Progress.begin()  # any line shows that there is life
+
+
+class AsJson(logging.Formatter):
+    """One JSON object a line: time, level, logger, message; of progress, how far it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See :class:`logging.Formatter`."""
+        content = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "level": record.levelname, "logger": record.name, "message": record.getMessage(),
+        }
+        if record.exc_info:
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({**getattr(record, "progress", {}), **content}, default=str)
+
+
+def _terminal_format(as_json: bool) -> logging.Formatter:
+    """How lines look on stderr; those that nobody watches say when they were written."""
+    if as_json:
+        return AsJson()
+    when = "" if sys.stderr.isatty() else "%(asctime)s "
+    return _Printable(f"{when}%(levelname).1s %(message)s", "%H:%M:%S")
+
+
+_as_json = False  # what log_to writes to stderr
+
+
+@contextmanager
+def json_lines(wanted: bool = True) -> Iterator[None]:
+    """While it lasts, :func:`log_to` writes JSON to stderr, Python's warnings included."""
+    global _as_json
+    if not wanted:
+        yield
+        return
+    _as_json = True
+    logging.captureWarnings(True)
+    try:
+        with without_bars():
+            yield
+    finally:
+        logging.captureWarnings(False)
+        _as_json = False
+
+
+def complain(text: str, as_json: bool = False) -> None:
+    """Says on stderr why the process ends."""
+    if as_json:
+        text = AsJson().format(logging.LogRecord("embae", logging.ERROR, "", 0, text, None, None))
+    sys.stderr.write(f"{text}\n")
+
+
+class _Printable(logging.Formatter):
+    """Records in which file names steer no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def printable(text: str) -> str:
+    """Text for a terminal, which would follow the control characters that a file name may hold."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 @contextmanager
@@ -32,19 +100,22 @@ def log_to(
     ``quiet`` leaves the terminal to errors. An error that ends the block is in the file with its
     traceback.
     """
+    Progress.begin()
     root = logging.getLogger("embae_plugin")
     root.setLevel(logging.DEBUG)
     terminal = _BesideBars()
     terminal.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
-    terminal.setFormatter(logging.Formatter("%(levelname).1s %(message)s"))
+    terminal.setFormatter(_terminal_format(_as_json))
     handlers: list[logging.Handler] = [terminal]
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)
+    warned = logging.getLogger("py.warnings")
     for handler in handlers:
         root.addHandler(handler)
+        warned.addHandler(handler)
     try:
         yield
     except BaseException:
@@ -53,6 +124,7 @@ def log_to(
     finally:
         for handler in handlers:
             root.removeHandler(handler)
+            warned.removeHandler(handler)
             handler.close()
 
 

@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from embae_plugin.training import train_step
 from tests.zoo_files import write_market1501
+
+# `pytest --hypothesis-profile deep`: for tests that follow the profile, such as the fuzz tests.
+settings.register_profile("deep", max_examples=3000, deadline=None)
 
 
 def _folder_from_environment(variable: str, content: str) -> Path:

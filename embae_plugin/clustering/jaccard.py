@@ -2,43 +2,27 @@
 
 Two crops are near when they have the same neighbours that also have them as neighbours, which
 holds across cameras where plain distances do not. Nearly all pairs share no neighbour at all:
-nothing here is N by N, so memory and time grow with N·k, but for the search of the k nearest.
+nothing here is N by N, so memory and time grow with N·k, but for the search of the k nearest
+(:mod:`neighbours`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
-from embae_plugin import distributed
-from embae_plugin.evaluation.equal_rows import Ints, equal_rows
+from embae_plugin.clustering.neighbours import BLOCK, nearest
+from embae_plugin.evaluation.equal_rows import Ints
 
 Floats = NDArray[np.float32]
 
-_BLOCK = 1 << 24  # numbers held at once by the blockwise parts: 64 MiB of float32
-_CELLS = 1 << 17  # numbers held at once by the parts that gain from the processor's cache
-
-
-@torch.inference_mode()
-def nearest(embeddings: torch.Tensor, k: int) -> torch.Tensor:
-    """(N, k) indices of the ``k`` nearest rows of each row of (N, D) embeddings, itself first.
-
-    By Euclidean distance; equal rows are equally near, and come in their order. ``k`` is N at
-    most. Of several processes each looks for the neighbours of its share, in whole blocks.
-    """
-    rows = max(1, _BLOCK // max(1, len(embeddings)))
-    squares, equal = embeddings.square().sum(1), equal_rows(embeddings)
-    shares = distributed.shards(len(embeddings), rows)
-    first, last = shares[distributed.rank()]
-    index = [torch.zeros(0, k, dtype=torch.long, device=embeddings.device)]
-    for start in range(first, last, rows):
-        block, own = embeddings[start : start + rows], squares[start : start + rows]
-        d = torch.addmm(squares, block, embeddings.T, alpha=-2).add_(own[:, None]).clamp_(min=0)
-        equal.level(d).diagonal(start).fill_(-1)  # itself first, whatever its twins
-        index.append(equal.nearest(d, k))
-    return distributed.gather_rows(torch.cat(index), shares)
+_ROWS = 1 << 14  # rows of sparse products made at once
+_CELLS = 1 << 17  # numbers held at once by the part that gains from the processor's cache
+_PAIRS = 1 << 21  # crops that weigh the same member, compared at once: some 100 MB
 
 
 def _pattern(index: Ints) -> csr_matrix:
@@ -61,11 +45,15 @@ def expanded_sets(index: Ints, k: int) -> csr_matrix:
     Member q's set of k/2 joins R(i) where R(i) holds at least two thirds of it.
     """
     whole, half = reciprocal_sets(index, k), reciprocal_sets(index, max(1, round(k / 2)))
-    size = np.asarray(half.sum(axis=1)).ravel()
-    shared = whole.multiply(whole @ half.T).tocsr()  # (i, q): how many of q's half set R(i) holds
-    shared.data = (shared.data >= 2 / 3 * size[shared.indices]).astype(np.float32)
-    shared.eliminate_zeros()
-    grown = (whole + shared @ half).tocsr()
+    size, turned = np.asarray(half.sum(axis=1)).ravel(), half.T.tocsr()
+    parts = []
+    for start in range(0, len(index), _ROWS):
+        sets = whole[start : start + _ROWS]
+        shared = sets.multiply(sets @ turned).tocsr()  # (i, q): how many of q's half R(i) holds
+        shared.data = (shared.data >= 2 / 3 * size[shared.indices]).astype(np.float32)
+        shared.eliminate_zeros()
+        parts.append((sets + shared @ half).tocsr())
+    grown = vstack(parts, format="csr")
     grown.data[:] = 1
     return grown
 
@@ -77,38 +65,22 @@ def neighbour_weights(
     numbers = index.cpu().numpy()
     sets = expanded_sets(numbers, k1)
     rows = np.repeat(np.arange(len(numbers)), np.diff(sets.indptr))
-    cells = _CELLS if embeddings.device.type == "cpu" else _BLOCK
-    step = max(1, cells // max(1, embeddings.shape[1]))
-    for start in range(0, len(rows), step):
-        pair = slice(start, start + step)
-        difference = embeddings[rows[pair]] - embeddings[sets.indices[pair]]
-        sets.data[pair] = torch.exp(-difference.square().sum(1)).cpu().numpy()
+    cells = _CELLS if embeddings.device.type == "cpu" else BLOCK
+    step, threads = max(1, cells // max(1, embeddings.shape[1])), torch.get_num_threads()
+    torch.set_num_threads(1)  # several would spend their time waiting for one another
+    try:
+        for start in range(0, len(rows), step):
+            pair = slice(start, start + step)
+            difference = embeddings[rows[pair]] - embeddings[sets.indices[pair]]
+            sets.data[pair] = torch.exp(-difference.square().sum(1)).cpu().numpy()
+    finally:
+        torch.set_num_threads(threads)
     total = np.asarray(sets.sum(axis=1)).ravel()
     sets.data /= total[rows]
     if k2 > 1:
         sets = (_pattern(numbers[:, :k2]) @ sets).tocsr()
         sets.data /= min(k2, len(numbers))
     return sets
-
-
-def _shared_weight(
-    weights: csr_matrix, columns: csr_matrix, place: Ints, start: int, stop: int
-) -> Floats:
-    """Σ_k min(w_ik, w_jk) of rows ``start`` to ``stop`` with each row j ≥ i: (stop − start, N).
-
-    ``place`` is where each entry of ``weights`` lies in ``columns``, its transpose; behind it
-    there are the later crops that weigh the same member. Pairs with j < i are left at 0.
-    """
-    count = weights.shape[0]
-    entries = slice(weights.indptr[start], weights.indptr[stop])
-    row = np.repeat(np.arange(stop - start), np.diff(weights.indptr[start : stop + 1]))
-    length = columns.indptr[weights.indices[entries] + 1] - place[entries]
-    ends = np.cumsum(length)
-    partner = np.arange(ends[-1]) + np.repeat(place[entries] - (ends - length), length)
-    shared = np.minimum(np.repeat(weights.data[entries], length), columns.data[partner])
-    cell = np.repeat(row * count, length) + columns.indices[partner]
-    sums = np.bincount(cell, weights=shared, minlength=(stop - start) * count)
-    return sums.reshape(stop - start, count).astype(np.float32)
 
 
 def _places(weights: csr_matrix) -> tuple[csr_matrix, Ints]:
@@ -121,14 +93,45 @@ def _places(weights: csr_matrix) -> tuple[csr_matrix, Ints]:
     return weights.T.tocsr(), place
 
 
-def neighbours(embeddings: torch.Tensor, k1: int, k2: int) -> torch.Tensor:
+def neighbours(embeddings: torch.Tensor, k1: int, k2: int, search: str) -> torch.Tensor:
     """As many nearest rows of each as :func:`jaccard_distances` compares."""
-    return nearest(embeddings, min(len(embeddings), max(k1 + 1, k2)))
+    return nearest(embeddings, min(len(embeddings), max(k1 + 1, k2)), search)
+
+
+def _shared_weights(weights: csr_matrix) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """Rows i, j > i and Σ_k min(w_ik, w_jk) of all pairs that weigh a member both, by blocks of i.
+
+    Behind an entry's place in the transpose there are the later crops that weigh the same member.
+    Each such pair of entries is a number, made of the two rows and of the bits of the smaller
+    weight, which is positive: sorting brings together what is to be summed.
+    """
+    count, (columns, place) = weights.shape[0], _places(weights)
+    length = columns.indptr[weights.indices + 1] - place - 1
+    pairs = np.concatenate([[0], np.cumsum(length)])[weights.indptr]  # before those of each row
+    start = 0
+    while start < count:
+        stop = int(np.searchsorted(pairs, pairs[start] + _PAIRS, "right")) - 1
+        stop = min(max(start + 1, stop), start + max(1, (1 << 31) // count), count)
+        entries = slice(weights.indptr[start], weights.indptr[stop])
+        row = np.repeat(np.arange(stop - start), np.diff(weights.indptr[start : stop + 1]))
+        many = length[entries]
+        first = place[entries] + 1 - (np.cumsum(many) - many)
+        partner = np.arange(many.sum()) + np.repeat(first, many)
+        smaller = np.minimum(np.repeat(weights.data[entries], many), columns.data[partner])
+        key = np.repeat(row * count, many) + columns.indices[partner]
+        key = np.sort((key.astype(np.uint64) << 32) | smaller.view(np.uint32))
+        cell, value = key >> 32, key.astype(np.uint32).view(np.float32)
+        begins = np.flatnonzero(np.diff(cell, prepend=np.uint64(1 << 63)))
+        if len(begins):
+            shared = np.add.reduceat(value, begins, dtype=np.float64).astype(np.float32)
+            i, j = np.divmod(cell[begins].astype(np.int64), count)
+            yield i + start, j, shared
+        start = stop
 
 
 def jaccard_distances(
     embeddings: torch.Tensor, k1: int = 30, k2: int = 6, largest: float = 0.999,
-    index: torch.Tensor | None = None,
+    search: str = "exact", index: torch.Tensor | None = None,
 ) -> csr_matrix:
     """Jaccard distances 1 − |A ∩ B| / |A ∪ B| of weighted neighbour sets, of near pairs alone.
 
@@ -136,7 +139,9 @@ def jaccard_distances(
         embeddings: (N, D), of length 1.
         k1: neighbours that must be mutual.
         k2: neighbours whose sets are averaged (query expansion); 1 for none.
-        largest: pairs at this distance or beyond are left out.
+        largest: pairs at this distance or beyond are left out; so are those that share no
+            neighbour, whose distance is 1.
+        search: how neighbours are found, see :func:`nearest`.
         index: :func:`neighbours`, if they are known already.
 
     Returns:
@@ -153,19 +158,17 @@ def jaccard_distances(
             "there must be at least 2 rows, and k1 and k2 at least 1"
         )
     embeddings = embeddings.float()
-    index = neighbours(embeddings, k1, k2) if index is None else index
-    weights = neighbour_weights(embeddings, index, k1, k2)
-    columns, place = _places(weights)
-    rows = max(1, _CELLS // count)
-    found: list[tuple[Ints, Ints, Floats]] = []
-    for start in range(0, count, rows):
-        stop = min(count, start + rows)
-        shared = _shared_weight(weights, columns, place, start, stop)
+    index = neighbours(embeddings, k1, k2, search) if index is None else index
+    return distances_of(neighbour_weights(embeddings, index, k1, k2), largest)
+
+
+def distances_of(weights: csr_matrix, largest: float) -> csr_matrix:
+    """:func:`jaccard_distances` of the rows of :func:`neighbour_weights`."""
+    itself = np.arange(weights.shape[0])
+    found = [(itself, itself, np.zeros(len(itself), dtype=np.float32))]
+    for i, j, shared in _shared_weights(weights):
         distance = np.maximum(1 - shared / np.maximum(2 - shared, 1e-12), 0)
-        i, j = np.nonzero(np.triu(distance < largest, start + 1))
-        found.append((i + start, j, distance[i, j]))
-    i, j, near = (np.concatenate(column) for column in zip(*found, strict=True))
-    itself = np.arange(count)
-    row, column = np.concatenate([i, j, itself]), np.concatenate([j, i, itself])
-    numbers = np.concatenate([near, near, np.zeros(count, dtype=np.float32)])
-    return csr_matrix((numbers, (row, column)), shape=(count, count))
+        near = distance < largest
+        found += [(i[near], j[near], distance[near]), (j[near], i[near], distance[near])]
+    row, column, numbers = (np.concatenate(part) for part in zip(*found, strict=True))
+    return csr_matrix((numbers, (row, column)), shape=weights.shape)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from embae_plugin import distributed
 from embae_plugin.clustering.jaccard import jaccard_distances, neighbours
+from embae_plugin.progress import Progress
 
 Ints = NDArray[np.int64]
 
@@ -83,7 +84,8 @@ def without_camera_means(embeddings: torch.Tensor, camids: Ints) -> torch.Tensor
     cameras = cameras.to(embeddings.device)
     count = torch.bincount(cameras).to(embeddings.dtype)
     sums = embeddings.new_zeros(len(count), embeddings.shape[1]).index_add_(0, cameras, embeddings)
-    return F.normalize(embeddings - (sums / count[:, None])[cameras], dim=1)
+    less = (sums / count[:, None])[cameras].neg_().add_(embeddings)  # in place: N·D may be large
+    return less.div_(less.norm(dim=1, keepdim=True).clamp_(min=1e-12))
 
 
 def check_settings(eps: float, min_samples: int, k1: int, k2: int) -> None:
@@ -95,9 +97,18 @@ def check_settings(eps: float, min_samples: int, k1: int, k2: int) -> None:
         )
 
 
+def dbscan(distances: csr_matrix, eps: float, min_samples: int) -> Ints:
+    """(N,) clusters of (N, N) sparse distances, of which those up to ``eps`` must be stored."""
+    from sklearn.cluster import DBSCAN
+
+    found = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(distances)
+    labels: Ints = found.astype(np.int64)
+    return labels
+
+
 def pseudo_labels(
     embeddings: torch.Tensor, camids: Ints,
-    eps: float = 0.5, min_samples: int = 4, k1: int = 30, k2: int = 6,
+    eps: float = 0.5, min_samples: int = 4, k1: int = 30, k2: int = 6, search: str = "exact",
 ) -> PseudoLabels:
     """DBSCAN on k-reciprocal Jaccard distances of embeddings less their camera's mean.
 
@@ -108,22 +119,20 @@ def pseudo_labels(
         camids: (N,).
         eps: Jaccard distance up to which crops are neighbours, below 1.
         min_samples: neighbours, itself included, that make a crop the core of a cluster.
-        k1, k2: see :func:`jaccard_distances`.
+        k1, k2, search: see :func:`jaccard_distances`.
 
     Raises:
         ValueError: fewer than two crops, or settings out of range.
     """
-    from sklearn.cluster import DBSCAN
-
     check_settings(eps, min_samples, k1, k2)
     if len(embeddings) != len(camids):
         raise ValueError(f"{len(embeddings)} embeddings, but {len(camids)} camera numbers")
     x = without_camera_means(embeddings.float(), camids)
-    index = neighbours(x, k1, k2)
+    with Progress("clustering", delay=2.0):  # of whose parts the longest count for themselves
+        index = neighbours(x, k1, k2, search)
 
-    def found() -> Ints:
-        distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6, index=index)
-        groups = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed")
-        return np.asarray(groups.fit_predict(distances), dtype=np.int64)
+        def found() -> Ints:
+            distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6, index=index)
+            return dbscan(distances, eps, min_samples)
 
-    return PseudoLabels(distributed.from_rank_zero(found))
+        return PseudoLabels(distributed.from_rank_zero(found))

@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from yacs.config import CfgNode
 
 from embae_plugin import distributed
 from embae_plugin.commands.adaptation_summary import summary_text
-from embae_plugin.commands.job_folder import JobFolder, explained_disk_errors
+from embae_plugin.commands.job_folder import JobFolder, Skipped, explained_disk_errors
 from embae_plugin.commands.shared_arguments import (
     add_checkpoint_arguments,
     add_crop_arguments,
@@ -50,6 +51,7 @@ from embae_plugin.export.torchreid_files import write_torchreid_files
 from embae_plugin.methods.recipe import adapt, check_adaptable, followed_keys
 from embae_plugin.methods.registry import BASELINE, chain, rows
 from embae_plugin.methods.run_settings import AdaptSettings
+from embae_plugin.methods.time_ahead import seconds_ahead
 from embae_plugin.models.bundle import ADAPTED, Bundle, save_bundle
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
@@ -146,6 +148,7 @@ class CropAdaptation:
 
     def __init__(self, arguments: argparse.Namespace, cfg: CfgNode) -> None:
         self.checkpoint, self.cfg, device = arguments.checkpoint, cfg, pick_device(arguments.device)
+        self.command = getattr(arguments, "command", "")
         cfg.use_gpu = device.type == "cuda"
         with distributed.rank_zero_first():  # which may fetch the model
             self.source = model_of(arguments)
@@ -155,37 +158,45 @@ class CropAdaptation:
         self.model.to(device)
         self.labelled = load_data(cfg).source if arguments.sources else None
         self.folder = JobFolder(arguments.out, RESULTS, self._settings(crops))
-        alone = distributed.size() == 1
+        self.force, self.alone = arguments.force, distributed.size() == 1
         distributed.check_same("what is adapted to", self.folder.settings)
-        notes = distributed.from_rank_zero(lambda: self.folder.found(arguments.force))
+        self.skipped = distributed.from_rank_zero(lambda: self.folder.found(self.force))
+        images = "" if self.alone else self.folder.work / "images"
         self.store = FeatureStore.of(
             self.source.input, device, cache_dir=self.folder.work / "features",
-            image_cache_dir=cfg.embae.cache_dir or ("" if alone else self.folder.work / "images"),
+            image_cache_dir=cfg.embae.cache_dir or images,
             memory_share=cfg.embae.image_memory_share,
         )
-        self.resumed = notes is not None
-        if notes is None and not alone:
-            self._begin({}, anew=True)
-            self.resumed = True
-        if not notes:
-            failures = distributed.from_rank_zero(
-                lambda: self.store.try_images(crops.records(), "crops", arguments.min_side)
-            )
-            notes = {"skipped": failures}
-        if not alone:
-            self.store.release_images()  # rank 0's: all find them in a file
-        self.notes, self.crops = notes, crops.without(notes["skipped"])
-        self.crops.check_skipped(arguments.max_bad)
+        self.resumed = self.skipped is not None
+        self.crops, self.limits = crops, (arguments.min_side, arguments.max_bad)
+        if self.alone:
+            self._leave_out()
+
+    def _leave_out(self) -> Skipped:
+        """Images that cannot be used, which :attr:`crops` is without from now on.
+
+        Raises:
+            ValueError: they are more than ``--max-bad`` allows.
+        """
+        least_side, max_bad = self.limits
+        if self.skipped is None:
+            with distributed.apart():
+                self.skipped = self.store.try_images(self.crops.records(), "crops", least_side)
+        self.crops = self.crops.without(self.skipped)
+        self.crops.check_skipped(max_bad)
         logger.info("%s", describe_cameras(self.crops))
         if len(self.crops.camera_names) == 1:
             logger.warning("all images are of one camera: the model adapts to its look, but "
                            "nothing is learned or measured across cameras")
+        return self.skipped
 
-    def _begin(self, notes: dict[str, Any], anew: bool) -> None:
-        """See :meth:`JobFolder.begin`; of several processes, the first does."""
-        with distributed.rank_zero_first():
-            if distributed.rank() == 0:
-                self.folder.begin(notes, anew)
+    def _share_images(self) -> None:
+        """Gives all processes the crops of the first, and their images, which are in a file."""
+        skipped = distributed.from_rank_zero(lambda: self.skipped)
+        if distributed.rank():
+            self.crops = self.crops.without(skipped or ())
+        self.store.release_images()
+        self.store.images(self.crops.records(), "crops")
 
     def _settings(self, crops: Crops) -> dict[str, Any]:
         """What a run that resumes must have in common with the one that was stopped."""
@@ -205,21 +216,38 @@ class CropAdaptation:
     def run(self) -> dict[str, Any]:
         """Adapts and writes everything; returns what summary.json holds.
 
-        Of several processes, the first writes.
+        Of several processes, the first writes, and it alone locks the folder; refused, it ends and
+        so do the others.
 
         Raises:
+            ValueError: another run is at work in the folder.
             OSError: a full disk, or another failure to write; re-running the command resumes.
         """
+        anew = not self.resumed
+        skipped = (self.skipped or []) if self.alone else self._leave_out
+        fill = self.folder.filling(skipped, anew, anew and self.force, self.command)
+        with fill if distributed.rank() == 0 else nullcontext():
+            if not self.alone:
+                self._share_images()
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
+        """:meth:`run`, alone in its folder."""
         started, crops, out, model = time.monotonic(), self.crops, self.folder.out, self.model
         records = crops.records()
-        self._begin(self.notes, anew=not self.resumed)
-        if distributed.size() > 1:
-            self.store.images(records, "crops")  # which have been decoded to a file
         if crops.skipped and distributed.rank() == 0:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in crops.skipped)
             write_text(out / "skipped.txt", lines)
             logger.warning("%d image(s) cannot be used, see %s", len(crops.skipped),
                            out / "skipped.txt")
+        ahead = None
+        if self.alone and not self.resumed:  # several share the work out, which is not foreseen
+            ahead = seconds_ahead(model, records, self.store, self.cfg)
+        if ahead is not None:
+            hours, minutes = divmod(max(1, round(ahead / 60)), 60)
+            logger.info("about %d:%02d (hours:minutes) for %s of %s crops, by a few batches that "
+                        "were timed", hours, minutes, self.cfg.embae.adapt.method,
+                        f"{len(crops):,}")
         trained = model.f_nui is not None and self.source.about.get("stage") != "embedding"
         adapted = adapt(model, records, self.store, self.cfg, self.folder.work, self.labelled,
                         has_autoencoder=trained)
@@ -254,7 +282,6 @@ class CropAdaptation:
         if bundle.model.architecture:
             write_torchreid_files(bundle, out / TORCHREID_FILES, adapted.plain)
         save_bundle(out / ADAPTED, bundle)
-        self.folder.finish()
         return content
 
 

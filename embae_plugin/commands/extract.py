@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import torch
 
 from embae_plugin import distributed
+from embae_plugin.atomic_file import remove_drafts
 from embae_plugin.commands import shared_arguments as given
 from embae_plugin.commands.job_folder import explained_disk_errors
 from embae_plugin.data.crops import Crops, describe_cameras
@@ -31,6 +34,8 @@ from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.embedder import crops_table, embed_records, tell_unknown
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.models.bundle import Bundle
+from embae_plugin.one_at_a_time import LOCK, only_one
+from embae_plugin.progress import progress
 from embae_plugin.reid import pick_device
 from embae_plugin.runtime import log_to
 from embae_plugin.training.run_identity import state_fingerprint
@@ -94,6 +99,21 @@ def _block(most: int, count: int) -> int:
     return most if distributed.size() == 1 else min(most, -(-share // BATCH) * BATCH)
 
 
+def parts_of(out: Path) -> Path:
+    """The hidden folder of the finished blocks of ``--out``."""
+    return out.with_name(f".{out.name}.parts")
+
+
+def done_parts(out: Path) -> tuple[int, int, str]:
+    """Blocks that are done, of how many, and what resumes; zeros and "" where nobody knows."""
+    parts = parts_of(out)
+    for mark in parts.glob("*.job"):
+        left = json.loads(mark.read_text(encoding="utf-8") or "{}")
+        done = len([*parts.glob("[0-9]*.npz")])
+        return done, int(left.get("blocks", 0)), str(left.get("command", ""))
+    return 0, 0, ""
+
+
 def extract(
     arguments: argparse.Namespace, bundle: Bundle, crops: Crops
 ) -> tuple[int, list[tuple[str, str]]]:
@@ -108,13 +128,16 @@ def extract(
         processes, the first knows.
 
     Raises:
-        ValueError: more images cannot be used than ``--max-bad`` allows.
+        ValueError: more images cannot be used than ``--max-bad`` allows, or another run is at work
+            on the same file.
         OSError: a full disk, or another failure to write; re-running the same command resumes.
     """
     crops.check_skipped(arguments.max_bad)
     tell_unknown(bundle.model, crops.camera_names)
     out, device = Path(arguments.out), pick_device(arguments.device)
-    block = _block(arguments.block, len(crops))
+    block, first = _block(arguments.block, len(crops)), distributed.rank() == 0
+    if first:
+        remove_drafts(out)
     normalize, tta, least = not arguments.no_normalize, arguments.tta, arguments.min_side
     model, store = bundle.model.to(device), FeatureStore.of(bundle.input, device)
     about: dict[str, Any] = {
@@ -123,30 +146,25 @@ def extract(
     }
     job = hashlib.blake2b(repr((about, block, bundle.input, least)).encode(), digest_size=12)
     job.update("\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape"))
-    parts, failures = out.with_name(f".{out.name}.parts"), list[tuple[str, str]]()
+    parts, failures = parts_of(out), list[tuple[str, str]]()
     mark = parts / f"{job.hexdigest()}.job"
-    distributed.check_same("the crops, the model and the settings", job.hexdigest())
-    if distributed.rank() == 0 and mark.is_file():
-        logger.info("resuming with the parts in %s", parts)
-    elif distributed.rank() == 0:  # parts of other settings, or none
-        shutil.rmtree(parts, ignore_errors=True)
-        write_text(mark, "")
-    distributed.barrier()
     starts = range(0, len(crops), block)
     files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
 
     def work(number: int) -> list[tuple[str, str]]:
         """Makes a block's file, unless it is there; returns what cannot be used of it."""
-        first, file = starts[number], files[number]
-        if not file.is_file():
-            some, label = crops.part(first, first + block), f"block {number + 1} of {len(files)}"
+        skipped = _skipped_in(files[number])
+        if skipped is None:
+            label = f"block {number + 1} of {len(files)}"
+            some = crops.part(starts[number], starts[number] + block)
             some = some.without(store.try_images(some.records(), label, least))
             z = torch.zeros(0, model.feature_dim)
             if len(some):
                 z = embed_records(model, store, some.records(), label, tta, normalize, False)
             store.release_images()
-            write_embeddings(file, crops_table(some, z, {**about, "skipped": some.skipped}))
-        return list(read_embeddings(file).about["skipped"])
+            skipped = some.skipped
+            write_embeddings(files[number], crops_table(some, z, {**about, "skipped": skipped}))
+        return skipped
 
     def refuse_too_many() -> None:
         bad = len(crops.skipped) + len(failures)
@@ -154,16 +172,35 @@ def extract(
             shutil.rmtree(parts, ignore_errors=True)
             crops.without(failures).check_skipped(arguments.max_bad)
 
-    mine = range(distributed.rank(), len(files), distributed.size())
-    with distributed.apart():
-        for number in mine:
-            failures += work(number)
-            refuse_too_many()
-    distributed.barrier()
-    if distributed.rank():
-        return 0, []
-    failures += [one for number in range(len(files)) if number not in mine for one in work(number)]
-    refuse_too_many()
-    rows = write_embeddings(out, (replace(read_embeddings(f), about=about) for f in files))
-    shutil.rmtree(parts)
+    distributed.check_same("the crops, the model and the settings", job.hexdigest())
+    with only_one(out.with_name(f".{out.name}{LOCK}")) if first else nullcontext():
+        if first and mark.is_file():
+            logger.info("resuming with the parts in %s", parts)
+        elif first:  # parts of other settings, or none
+            shutil.rmtree(parts, ignore_errors=True)
+            left = {"blocks": len(files), "command": getattr(arguments, "command", "")}
+            write_text(mark, json.dumps(left) + "\n")
+        distributed.barrier()  # which a refused rank 0 does not come to, and so ends the others
+        mine = range(distributed.rank(), len(files), distributed.size())
+        with distributed.apart():
+            for number in progress(mine, "embed", unit="block", leave=True):
+                failures += work(number)
+                refuse_too_many()
+        distributed.barrier()
+        if not first:
+            return 0, []
+        with distributed.apart():
+            for number in sorted({*range(len(files))} - {*mine}):
+                failures += work(number)
+        refuse_too_many()
+        rows = write_embeddings(out, (replace(read_embeddings(f), about=about) for f in files))
+        shutil.rmtree(parts)
     return rows, [*crops.skipped, *failures]
+
+
+def _skipped_in(file: Path) -> list[tuple[str, str]] | None:
+    """What a finished block left out; None where it is not there, or was damaged by a power cut."""
+    try:
+        return [(str(path), str(why)) for path, why in read_embeddings(file).about["skipped"]]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None

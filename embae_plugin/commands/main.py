@@ -11,12 +11,13 @@ import argparse
 import importlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
 from embae_plugin import __version__
-from embae_plugin.runtime import tune_allocator
+from embae_plugin.runtime import complain, json_lines, printable, tune_allocator
 
 VERBS = {
     "train": "train on labelled sources and adapt to an unlabelled target",
@@ -33,10 +34,13 @@ VERBS = {
     "models": "list the published models that can be used by name, and fetch them",
     "export": "write a model as one ONNX or TorchScript file, checked against the model",
     "report": "one HTML page: a target before and after adaptation",
+    "status": "how far an interrupted or running job is, and what resumes it",
     "doctor": "check the installation, data and weights, and say how to fix what is broken",
 }
 SHARED_VERBS = ("train", "adapt", "extract")  # which torchrun may start
 LAB_VERBS = ("reproduce", "curves", "ablate", "benchmark")
+SILENT_VERBS = ("status", "doctor")  # which log nothing
+LOG_FORMAT, FORMATS = "--log-format", ("text", "json")
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -63,8 +67,32 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=text, description=module.__doc__,
                                formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(one)
+        if name not in SILENT_VERBS:
+            one.add_argument(LOG_FORMAT, choices=FORMATS, default=FORMATS[0],
+                             help="of what is logged to stderr; json: an object a line")
         one.set_defaults(run=module.run)
     return parser
+
+
+def _log_format(words: list[str]) -> tuple[list[str], bool]:
+    """The words without ``--log-format``, which may stand anywhere, and whether it is JSON."""
+    pairs = [*pairwise(words)]
+    for form in FORMATS:
+        if (LOG_FORMAT, form) in pairs:
+            at = pairs.index((LOG_FORMAT, form))
+            return words[:at] + words[at + 2 :], form == "json"
+        if f"{LOG_FORMAT}={form}" in words:
+            return [w for w in words if w != f"{LOG_FORMAT}={form}"], form == "json"
+    return words, False
+
+
+def resume_command(words: Sequence[str]) -> str:
+    """The shell command that runs ``embae`` with these words in this folder again."""
+    count, local = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    how = ["embae"]
+    if count != "1":
+        how = ["torchrun", f"--nproc_per_node={local}", "-m", "embae_plugin.commands.main"]
+    return f"cd {shlex.quote(os.getcwd())} && {shlex.join([*how, *words])}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done; 1 a check of the verb's own failed; 2 the user can fix it (the message says how);
     130 stopped by Ctrl-C or SIGTERM.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    words, as_json = _log_format(sys.argv[1:] if argv is None else list(argv))
     rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -88,11 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser(verb).parse_args(words)
         if count != "1" and arguments.verb not in SHARED_VERBS:  # copies would write the same files
             raise ValueError(f"{arguments.verb} runs in one process: start it without torchrun")
+        arguments.command = resume_command(words)
         tune_allocator()
-        return int(arguments.run(arguments))
+        with json_lines(as_json):
+            return int(arguments.run(arguments))
     except KeyboardInterrupt as error:
         if rank == "0":  # the others are stopped together with it
-            sys.stderr.write(f"embae: {error or 'stopped'}\n")
+            complain(f"embae: {error or 'stopped'}", as_json)
         return 130
     except ImportError as error:
         said = f"{error} (`embae doctor` checks the installation)"
@@ -101,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         said = str(error)
     which = "" if count == "1" else f" (rank {rank} of {count})"
-    sys.stderr.write(f"embae{which}: {said}\n")
+    complain(f"embae{which}: {printable(said)}", as_json)
     return 2
 
 

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from tabulate import tabulate
-from tqdm import tqdm
 
 from embae_plugin.commands.shared_arguments import add_checkpoint_arguments, model_of
 from embae_plugin.data.camera_rules import crops_by_folder, find_images
@@ -30,6 +29,7 @@ from embae_plugin.embedder import UNKNOWN, tell_unknown
 from embae_plugin.evaluation.nearest import INDEXES, nearest, unit_length
 from embae_plugin.evaluation.score_table import write_text
 from embae_plugin.evaluation.thumbnails import jpeg_address
+from embae_plugin.progress import progress
 from embae_plugin.reid import ReID
 from embae_plugin.runtime import log_to
 from embae_plugin.training.run_identity import state_fingerprint
@@ -212,7 +212,7 @@ def search_page(answers: Sequence[Answer], query: EmbeddingTable, about: Mapping
         logger.warning("the page shows the first %d of %d queries", _MOST, len(answers))
         about = {**about, "shown": f"the first {_MOST} queries"}
     rows = []
-    shown = tqdm(answers[:_MOST], "thumbnails", unit="query", disable=None)
+    shown = progress(answers[:_MOST], "thumbnails", unit="query")
     for number, answer in enumerate(shown):
         row = [(query.file(number), "query", [answer["camid"], answer["query"]])]
         for hit in answer["hits"]:

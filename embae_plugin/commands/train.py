@@ -26,12 +26,14 @@ from embae_plugin.evaluation import score_table as scores
 from embae_plugin.evaluation.learning_curves import adaptation_curves, plot_curves
 from embae_plugin.evaluation.score_table import Row, write_text
 from embae_plugin.methods.pipeline import Run
-from embae_plugin.methods.registry import rows
+from embae_plugin.methods.registry import rows, variant_names
+from embae_plugin.one_at_a_time import LOCK, only_one
 from embae_plugin.runtime import log_to
 from embae_plugin.settings.config import check_config, load_config
 
 logger = logging.getLogger(__name__)
 
+COMMAND = "command.txt"  # what resumes the run
 
 LISTS = {"sources": "labelled datasets to learn from", "targets": "the dataset to adapt to",
          "transforms": "data augmentation"}  # flags that take several words
@@ -44,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         short = () if name == "transforms" else (f"-{name[0]}",)
         parser.add_argument(*short, f"--{name}", nargs="+", default=[], help=text)
     parser.add_argument("--root", default="", help="folder with the datasets")
+    helps = {row.name: row.help for row in rows().values()}
     add_method_arguments(parser, "embae.variants names the rows of results:",
-                         [(row.name, row.help) for row in rows().values() if row.scored])
+                         [(name, helps[name]) for name in variant_names()])
 
 
 def config_of(arguments: argparse.Namespace) -> CfgNode:
@@ -78,12 +81,24 @@ def run(arguments: argparse.Namespace) -> int:
         first = distributed.rank() == 0
         with log_to(log_file if first else None, arguments.verbose, quiet=not first):
             logger.debug("processes: %d", distributed.size())
-            run_config(cfg)
+            run_config(cfg, getattr(arguments, "command", ""))
     return 0
 
 
-def run_config(cfg: CfgNode) -> list[Row]:
-    """Runs a checked configuration; rank 0 leaves its results in ``data.save_dir``."""
+def run_config(cfg: CfgNode, command: str = "") -> list[Row]:
+    """Runs a checked configuration; rank 0 leaves its results in ``data.save_dir``.
+
+    ``command`` is what resumes it, for `embae status`.
+
+    Raises:
+        ValueError: another run is at work in that folder.
+    """
+    alone = distributed.rank() == 0 and not cfg.test.evaluate
+    with only_one(Path(cfg.data.save_dir) / LOCK) if alone else nullcontext():
+        return _run_config(cfg, command)
+
+
+def _run_config(cfg: CfgNode, command: str) -> list[Row]:
     save_dir, first = Path(cfg.data.save_dir), distributed.rank() == 0
     if distributed.size() > 1 and cfg.loss.name != "embae":
         raise ValueError(f"loss.name {cfg.loss.name} runs torchreid's own engine, in one process: "
@@ -99,6 +114,8 @@ def run_config(cfg: CfgNode) -> list[Row]:
 
     with SummaryWriter(log_dir=str(save_dir / "tensorboard")) if first else nullcontext() as writer:
         work = Run(cfg, writer)
+        if first and trains and command:
+            write_text(save_dir / COMMAND, command + "\n")
         rows = work.train() if trains else work.evaluate()
     if first and trains:  # not before: a refused run leaves a finished one's as it is
         write_text(kept, cfg.dump())

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
-from tqdm import tqdm
+from embae_plugin.progress import progress
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+# What else a damaged archive leads to: names that no files can have, or two alike; places before
+# its beginning; and None, of gzip and bz2.
+_ITS_FAULT = {None, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL,
+              errno.EILSEQ}
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
@@ -29,18 +35,20 @@ def unpack(archive: Path, folder: Path) -> None:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 infos = [info for info in file.infolist() if not info.is_dir()]
-                for info in infos:
-                    info.filename = info.filename.replace("\\", "/")  # some come from Windows
-                _extract(file, {i.filename: (i, i.file_size) for i in infos}, archive, folder)
+                # Some come from Windows.
+                members = {i.filename.replace("\\", "/"): (i, i.file_size) for i in infos}
+                _extract(file.open, members, archive, folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                # Not there in the first versions of Python 3.10 and 3.11.
-                tar.extraction_filter = getattr(tarfile, "data_filter", lambda info, path: info)
-                files = {i.name: (i, i.size) for i in tar if i.isreg()}
-                _extract(tar, files, archive, folder)
+                _extract(tar.extractfile, {i.name: (i, i.size) for i in tar if i.isreg()}, archive,
+                         folder)
         else:
             raise ValueError(_what_instead(archive))
     except _DAMAGED as error:
+        raise ValueError(f"{archive.name} is a damaged archive: {error}") from error
+    except OSError as error:
+        if error.errno not in _ITS_FAULT:
+            raise
         raise ValueError(f"{archive.name} is a damaged archive: {error}") from error
     except RuntimeError as error:  # a password, or a compression that Python lacks
         raise ValueError(
@@ -49,10 +57,13 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _extract(
-    file: zipfile.ZipFile | tarfile.TarFile, members: dict[str, tuple[Any, int]], archive: Path,
+    read: Callable[[Any], IO[bytes] | None], members: dict[str, tuple[Any, int]], archive: Path,
     folder: Path,
 ) -> None:
-    """Extracts members, which are given by name as (member, size)."""
+    """Writes the content of members, which are given by name as (member, size).
+
+    Nothing else of them is taken over: no owner, no permissions, no links.
+    """
     for name in members:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or ":" in name or not path.parts:
@@ -62,9 +73,15 @@ def _extract(
             )
     need, free = sum(size for _, size in members.values()), shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f"{archive.name} needs {need:,} bytes unpacked, but {folder} has {free:,}")
-    for member, _ in tqdm(members.values(), "unpacking", unit="file", disable=None, leave=False):
-        file.extract(member, folder)
+        said = f"{archive.name} needs {need:,} bytes unpacked, but {folder} has {free:,}"
+        raise OSError(errno.ENOSPC, said)
+    for name, (member, _) in progress(members.items(), "unpacking", unit="file"):
+        place, source = folder / name, read(member)
+        if source is None:
+            raise tarfile.ReadError(f"{name} is no regular file")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with source, place.open("xb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
 
 
 def _what_instead(path: Path) -> str:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Labels = torch.Tensor | NDArray[Any]
 
+_TICKETS = 1 << 22  # numbers drawn at once; steps × people may be billions
+
 
 def identity_batches(
     pids: Labels, dsetids: Labels, P: int, K: int, steps: int, generator: torch.Generator,
@@ -72,9 +74,11 @@ def identity_batches(
     for d, (first, last) in enumerate(pairwise([0, *np.cumsum(in_dataset).tolist()])):
         here = chosen == d
         rows = here.any(dim=1).nonzero().flatten()
-        ticket = torch.rand(len(rows), last - first, generator=generator)
         wanted = min(last - first, P * int(here.sum(dim=1).amax()))
-        shuffled = ticket.topk(wanted, dim=1).indices
+        shuffled = torch.cat([
+            torch.rand(len(some), last - first, generator=generator).topk(wanted, dim=1).indices
+            for some in torch.split(rows, max(1, _TICKETS // (last - first)))
+        ])
         # The n-th of a step's batches from one dataset takes the n-th P of its shuffled people.
         row, batch = here[rows].nonzero(as_tuple=True)
         turn = here[rows].cumsum(dim=1)[row, batch] - 1

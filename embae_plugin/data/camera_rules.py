@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from embae_plugin.data.crops import Crops, natural_order
 
@@ -151,12 +152,17 @@ def _crops_by_csv(table: Path, root: str | Path) -> Crops:
                 f"{table} has no column {column}: its first line must be path,camid or "
                 f"path,camid,pid, and is {','.join(columns) or 'empty'}"
             )
+    folder = Path(root) if root else table.parent
     lines: dict[str, int] = {}
     cameras, pids = [], []
     for line, row in rows:
         path, camera, pid = ((row.get(key) or "").strip() for key in ("path", "camid", "pid"))
         if not path or not camera:
             raise ValueError(f"{table}, line {line}: path or camid is empty")
+        try:
+            path = _name_here(folder, path)
+        except ValueError as error:
+            raise ValueError(f"{table}, line {line}: {error}") from None
         if path in lines:
             raise ValueError(f"{table}, line {line}: {path} is on line {lines[path]} already")
         lines[path] = line
@@ -164,8 +170,27 @@ def _crops_by_csv(table: Path, root: str | Path) -> Crops:
         pids.append(pid)
     if not rows:
         raise ValueError(f"{table} lists no images")
-    folder = Path(root) if root else table.parent
     return Crops(folder, tuple(lines), tuple(cameras), tuple(pids) if any(pids) else None)
+
+
+def _name_here(folder: Path, path: str) -> str:
+    """A path as this system writes it, where it was written on another one.
+
+    Backslashes become slashes, and letters with accents are taken in either of Unicode's two
+    forms, where the file is found that way alone.
+
+    Raises:
+        ValueError: it begins with a drive of Windows.
+    """
+    if path.isascii() and "\\" not in path and path[1:2] != ":":
+        return path
+    slashed = path.replace("\\", "/")
+    other = [normalize(form, slashed) for form in ("NFC", "NFD")]
+    found = next((one for one in (path, slashed, *other) if os.path.lexists(folder / one)), None)
+    if found is None and os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", path):
+        raise ValueError(f"{path} begins with a drive of Windows: write paths that count from "
+                         "--images, or from the table's folder")
+    return path if found is None else found
 
 
 def list_crops(images: str | Path = "", table: str | Path = "", camera_regex: str = "") -> Crops:
@@ -175,7 +200,7 @@ def list_crops(images: str | Path = "", table: str | Path = "", camera_regex: st
         images: the folder of images.
         table: a UTF-8 file with a header, ``path,camid`` and, if known, ``pid``: any text, empty
             where unknown, for scoring alone. Paths count from ``images``, or else from the
-            table's folder.
+            table's folder; see :func:`_name_here` for those written on another system.
         camera_regex: searched for anywhere in the path below ``images`` (``/`` between folders),
             for example ``_c(?P<camera>\d+)``. What it does not fit is left out and listed.
 

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from tabulate import tabulate
-from tqdm import tqdm
 
 from embae_plugin.data.datasets.catalog import SPECS
 from embae_plugin.data.datasets.generation import read_metadata
 from embae_plugin.data.datasets.synthetic import planned_items
 from embae_plugin.data.layouts import READERS, count
+from embae_plugin.progress import progress
 from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts, how_to_get
 
 CHECKED: tuple[str, ...] = (*READERS, *SPECS)
@@ -83,8 +83,7 @@ def check_all(root: str | Path, names: Sequence[str] = ()) -> list[Check]:
     """
     if not Path(root).expanduser().is_dir():
         raise FileNotFoundError(f"--root {root} is not a folder; name the one with the data sets")
-    bar = tqdm(names or CHECKED, desc="checking", unit="set", disable=None, leave=False)
-    return [check(name, root) for name in bar]
+    return [check(name, root) for name in progress(names or CHECKED, "checking", unit="set")]
 
 
 def _check_built_in(name: str, folder: Path) -> Check:

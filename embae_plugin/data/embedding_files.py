@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
+import math
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,28 +101,57 @@ def write_embeddings(path: str | Path, parts: EmbeddingTable | Iterable[Embeddin
 
 
 def _write_npz(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
-    """A zip archive as numpy's; embeddings go to a raw file first, since N is known last."""
-    columns: dict[str, list[Texts]] = {"path": [], "camid": []}
+    """A zip archive as numpy's, of any size.
+
+    Columns go to files of their own first, since neither N nor the longest name is known before
+    the last part.
+    """
     about: dict[str, Any] = {}
-    width = rows = 0
-    with tempfile.TemporaryFile(dir=draft.parent) as raw:
+    with ExitStack() as stack:
+        columns: dict[str, _Spool] = {}
         for part in parts:
-            about, width, rows = part.about, part.embeddings.shape[1], rows + len(part)
-            raw.write(np.ascontiguousarray(part.embeddings, dtype="<f4").data)
-            for name, column in part.columns().items():
-                columns.setdefault(name, []).append(column)
-        raw.seek(0)
-        arrays = {name: np.concatenate([texts([]), *values]) for name, values in columns.items()}
-        arrays["about"] = np.asarray(json.dumps(about))
+            about = part.about
+            embedding = np.ascontiguousarray(part.embeddings, dtype="<f4")
+            for name, array in {**part.columns(), "embedding": embedding}.items():
+                if name not in columns:
+                    raw = stack.enter_context(tempfile.TemporaryFile(dir=draft.parent))
+                    columns[name] = _Spool(raw)
+                columns[name].add(array)
+        if not columns:
+            raise ValueError("there is nothing to write: not a single part")
+        columns["about"] = _Spool(stack.enter_context(tempfile.TemporaryFile(dir=draft.parent)))
+        columns["about"].add(np.asarray(json.dumps(about)))
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-            shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
-            with archive.open("embedding.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(member, shape)
-                shutil.copyfileobj(raw, member, 1 << 24)
-    return rows
+            for name, column in columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    column.write_to(member)
+        return columns["embedding"].rows
+
+
+class _Spool:
+    """Arrays that become one, kept in a file until all are there."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self.raw, self.parts, self.rows = raw, 0, 0
+        self.shape: tuple[int, ...] = ()
+        self.kind = np.dtype("<U1")
+
+    def add(self, array: NDArray[Any]) -> None:
+        """Puts an array behind those before."""
+        np.lib.format.write_array(self.raw, array, allow_pickle=False)
+        self.kind = np.promote_types(self.kind, array.dtype) if self.parts else array.dtype
+        self.shape, self.parts = array.shape, self.parts + 1
+        self.rows += len(array) if array.ndim else 1
+
+    def write_to(self, member: IO[bytes]) -> None:
+        """Writes the one array as an .npy, a part at a time."""
+        shape = (self.rows, *self.shape[1:]) if self.shape else ()
+        header = {"descr": self.kind.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        self.raw.seek(0)
+        for _ in range(self.parts):
+            part = np.lib.format.read_array(self.raw, allow_pickle=False)
+            member.write(np.ascontiguousarray(part, self.kind).tobytes())
 
 
 def _write_parquet(draft: Path, parts: Iterable[EmbeddingTable]) -> int:
@@ -198,8 +228,30 @@ def read_embeddings(path: str | Path) -> EmbeddingTable:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():  # numpy sets memory aside for whatever a header says
+            with archive.open(info) as member:
+                check_npy_size(member, info.file_size)
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def check_npy_size(stream: IO[bytes], size: int) -> None:
+    """Refuses an .npy that does not hold as much as its header says.
+
+    Args:
+        stream: at its beginning; afterwards behind the header.
+        size: in bytes, of the whole.
+
+    Raises:
+        ValueError: as said, or it is no .npy.
+    """
+    version, form = np.lib.format.read_magic(stream), np.lib.format
+    read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
+    shape, _, kind = read(stream)
+    said = math.prod(shape) * kind.itemsize
+    if version not in ((1, 0), (2, 0)) or min(shape, default=0) < 0 or stream.tell() + said != size:
+        raise ValueError(f"its header says {kind} {shape}, which {size:,} bytes do not hold")
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:

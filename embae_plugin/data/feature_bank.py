@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
-from tqdm import tqdm
 
 from embae_plugin import distributed
 from embae_plugin.atomic_file import replacing
 from embae_plugin.data.augment import normalise
+from embae_plugin.data.embedding_files import check_npy_size
 from embae_plugin.data.image_bank import CorruptImageError, ImageBank, content_key
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.models.camera_norm import knows_cameras
@@ -30,11 +32,14 @@ from embae_plugin.models.inference import freeze, trunk_fingerprint
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.trunks import Trunk
 from embae_plugin.precision import full_precision
+from embae_plugin.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 BLOCK, GPU_BLOCK = 64, 512  # images that go through the trunk together
 GUESS_BLOCK = 256  # images at a time whose camera is guessed
+# Of features in memory; the same for all processes, which must agree on what is to be computed.
+MOST_BYTES = 2 << 30
 _Name = tuple[tuple[str, ...], int, int]  # of an image bank: its paths, height and width
 
 
@@ -82,14 +87,15 @@ def extract_features(
     device, (start, stop) = bank.device, rows or (0, len(bank))
     index = torch.arange(start, stop)
     camera_of = torch.full_like(index, -1) if cameras is None else cameras[start:stop]
-    out = torch.empty(stop - start, len(views), trunk.feature_dim, device=device)
+    with torch.inference_mode(False):  # what it makes refuses to take part in training
+        out = torch.empty(stop - start, len(views), trunk.feature_dim, device=device)
     with (
-        tqdm(total=stop - start, desc=f"features {bank.label}", unit="img", disable=None) as bar,
+        Progress(f"features {bank.label}", stop - start) as bar,
         full_precision(device),
     ):
         for camera in torch.unique(camera_of).tolist():
             features = freeze(trunk, size, device, camera)
-            for block in torch.split(index[camera_of == camera], _block(device)):
+            for block in torch.split(index[camera_of == camera], block_size(device)):
                 images, row = bank.batch(block), (block - start).to(device)
                 for number, (top, left, mirrored) in enumerate(views):
                     window = images[:, top : top + size[0], left : left + size[1]]
@@ -99,7 +105,7 @@ def extract_features(
     return out
 
 
-def _block(device: torch.device) -> int:
+def block_size(device: torch.device) -> int:
     return GPU_BLOCK if device.type == "cuda" else BLOCK
 
 
@@ -114,16 +120,24 @@ def keep_array(path: Path, array: np.ndarray) -> None:
         )
 
 
-def load_features(path: Path, count: int, views: int) -> torch.Tensor | None:
-    """The (``count``, ``views``, D) features in a file, or None if it is not there or damaged."""
+def load_features(
+    path: Path, count: int, views: int, room: float = math.inf
+) -> torch.Tensor | None:
+    """The (``count``, ``views``, D) features in a file, or None if it is not there or damaged.
+
+    More than ``room`` bytes stay there, mapped.
+    """
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as stream:  # np.load would take archives, too
-            array = np.lib.format.read_array(stream, allow_pickle=False)
+        with path.open("rb") as stream:
+            check_npy_size(stream, path.stat().st_size)
+        # Copy-on-write, because torch wants writable memory. np.load would take archives, too.
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="c")
         if array.ndim != 3 or array.shape[:2] != (count, views) or array.dtype != np.float32:
             raise ValueError(f"it holds {array.dtype} {array.shape}")
-    except (ValueError, EOFError, OSError) as error:
+        array = array if array.nbytes > room else np.array(array)
+    except Exception as error:  # whatever a damaged header leads numpy to
         logger.warning("%s is damaged (%s); computing the features again", path, error)
         return None
     logger.info("features found in %s", path)
@@ -138,23 +152,28 @@ class FeatureStore:
         device: where features are computed and kept.
         cache_dir, image_cache_dir: where features and decoded images are kept between runs;
             ``""`` keeps none.
-        memory_share: see :class:`ImageBank`.
+        memory_share: see :class:`ImageBank`; features that would take more of the free memory are
+            left in their files, if they have some.
+        most_bytes: of features in memory; beyond, those not asked for longest are forgotten (the
+            last asked for stay, however large).
     """
 
     def __init__(
         self, height: int, width: int, mean: Sequence[float], std: Sequence[float],
         device: torch.device | str = "cpu", cache_dir: str | Path = "",
-        image_cache_dir: str | Path = "", memory_share: float = 0.5,
+        image_cache_dir: str | Path = "", memory_share: float = 0.5, most_bytes: int = MOST_BYTES,
     ) -> None:
         self.size, self.mean, self.std = (height, width), tuple(mean), tuple(std)
         self.device, self.cache_dir = torch.device(device), cache_dir
+        self.memory_share = memory_share
         self._shared_images = bool(image_cache_dir)
         self._bank = partial(
             ImageBank, device=self.device, cache_dir=image_cache_dir, memory_share=memory_share
         )
         self._images: dict[_Name, ImageBank] = {}
         self._keys: dict[_Name, str] = {}
-        self._features: dict[str, torch.Tensor] = {}
+        self._features: dict[str, torch.Tensor] = {}  # the last asked for is the last
+        self._most_bytes = most_bytes
 
     @classmethod
     def of(cls, spec: InputSpec, device: torch.device | str = "cpu", **more: Any) -> FeatureStore:
@@ -207,7 +226,11 @@ class FeatureStore:
             if not good:
                 return failures
             # Decoded to a file they are decoded again: its name is a hash of what it holds.
-            pixels = None if error.pixels is None else error.pixels[good]
+            pixels = error.pixels
+            if pixels is not None:
+                for n, row in enumerate(good):  # in place: there may be no room for two of them
+                    pixels[n] = pixels[row]
+                pixels = pixels[: len(good)]
             name = (tuple(records.paths[n] for n in good), *self.size)
             bank = self._decoded(name, label=label, pixels=pixels)
         self._images[name] = bank
@@ -243,15 +266,32 @@ class FeatureStore:
         key = hashlib.sha256(f"{name}{numbers}".encode()).hexdigest()[:24]
         if key not in self._features:
             path = Path(self.cache_dir) / f"features-{key}.npy" if self.cache_dir else None
-            features = None if path is None else load_features(path, len(records), len(views))
+            read = partial(load_features, count=len(records), views=len(views))
+            features = None if path is None else read(path, room=self._room())
             missing = distributed.any_rank(features is None)
             if features is None or missing:
-                # What inference mode made refuses to take part in training; a copy does not.
-                features = self._extract(trunk, records, label, tta, cameras).clone()
+                features = self._extract(trunk, records, label, tta, cameras)
                 if path is not None and distributed.rank() == 0:
                     keep_array(path, features.cpu().numpy())
+                if path is not None and features.nbytes > self._room():
+                    kept = read(path, room=0)
+                    features = features if kept is None else kept
             self._features[key] = features.to(self.device)
-        return self._features[key]
+        return self._asked_for(key)
+
+    def _asked_for(self, key: str) -> torch.Tensor:
+        """The features of that name, which become the last; the first ones go if all are many."""
+        found = self._features[key] = self._features.pop(key)
+        held = sum(features.nbytes for features in self._features.values())
+        for other in list(self._features)[:-1]:
+            if held <= self._most_bytes:
+                break
+            held -= self._features.pop(other).nbytes
+        return found
+
+    def _room(self) -> float:
+        """Bytes of memory that features may take; more of them are read from their file."""
+        return self.memory_share * float(psutil.virtual_memory().available)
 
     @torch.inference_mode()
     def cameras(self, model: EmbAE, records: ImageRecords, label: str) -> torch.Tensor:
@@ -272,7 +312,7 @@ class FeatureStore:
         cameras: torch.Tensor | None,
     ) -> torch.Tensor:
         """:func:`extract_features`, each rank working on its share of the images."""
-        parts = distributed.shards(len(records), _block(self.device))
+        parts = distributed.shards(len(records), block_size(self.device))
         start, stop = parts[distributed.rank()]
         views, name = self._views(tta), self._name(records, tta)
         if distributed.size() == 1 or name in self._images:

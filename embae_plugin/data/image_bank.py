@@ -25,14 +25,15 @@ import psutil
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from embae_plugin.atomic_file import replacing
 from embae_plugin.data.parallel import can_fork, cpu_count, in_parallel, shared_array
+from embae_plugin.progress import progress
 
 logger = logging.getLogger(__name__)
 
 MANY = 1000  # images, from which on processes decode in place of threads
+SOME = 64  # files, from which on threads decode them; for fewer, or arrays, they cost too much
 Pixels = NDArray[np.uint8]
 PATHS = (str, Path)
 
@@ -107,7 +108,7 @@ def content_key(paths: Sequence[str], height: int, width: int) -> str:
 
     total = hashlib.blake2b(f"embae-images-1 {height}x{width}".encode(), digest_size=12)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for found in pool.map(digest, paths):
+        for found in progress(pool.map(digest, paths), "read", len(paths), "file", delay=2.0):
             total.update(found)
     return total.hexdigest()
 
@@ -140,9 +141,11 @@ def decode_all(
 
     count, workers = len(items), cpu_count()
     forked = processes and count >= MANY and workers > 1 and can_fork()
-    results = in_parallel(work, count, workers, forked) if count > 1 else map(work, range(count))
-    bar = tqdm(results, f"decode {label}", count, unit="img", disable=None if label else True)
-    if failures := [failure for failure in bar if failure is not None]:
+    results: Iterable[tuple[str, str] | None] = map(work, range(count))
+    if forked or (count >= SOME and isinstance(items[0], PATHS)):
+        results = in_parallel(work, count, workers, forked)
+    results = progress(results, f"decode {label}", count) if label else results
+    if failures := [failure for failure in results if failure is not None]:
         raise CorruptImageError(failures, None if isinstance(out, np.memmap) else out)
 
 

@@ -20,7 +20,7 @@ from embae_plugin.data.datasets.ward import NAME, find_folder
 from embae_plugin.torchreid_bridge.known_datasets import Counts
 
 _PEOPLE_OF_CUHK03 = 1467
-_UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError)
+_UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 class Content(NamedTuple):

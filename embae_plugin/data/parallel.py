@@ -7,6 +7,7 @@ threads spend what they gain on passing the lock around: two decode hardly faste
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import mmap
 import multiprocessing
@@ -20,6 +21,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -56,8 +59,12 @@ def in_parallel(
     pool: Executor
     if processes:  # forked, they inherit ``work``, which need not be picklable
         fork = multiprocessing.get_context("fork")
-        pool = ProcessPoolExecutor(workers, fork, _prepare, (work,))
-    else:
+        try:
+            pool = ProcessPoolExecutor(workers, fork, _prepare, (work,))
+        except (OSError, ImportError, NotImplementedError) as error:  # its locks need /dev/shm
+            logger.info("threads in place of processes, which cannot be started here: %s", error)
+            processes = False
+    if not processes:
         pool = ThreadPoolExecutor(workers)
     try:
         yield from pool.map(_call if processes else work, range(count), chunksize=32)

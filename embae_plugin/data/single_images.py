@@ -52,6 +52,8 @@ def _pixels(item: Any, height: int, width: int, bgr: bool) -> Pixels:
         item = Image.fromarray(values.to(torch.uint8).cpu().numpy())
     elif isinstance(item, np.ndarray):
         _check_array(item)
+        if item.shape[:2] == (height, width):
+            return item[..., ::-1] if bgr else item
         item = Image.fromarray(np.ascontiguousarray(item[..., ::-1] if bgr else item))
     if not isinstance(item, Image.Image):
         raise ValueError(_no_image(item))
@@ -76,7 +78,7 @@ def _check_array(item: NDArray[Any]) -> None:
 
 
 def decoded(block: Sequence[Any], spec: InputSpec, bgr: bool = False, first: int = 0) -> Pixels:
-    """uint8 (B, H, W, 3) in R, G, B order; files are decoded side by side.
+    """uint8 (B, H, W, 3) in R, G, B order; many files are decoded side by side.
 
     Args:
         block: B images; numpy arrays are in B, G, R order if ``bgr``.

@@ -20,13 +20,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from embae_plugin import distributed
 from embae_plugin.evaluation.distances import DistanceBlocks, block_shape, blocks_at_once
 from embae_plugin.evaluation.matching import Codes, Matching
 from embae_plugin.evaluation.metrics import Scores, score_queries, summarise
 from embae_plugin.evaluation.protocols import Protocol, get_protocols
+from embae_plugin.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ def score_blocks(
             bottom = min(top + rows, stop)
             return _score_block(distances, matching, chosen, run_strips, top, bottom, columns)
 
-        done = list(tqdm(run_blocks(work, tops), "ranking", len(tops), disable=None, leave=False,
-                         delay=2.0))
+        blocks = run_blocks(work, tops)
+        done = list(progress(blocks, "ranking", len(tops), "block", delay=2.0))
     found = {}
     none = torch.empty(0, 3, dtype=torch.float64, device=distances.device)  # of an idle process
     for name in (protocol.name for protocol in chosen):

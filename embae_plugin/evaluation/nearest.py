@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from embae_plugin.evaluation.equal_rows import Ints, equal_rows
+from embae_plugin.progress import Progress, progress
 
 logger = logging.getLogger(__name__)
 
@@ -79,23 +81,42 @@ def nearest(
 
 def _compare(query: Floats, gallery: Floats, top: int, kind: str) -> tuple[Floats, Ints]:
     """Similarities and rows of the ``top`` nearest, in any order among equally near ones."""
-    (count, width), faiss = gallery.shape, faiss_or_none()
+    count, faiss = len(gallery), faiss_or_none()
     if faiss is None:
         if kind != "flat":
             logger.warning("--index %s needs faiss; comparing exactly instead", kind)
         blocks = torch.split(torch.from_numpy(query), max(1, _BLOCK_BYTES // (4 * count)))
         z = torch.from_numpy(gallery).T
-        best = [(some @ z).topk(min(top, count), dim=1) for some in blocks]
+        best = [(some @ z).topk(min(top, count), dim=1)
+                for some in progress(blocks, "search", unit="block", delay=2.0)]
         similarity, found = (torch.cat(parts).numpy() for parts in zip(*best, strict=True))
         return similarity, found
+    with Progress("search", delay=2.0):
+        return _by_faiss(faiss, query, gallery, top, kind)
+
+
+def _by_faiss(
+    faiss: ModuleType, query: Floats, gallery: Floats, top: int, kind: str
+) -> tuple[Floats, Ints]:
+    count, width = gallery.shape
     index = faiss.IndexFlatIP(width)
     if kind == "ivf" and count < _LEAST_IVF:
         logger.info("%d gallery images are too few for --index ivf; comparing exactly", count)
     elif kind == "ivf":
-        cells = min(int(4 * np.sqrt(count)), count // 39)  # faiss wants 39 for each to train on
-        index = faiss.IndexIVFFlat(index, width, cells, faiss.METRIC_INNER_PRODUCT)
-        index.train(np.ascontiguousarray(gallery))
-        index.nprobe = max(1, round(_CELLS_READ * cells))
-    index.add(np.ascontiguousarray(gallery))
+        index = inverted_file(faiss, gallery, _CELLS_READ)
+    if not index.ntotal:
+        index.add(np.ascontiguousarray(gallery))
     similarity, found = index.search(query, min(top, count))
     return similarity, found
+
+
+def inverted_file(faiss: Any, rows: Floats, read: float) -> Any:
+    """faiss's index of (N, d) rows of length 1 that looks into the share ``read`` of its lists."""
+    count, width = rows.shape
+    cells = max(1, min(int(4 * np.sqrt(count)), count // 39))  # faiss wants 39 for each to learn by
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = 64  # more would cost much time, and gain little
+    index.train(np.ascontiguousarray(rows))
+    index.add(np.ascontiguousarray(rows))
+    index.nprobe = max(1, round(read * cells))
+    return index

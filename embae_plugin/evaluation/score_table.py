@@ -91,7 +91,7 @@ def kept_rows(
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         same = content["target"] == target and all(content[k] == v for k, v in about.items())
         return [row for row in content["rows"] if same and row["variant"] not in new]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

@@ -62,6 +62,10 @@ class BatchHardTripletLoss(nn.Module):
             raise ValueError(f"margin must be 'soft' or a number >= 0, got {margin!r}")
         self.margin: float | None = None if margin == "soft" else float(margin)
 
+    def extra_repr(self) -> str:
+        """The margin, by which a resumed run is compared."""
+        return f"margin={'soft' if self.margin is None else self.margin}"
+
     def forward(self, features: torch.Tensor, pids: torch.Tensor) -> torch.Tensor:
         """The loss of a batch (B, D) of embeddings with integer pids (B,): float32 or wider.
 

@@ -13,7 +13,6 @@ from typing import cast
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
 
 from embae_plugin import distributed
 from embae_plugin.data.augment import normalise
@@ -30,6 +29,7 @@ from embae_plugin.models.camera_norm import (
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.inference import inference_format
 from embae_plugin.precision import full_precision
+from embae_plugin.progress import Progress
 from embae_plugin.training.schedule import seeded
 from embae_plugin.training.shared_batch import send_statistics
 
@@ -121,7 +121,7 @@ def renew(model: EmbAE, records: ImageRecords, store: FeatureStore, seed: int = 
     if model.camera_parts == "heads":
         _estimate_heads(model, records, store, counts)
     else:
-        found = _Estimation(model, records, store, seed)
+        found = Estimation(model, records, store, seed)
         found.by_camera(counts)
         found.learn_guess()
     model.eval()
@@ -141,7 +141,7 @@ def estimate_common(
     plain = {n: m for n, m in model.trunk.named_modules() if isinstance(m, _BatchNorm)}
     use_cameras(model.trunk, 1)
     try:
-        _Estimation(model, records, store, seed, "source").common(len(records))
+        Estimation(model, records, store, seed, "source").common(len(records))
         for name, layer in plain.items():
             estimated = cast(CameraNorm, model.trunk.get_submodule(name))
             cast(torch.Tensor, layer.running_mean).copy_(estimated.running_mean[-1])
@@ -174,7 +174,7 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[torc
     yield from order.chunk(max(1, round(count / size)))
 
 
-class _Estimation:
+class Estimation:
     """Passes over images in which each batch norm's moments are averaged over batches.
 
     Args:
@@ -252,7 +252,7 @@ class _Estimation:
         for part in self.model.network():
             part.train()
         with (
-            tqdm(total=len(rows), desc=self._name(camera), unit="img", disable=None) as bar,
+            Progress(self._name(camera), len(rows)) as bar,
             full_precision(self.bank.device),
         ):
             for number, batch in enumerate(_batches(len(rows), self.batch_size, generator)):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import nn
 
 from embae_plugin import distributed
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
+from embae_plugin.clustering.neighbours import SEARCHES
 from embae_plugin.data.augment import Augmentation
 from embae_plugin.data.few_cameras import camera_batches, most_cameras
 from embae_plugin.data.records import ImageRecords
@@ -72,6 +74,9 @@ class ClusterSettings(Settings, node="clusters"):
     neighbourhood: str = setting("auto", "auto: where the first clusters show that people have few "
                                  "pictures, k1 3, k2 1, min_samples 2 and eps 0.6 take the place "
                                  "of what is set; fixed: never.", choices=("auto", "fixed"))
+    neighbours: str = setting("auto", "exact compares each two crops, approximate (faiss-cpu) "
+                              "those of one region; auto: exact on a GPU, and up to 200,000 crops.",
+                              choices=SEARCHES)
     temperature: float = setting(0.05, "Of the comparison with the clusters' centres.", above=0)
     keep: float = setting(0.4, "Momentum: the share of a cluster's centre that stays when crops of "
                           "it are seen.", least=0, most=1)
@@ -189,14 +194,14 @@ class ImageClusterEngine(StageEngine):
         taken then, if those put half of the crops into clusters.
         """
         node = self.settings
-        usual = {"eps": node.eps, "min_samples": node.min_samples, "k1": node.k1, "k2": node.k2}
+        find = partial(pseudo_labels, x, self.target.camids, search=node.neighbours)
         if self.small:
-            return pseudo_labels(x, self.target.camids, **SMALL)
-        found = pseudo_labels(x, self.target.camids, **usual)
+            return find(**SMALL)
+        found = find(node.eps, node.min_samples, node.k1, node.k2)
         if self.small is None:
             self.small = False
             if node.neighbourhood == "auto" and found.few_each():
-                fewer = pseudo_labels(x, self.target.camids, **SMALL)
+                fewer = find(**SMALL)
                 if len(fewer.kept) >= len(fewer.labels) / 2:
                     logger.info("%s: people seem to have few pictures each: neighbourhoods of 3 "
                                 "crops instead of %d", self.stage, node.k1)
@@ -412,12 +417,11 @@ class Rounds(OptimisedPhase):
 
     def move_centres(self, x: torch.Tensor, labels: torch.Tensor) -> None:
         """Moves the centres of the clusters ``labels`` (B,) towards the mean of ``x`` (B, d)."""
-        sums = torch.zeros_like(self.centres).index_add_(0, labels, x)
-        seen = torch.zeros(len(sums), 1, dtype=torch.bool, device=x.device)
-        seen[labels] = True
+        seen, which = torch.unique(labels, return_inverse=True)
+        before = self.centres[seen]
+        mean = F.normalize(torch.zeros_like(before).index_add_(0, which, x), dim=1)
         keep = self.engine.settings.keep
-        moved = F.normalize(keep * self.centres + (1 - keep) * F.normalize(sums, dim=1), dim=1)
-        self.centres = torch.where(seen, moved, self.centres)
+        self.centres[seen] = F.normalize(keep * before + (1 - keep) * mean, dim=1)
 
     def state(self) -> dict[str, Any]:
         """The round's labels and centres, and the weights that it began with."""

@@ -109,6 +109,8 @@ class DistillPhase(OptimisedPhase):
         """Opens the images and embeds them by the teacher."""
         engine, node = self.engine, self.engine.settings
         self.lr, self.final_lr = node.lr, node.final_lr
+        self.size = min(node.batch_size, len(self.paths))
+        self.steps = len(self.paths) // self.size
         output, engine.teacher.output = engine.teacher.output, engine.teacher.learned_output
         try:
             self.wanted = embed_records(engine.teacher, engine.store, engine.target, "target")
@@ -126,10 +128,9 @@ class DistillPhase(OptimisedPhase):
 
     def batches(self, epoch: int) -> torch.Tensor:
         """Each crop once, in random order, less a short last batch."""
-        count, size = len(self.paths), min(self.engine.settings.batch_size, len(self.paths))
-        self.steps = count // size
-        order = torch.randperm(count, generator=seeded(self.engine.seed, self.engine.stage, epoch))
-        return order[: self.steps * size].view(self.steps, size)
+        generator = seeded(self.engine.seed, self.engine.stage, epoch)
+        order = torch.randperm(len(self.paths), generator=generator)
+        return order[: self.steps * self.size].view(self.steps, self.size)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """See :class:`DistillPhase`."""

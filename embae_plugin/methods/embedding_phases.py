@@ -30,7 +30,7 @@ class _EmbeddingPhase:
     """What both roads share: the optimiser, its schedule, the step."""
 
     name = "embedding"
-    steps = 0
+    steps = images = 0
 
     def __init__(self, engine: ImageEmbeddingEngine, max_epoch: int) -> None:
         self.engine, self.epochs = engine, max_epoch
@@ -83,7 +83,8 @@ class BankPhase(_EmbeddingPhase):
         super().__init__(engine, max_epoch)
         records, size = engine.source, engine.settings.batch_size
         self.pids, self.dsetids = np.asarray(records.pids), records.dsetids
-        self.steps = max(1, len(records) // (size * distributed.size()))
+        self.images = size * distributed.size()
+        self.steps = max(1, len(records) // self.images)
         self.augment = Augmentation(engine.transforms, engine.store.mean, engine.store.std)
         self.cameras = records.groups("camera")
         self._plan(0)  # refuses too few identities now, not after the images are decoded
@@ -142,7 +143,7 @@ class LoaderPhase(_EmbeddingPhase):
                 f"{', '.join(ON_DEVICE)} alone"
             )
         self.loader = engine.data.train_loader
-        self.steps = len(self.loader)
+        self.steps, self.images = len(self.loader), self.loader.batch_size or 0
         if not self.steps:
             raise ValueError(
                 "torchreid's loader gives no batch: there are fewer training images than "

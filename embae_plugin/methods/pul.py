@@ -25,6 +25,7 @@ from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.methods.registry import BASELINE, register_method
 from embae_plugin.methods.softmax import ImageIdentificationEngine, SoftmaxPhase, SoftmaxSettings
 from embae_plugin.models.embae import EmbAE
+from embae_plugin.progress import Progress
 from embae_plugin.settings.fields import setting
 from embae_plugin.training.phase import Phase
 from embae_plugin.training.schedule import seeded
@@ -54,7 +55,7 @@ def kmeans(features: Floats, clusters: int, generator: torch.Generator) -> tuple
     """Scikit-learn's K-means (k-means++, one start): centres (K, D) and labels (N,)."""
     means = KMeans(clusters, n_init=1, random_state=generator.initial_seed() % 2**32)
     # With more threads, partial sums are added up in the order in which the threads finish.
-    with threadpool_limits(1):
+    with threadpool_limits(1), Progress("clustering", delay=2.0):
         labels = means.fit_predict(features)
     return means.cluster_centers_, labels.astype(np.int64)
 

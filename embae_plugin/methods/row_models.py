@@ -78,8 +78,8 @@ class RowModels:
 
     def model_of(self, name: str | Row) -> EmbAE:
         """The model of a row, registered or not, which is not to be changed."""
-        if name in self.models:
-            return self.models[str(name)]
+        if isinstance(name, str) and name in self.models:
+            return self.models[name]
         row = row_named(name) if isinstance(name, str) else name
         if row.method is None:
             return shown(self.model_of(row.starts_from), row.show)

@@ -35,19 +35,25 @@ class Variant:
         encoders: the f_nui of stage 2 that it starts from: common, dataset or camera.
         renewed: None keeps that f_nui; else new ones, ``common`` (one) or ``camera`` (one each).
         learn: what the main phase learns.
+        help: the same in words.
     """
 
     encoders: str
     renewed: str | None
     learn: tuple[str, ...]
+    help: str
 
 
+MAIN = ("f_emb", "f_dec")
 VARIANTS = {
-    "all": Variant("common", None, ("f_emb", "f_nui", "f_dec")),
-    "fix": Variant("common", None, ("f_emb", "f_dec")),
-    "new": Variant("common", "common", ("f_emb", "f_dec")),
-    "dataset": Variant("dataset", "common", ("f_emb", "f_dec")),
-    "cam": Variant("camera", "camera", ("f_emb", "f_dec")),
+    "all": Variant("common", None, ("f_emb", "f_nui", "f_dec"), "embedding, nuisance encoder and "
+                   "decoder together"),
+    "fix": Variant("common", None, MAIN, "embedding and decoder; the nuisance encoder stays"),
+    "new": Variant("common", "common", MAIN, "first a new nuisance encoder, then embedding and "
+                   "decoder"),
+    "dataset": Variant("dataset", "common", MAIN, "as new, pre-trained with an encoder for each "
+                       "data set"),
+    "cam": Variant("camera", "camera", MAIN, "as new, with a nuisance encoder for each camera"),
 }
 
 
@@ -69,18 +75,18 @@ class TransferSettings(Settings, node="transfer"):
     bottleneck: Bottleneck = setting(OPEN, "What holds z_nui back while it learns.")
 
 
-def _rows(prefix: str, names: Sequence[str], **more: Any) -> list[Row]:
+def _rows(prefix: str, names: Sequence[str], help: str, **more: Any) -> list[Row]:
     return [
         Row(f"{prefix}{name}", f"autoencoder-{VARIANTS[name].encoders}",
-            fixed={"variant": name}, stage=f"{prefix.replace('+', '-')}transfer-{name}", **more)
+            f"{help}: {VARIANTS[name].help}", fixed={"variant": name},
+            stage=f"{prefix.replace('+', '-')}transfer-{name}", **more)
         for name in names
     ]
 
 
 @register_method(
-    *_rows("", list(VARIANTS), help="the paper's adaptation by reconstruction"),
-    *_rows("norm+", ["all", "fix", "new", "cam"], trunk_from="norm",
-           help="the same on features normalised camera by camera"),
+    *_rows("", list(VARIANTS), "the paper"),
+    *_rows("norm+", ["all", "fix", "new", "cam"], "the paper, after norm", trunk_from="norm"),
 )
 class ImageTransferEngine(StageEngine):
     """Adapts a pre-trained autoencoder to the target, without its labels.

@@ -18,9 +18,8 @@ import torch
 from embae_plugin.atomic_file import replacing
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
-from embae_plugin.models.weight_files import check_weights, few, not_finite, read_file
+from embae_plugin.models.weight_files import FORMAT, check_weights, few, not_finite, read_file
 
-FORMAT = "embae-checkpoint"
 VERSION = 1
 ADAPTED = "adapted.pth"  # what `embae adapt` writes last into its folder
 STAGE = "last.pth"  # what a stage of `embae train` writes into its own

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from embae_plugin.models import recognition, zoo
-from embae_plugin.models.bundle import FORMAT, Bundle, bundle_of, find_checkpoint
+from embae_plugin.models.bundle import Bundle, bundle_of, find_checkpoint
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.input_spec import InputSpec
 from embae_plugin.models.timm_nets import is_tf_slim
 from embae_plugin.models.trunks import build_trunk
-from embae_plugin.models.weight_files import bare_state, check_weights, read_file
+from embae_plugin.models.weight_files import FORMAT, bare_state, check_weights, read_file
 
 logger = logging.getLogger(__name__)
 

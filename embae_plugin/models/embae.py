@@ -214,8 +214,9 @@ class EmbAE(nn.Module):
         """
         if self.guess is None:
             return None if camids is None else self.known_cameras(camids)
-        absent = torch.full((len(x),), -1, dtype=torch.long, device=x.device)
-        named = absent if camids is None else self.known_cameras(camids.to(x.device)).expand(len(x))
+        named = torch.full_like(x[:, 0, 0, 0], -1, dtype=torch.long)
+        if camids is not None:
+            named = self.known_cameras(camids.to(x.device) + 0 * named)
         if not torch._C._get_tracing_state() and bool((named >= 0).all()):
             return named
         return torch.where(named < 0, self.guess(x), named)

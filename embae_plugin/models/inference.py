@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from operator import attrgetter, is_
 from typing import Any, cast
 
 import torch
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 Features = Callable[[torch.Tensor], torch.Tensor]
 """(B, 3, H, W) normalised images to (B, D) float32 features."""
 
+_Key = tuple[int, int, int]  # camera, height, width
 WORTH_IT = 64  # images of a camera after which a frozen copy has paid for itself
-FEW = 4  # images of a camera in a batch below which they go together with the others'
 MOST = 16  # frozen copies that are kept; one of MobileNet V1 takes 13 MB
 
 
@@ -108,6 +108,34 @@ def _agrees(engine: Features, net: nn.Module, size: tuple[int, int]) -> bool:
     return error <= 1e-4
 
 
+class _State:
+    """What a module was like, compared in a tenth of the time that its parameters() takes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._kept: list[dict[str, Any]] = [
+            kept for one in module.modules()
+            for kept in (one._modules, one._parameters, one._buffers) if kept
+        ]
+        self._module, self._members = module, self._now()
+        self._tensors = [one for one in self._members if isinstance(one, torch.Tensor)]
+        # Tensors made in inference mode count no versions, and cannot be changed outside of it.
+        self._counting = [one for one in self._tensors if not one.is_inference()]
+        self._numbers = self._count()
+
+    def _now(self) -> list[Any]:
+        return [member for kept in self._kept for member in kept.values()]
+
+    def _count(self) -> list[int]:
+        versions = map(attrgetter("_version"), self._counting)
+        return [*map(torch.Tensor.data_ptr, self._tensors), *versions]
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether this is the module, with the same tensors, in which nothing was written."""
+        members = self._now()
+        alike = module is self._module and len(members) == len(self._members)
+        return alike and all(map(is_, members, self._members)) and self._numbers == self._count()
+
+
 class FrozenTrunks:
     """Features by copies of a trunk, one for each camera that is asked for often.
 
@@ -120,9 +148,9 @@ class FrozenTrunks:
     """
 
     def __init__(self, most: int = MOST) -> None:
-        self._copies: dict[tuple[int, int, int], Future[Features | None]] = {}
-        self._seen: dict[tuple[int, int, int], int] = {}
-        self._state: Any = None
+        self._copies: dict[_Key, Future[Features | None]] = {}
+        self._seen: dict[_Key, int] = {}
+        self._state = _State(nn.Module())
         self._most, self._lock = most, threading.Lock()
         self._maker, self._failed = ThreadPoolExecutor(1, "frozen copies"), False
 
@@ -135,43 +163,43 @@ class FrozenTrunks:
             trunk: in eval mode.
             camids: (B,) or (1,) cameras that the trunk knows, −1 for one never seen; None for −1.
         """
-        cameras = [-1]
-        if camids is not None and knows_cameras(trunk):
-            cameras = torch.unique(camids).tolist()
-        if x.device.type != "cpu" or len(x) < FEW * len(cameras):
+        if x.device.type != "cpu":
             return _by_torch(trunk, x, camids)
         self._forget_if_changed(trunk)
-        if len(cameras) == 1 or camids is None:
-            return self._of_camera(trunk, x, cameras[0])
-        found = x.new_empty(len(x), trunk.feature_dim)
-        for camera in cameras:
-            rows = camids == camera
-            found[rows] = self._of_camera(trunk, x[rows], camera)
+        if camids is None or not knows_cameras(trunk):
+            camids = torch.tensor([-1])
+        camids = camids.expand(len(x))
+        cameras, counts = torch.unique(camids, return_counts=True)
+        copies = {camera: self._frozen(trunk, (camera, x.shape[2], x.shape[3]), count)
+                  for camera, count in zip(cameras.tolist(), counts.tolist(), strict=True)}
+        if len(copies) == 1:
+            copy = copies.popitem()[1]
+            return _by_torch(trunk, x, cameras) if copy is None else copy(x)
+        found, alone = x.new_empty(len(x), trunk.feature_dim), torch.ones(len(x)) > 0
+        for camera, copy in copies.items():
+            if copy is not None:
+                rows = camids == camera
+                found[rows], alone[rows] = copy(x[rows]), False
+        if alone.any():  # images of cameras that have no copy go together
+            found[alone] = _by_torch(trunk, x[alone], camids[alone])
         return found
 
-    def _of_camera(self, trunk: Trunk, x: torch.Tensor, camera: int) -> torch.Tensor:
-        frozen = self._frozen(trunk, camera, x)
-        return _by_torch(trunk, x, torch.tensor([camera])) if frozen is None else frozen(x)
-
     def _forget_if_changed(self, trunk: Trunk) -> None:
-        # Tensors made in inference mode count no versions, and cannot be changed outside of it.
-        state = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-                 for tensor in chain(trunk.parameters(), trunk.buffers())]
+        if self._state.holds(trunk):
+            return
         with self._lock:
-            if state != self._state:
-                self._state = state
-                for copy in self._copies.values():
-                    copy.cancel()
-                self._copies.clear()
-                self._seen.clear()
+            self._state = _State(trunk)
+            for copy in self._copies.values():
+                copy.cancel()
+            self._copies.clear()
+            self._seen.clear()
 
-    def _frozen(self, trunk: Trunk, camera: int, x: torch.Tensor) -> Features | None:
+    def _frozen(self, trunk: Trunk, key: _Key, images: int) -> Features | None:
         """The copy for a camera, or None before it is ready and while it would not pay."""
-        key = (camera, x.shape[2], x.shape[3])
         with self._lock:
             copy = self._copies.pop(key, None)
             if copy is None:
-                self._seen[key] = self._seen.get(key, 0) + len(x)
+                self._seen[key] = self._seen.get(key, 0) + images
                 if self._failed or self._seen[key] < WORTH_IT:
                     return None
                 copy = self._maker.submit(self._make, trunk, *key)

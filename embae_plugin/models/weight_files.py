@@ -12,6 +12,7 @@ import pickle
 import re
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from torch import nn
 State = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
+FORMAT = "embae-checkpoint"  # what EmbAE's own files say they are
+_MOST_UNPACKED = 16  # times a file's size: weights are hardly compressible
+_DEEPEST = 8  # holders within holders
+
 # Where files keep the weights: torchreid and Lightning, EmbAE and fast-reid, PyTorch's tutorials.
 _HOLDERS = ("state_dict", "model", "model_state_dict")
 # What torch's own wrappers put before each name: DataParallel and its kind, torch.compile.
@@ -34,8 +39,11 @@ _COUNTING = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, tor
 _LOCK = threading.Lock()  # torch keeps the allowed names in one list for all threads
 
 
-def read_file(path: str | Path) -> Any:
+def read_file(path: str | Path, mapped: bool = False) -> Any:
     """Everything in a weight file or checkpoint, on the CPU: plain values and tensors.
+
+    Args:
+        mapped: tensors are read from the disk when they are looked at.
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,7 +57,16 @@ def read_file(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _load(path)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if mapped:
+            return _load(path, mapped)
+        _check_archive(path)
+        content = _load(path, mapped)
+        _check_tensors(path, content)
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            _check_sums(path)
+        return content
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:  # torch's own message advises to switch its protection off
@@ -70,14 +87,55 @@ def read_file(path: str | Path) -> Any:
         raise ValueError(f"{path} is cut short, damaged, or no checkpoint ({reason})") from None
 
 
-def _load(path: Path) -> Any:
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+def _load(path: Path, mapped: bool) -> Any:
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": mapped}
     with _LOCK, _numpy_scalars_allowed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters of them becomes an error
         try:
             return torch.load(path, **options)
         except UnicodeDecodeError:  # written by Python 2, whose strings hold a scalar's bytes
             return torch.load(path, **options, encoding="latin1")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that says it unpacks to far more than weights would."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > _MOST_UNPACKED * path.stat().st_size:
+        raise ValueError(f"it says that it unpacks to {unpacked:,} bytes")
+
+
+def _check_sums(path: Path) -> None:
+    """Refuses an archive in which a bit has changed; torch does not look at the checksums."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} in it has changed since it was written")
+
+
+def _check_tensors(path: Path, content: Any) -> None:
+    """Refuses tensors that say they hold more numbers than the file does.
+
+    torch sets memory aside for such a tensor, which costs nothing until it is looked at.
+    """
+    most, seen, left = _MOST_UNPACKED * path.stat().st_size, set(), [content]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            size = value.numel() * value.element_size()
+            if value.layout == torch.strided and not value.is_nested:
+                size = max(size, value.untyped_storage().nbytes())
+            if size > most and value.device.type == "cpu":
+                raise ValueError(f"it says that it holds a tensor of {size:,} bytes")
+        elif isinstance(value, Mapping):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            left += value
 
 
 def _numpy_scalars_allowed() -> Any:
@@ -135,17 +193,21 @@ def bare_state(path: str | Path, content: Any) -> dict[str, Any]:
 
 def _held(content: Any) -> Any:
     """The innermost state dict; what is no such dict where there is none."""
-    if not isinstance(content, Mapping):
-        return content
-    inner = [key for key in _HOLDERS if isinstance(content.get(key), Mapping)]
-    tensors = [isinstance(value, torch.Tensor) for value in content.values()]
-    if not inner and not any(tensors):
-        states = [
-            key for key, value in content.items() if isinstance(value, Mapping)
-            and value and all(isinstance(one, torch.Tensor) for one in value.values())
-        ]
-        inner = states if len(states) == 1 else []
-    return _held(content[inner[0]]) if inner else content
+    for _ in range(_DEEPEST):  # a dict may hold itself
+        if not isinstance(content, Mapping):
+            break
+        inner = [key for key in _HOLDERS if isinstance(content.get(key), Mapping)]
+        tensors = [isinstance(value, torch.Tensor) for value in content.values()]
+        if not inner and not any(tensors):
+            states = [
+                key for key, value in content.items() if isinstance(value, Mapping)
+                and value and all(isinstance(one, torch.Tensor) for one in value.values())
+            ]
+            inner = states if len(states) == 1 else []
+        if not inner:
+            break
+        content = content[inner[0]]
+    return content
 
 
 def check_weights(

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from embae_plugin.progress import Progress
 from embae_plugin.report_page.pairing import UNKNOWN, Floats, Ints, Pair
 
 Doubles = NDArray[np.float64]
@@ -48,7 +49,7 @@ def project(x: Floats, method: str, seed: int) -> Points:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    with warnings.catch_warnings():
+    with Progress(f"map by {NAMES[method]}", delay=2.0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flat = PCA(min(2, *x.shape), svd_solver="full").fit_transform(x.astype(np.float64))
         flat = np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from embae_plugin.settings.checks import check_config
-from embae_plugin.settings.files import find_config
+from embae_plugin.settings.files import find_config, read_yaml
 from embae_plugin.settings.torchreid_arguments import (
     engine_run_kwargs,
     imagedata_kwargs,
@@ -62,7 +61,7 @@ def _like(value: Any, default: Any) -> Any:
     if isinstance(default, float) and not isinstance(value, bool):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass  # yacs names the key and both types
     return value
 
@@ -114,7 +113,7 @@ def load_config(
     pairs = zip(options[0::2], options[1::2], strict=True)
     try:
         cfg.merge_from_list([v for key, text in pairs for v in (key, _like(text, defaults[key]))])
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"command line: {error}") from None
     _refuse_empty(cfg, "command line")
     if base is None and cfg.loss.name == "embae":
@@ -135,11 +134,10 @@ def _merge_file(cfg: CfgNode, path: Path, seen: tuple[Path, ...] = ()) -> set[st
         raise FileNotFoundError(f"configuration file {path} does not exist")
     if path.resolve() in seen:
         raise ValueError(f"{path}: its _BASE_ files name each other in a circle")
+    content = read_yaml(path)  # yacs's own reader runs the code of a file that ends in .py
     try:
-        # yacs's own reader runs the code of a file that ends in .py
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         loaded = CfgNode({} if content is None else content)
-    except (yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except Exception as error:  # yacs asserts, and takes for granted that keys are text
         raise ValueError(f"{path}: not a readable yaml configuration ({error})") from None
     base, given = loaded.pop("_BASE_", ""), set()
     if base:
@@ -151,7 +149,7 @@ def _merge_file(cfg: CfgNode, path: Path, seen: tuple[Path, ...] = ()) -> set[st
     _refuse_unknown(_flat_keys(loaded), _flat_keys(cfg), str(path))
     try:
         cfg.merge_from_other_cfg(loaded)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError, MemoryError) as error:  # of a deeply nested text
         raise ValueError(f"{path}: {error}") from None
     _refuse_empty(cfg, str(path))
     return given | set(_flat_keys(loaded))

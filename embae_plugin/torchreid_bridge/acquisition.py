@@ -6,6 +6,8 @@ data its authors have withdrawn, and a mistyped root would start a transfer of g
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,21 +32,28 @@ def missing_data_error(name: str, root: str | Path, looked_for: str) -> FileNotF
     )
 
 
-def check_split_files(name: str, dataset: Any) -> None:
-    """Raises ValueError for cached splits that point to images which do not exist.
+def check_split_files(name: str, dataset: Any, folder: Path) -> None:
+    """Raises ValueError for cached splits that name images elsewhere, or ones that do not exist.
 
     torchreid's small datasets (VIPeR, CUHK01, CUHK03, GRID, iLIDS, PRID) write their random splits
-    once, with absolute paths, beside the images. A folder that was moved afterwards still carries
-    the old paths. One image of each subset is looked at: a move breaks all of them alike.
+    once, with absolute paths, beside the images. A folder that was moved or copied afterwards
+    still carries the old paths, and a file from elsewhere could name any image of this machine.
     """
-    first = [items[0][0] for items in (dataset.train, dataset.query, dataset.gallery) if items]
-    gone = [path for path in first if not Path(path).exists()]
     texts = [value for value in vars(dataset).values() if isinstance(value, str)]
     split_files = [text for text in texts if text.endswith(".json") and Path(text).is_file()]
-    if gone and split_files:
-        raise ValueError(f"dataset '{name}': the cached splits name images that do not exist (e.g. "
-                         f"{gone[0]}); the folder was probably moved. Delete "
-                         f"{', '.join(split_files)} and load it again")
+    if not split_files:
+        return
+    paths = [str(item[0]) for part in (dataset.train, dataset.query, dataset.gallery)
+             for item in part]
+    within, real = f"{folder}{os.sep}", f"{os.path.realpath(folder)}{os.sep}"
+    for path in paths:
+        plain = os.path.normpath(path)
+        inside = plain.startswith(within) or os.path.realpath(path).startswith(real)
+        if not inside or not os.path.exists(path):
+            what = "do not exist" if inside else f"do not lie in {folder}"
+            raise ValueError(f"dataset '{name}': the cached splits name images that {what} (e.g. "
+                             f"{path}); the folder was probably moved or copied. Delete "
+                             f"{', '.join(split_files)} and load it again")
 
 
 @contextmanager
@@ -99,7 +108,8 @@ def init_image_dataset(name: str, **kwargs: Any) -> ImageDataset:
     with replaced(base, "download_dataset", refuse_download), fixed_global_random_state(), quiet():
         try:
             dataset = cls(**kwargs)
-        except (RuntimeError, AssertionError, IndexError, AttributeError) as error:
+        except (RuntimeError, AssertionError, LookupError, AttributeError, TypeError,
+                json.JSONDecodeError) as error:  # some of a damaged splits.json
             if not stock:
                 raise
             text = str(error)
@@ -108,7 +118,7 @@ def init_image_dataset(name: str, **kwargs: Any) -> ImageDataset:
             raise ValueError(f"dataset '{name}' in {folder} cannot be read "
                              f"({text or type(error).__name__}): its files are missing or named "
                              f"otherwise than expected. {how_to_get(name, root)}") from error
-    check_split_files(name, dataset)
+    check_split_files(name, dataset, folder)
     return dataset
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
 
 from embae_plugin import distributed
 from embae_plugin.atomic_file import remove_drafts
+from embae_plugin.progress import Progress, finite
 from embae_plugin.training.phase import EndOfPhase, Phase
 from embae_plugin.training.run_identity import check_identity, load_checkpoint, save_checkpoint
 
@@ -105,6 +105,7 @@ class Loop:
             "done": done,
             "identity": dict(self.options.identity),
             "position": [self.phase, self.epoch, self.step],
+            "plan": [[phase.name, phase.epochs, phase.steps] for phase in self.phases],
             "sums": dict(self._sums),
             "history": list(self.history),
             "model": self.model.state_dict(),
@@ -196,7 +197,7 @@ class Loop:
             self.phases[0].start()  # may decode images for long; Ctrl-C ends that at once
         with (
             catch_signals() as stop,
-            tqdm(total=total, initial=done, desc=self.stage, unit="step", disable=None) as bar,
+            Progress(self.stage, total, "step", done, leave=True) as bar,
         ):
             while self.phase < len(self.phases):
                 phase = self.phases[self.phase]
@@ -212,15 +213,21 @@ class Loop:
         self.save(done=True)
         return self.history
 
-    def _run_epoch(self, phase: Phase, stop: threading.Event, bar: Any) -> None:
+    def _run_epoch(self, phase: Phase, stop: threading.Event, bar: Progress) -> None:
+        self._tell(bar, phase, {})
         lr = phase.start_epoch(self.epoch)
-        bar.total = sum(phase.epochs * phase.steps for phase in self.phases)  # known better now
+        bar.update(0, sum(phase.epochs * phase.steps for phase in self.phases))  # better known now
         sums: dict[str, Any] = dict(self._sums)
+        first, begun = self.step, time.monotonic()
         while self.step < phase.steps:
             values = phase.step(self.epoch, self.step)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             self.step += 1
+            if bar.due():  # not oftener: reading the loss waits for a GPU
+                taken = max(time.monotonic() - begun, 1e-9)
+                speed = (self.step - first) * phase.images / taken
+                self._tell(bar, phase, {n: float(v) for n, v in values.items()}, speed)
             bar.update()
             stopping = distributed.any_rank(stop.is_set())
             if self.step % 50 == 0:
@@ -237,13 +244,26 @@ class Loop:
                 raise Interrupted(f"{self.stage} stopped{kept if where else ''}")
         self._check_finite(phase, sums)
         row = {name: float(value) / phase.steps for name, value in sums.items()}
-        self._finish_epoch(phase, row, lr, bar)
+        self._finish_epoch(phase, row, lr)
 
-    def _finish_epoch(self, phase: Phase, row: dict[str, Any], lr: float, bar: Any) -> None:
+    def _tell(
+        self, bar: Progress, phase: Phase, values: Mapping[str, float], speed: float = 0.0
+    ) -> None:
+        """What the bar says beside the steps of the whole stage."""
+        words = [phase.name, f"epoch {self.epoch + 1} of {phase.epochs}",
+                 f"step {self.step} of {phase.steps}"]
+        words += [f"{name} {value:.4g}" for name, value in values.items()]
+        words += [f"{speed:.3g} images/s"] if speed else []
+        bar.tell(", ".join(words), {
+            **{name: finite(value) for name, value in values.items()}, "phase": phase.name,
+            "epoch": self.epoch + 1, "epochs": phase.epochs, "step": self.step,
+            "steps": phase.steps, "images_per_second": round(speed, 1) if speed else None,
+        })
+
+    def _finish_epoch(self, phase: Phase, row: dict[str, Any], lr: float) -> None:
         self.step, self._sums = 0, {}
         self.epoch += 1
         row = {"phase": phase.name, "epoch": self.epoch, "lr": lr, **row}
-        bar.set_postfix({name: f"{v:.4g}" for name, v in row.items() if isinstance(v, float)})
         logger.debug("%s %s", self.stage, row)
         if self.options.after_epoch is not None:
             row.update(self.options.after_epoch(phase.name, self.epoch) or {})

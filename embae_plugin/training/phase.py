@@ -32,6 +32,10 @@ class Phase(Protocol):
     epochs: int
     steps: int
 
+    @property
+    def images(self) -> int:
+        """Of a step, of all processes; 0 where that is not counted."""
+
     def start(self) -> None:
         """Called once, when this phase begins or is resumed."""
 
@@ -54,7 +58,7 @@ class Phase(Protocol):
 class OneStep:
     """A phase of a single step that learns nothing and so has no state; :meth:`work` does it."""
 
-    name, epochs, steps = "statistics", 1, 1
+    name, epochs, steps, images = "statistics", 1, 1, 0
 
     def work(self) -> None:
         """What the phase is for."""
@@ -133,6 +137,11 @@ class OptimisedPhase:
         self.optimizer: torch.optim.Optimizer
         self.report: dict[str, float] = {}  # constants to log beside the loss
         self.plan = torch.zeros(0, dtype=torch.long)
+
+    @property
+    def images(self) -> int:
+        """How many of a step."""
+        return self.plan.shape[1] if self.plan.ndim == 2 else 0
 
     def parts(self) -> list[nn.Module]:
         """The modules that learn."""

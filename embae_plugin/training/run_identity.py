@@ -13,13 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from embae_plugin.models.bundle import (
-    FORMAT,
-    VERSION,
-    load_checkpoint,
-    save_checkpoint,
-)
-from embae_plugin.models.weight_files import bare_state, check_weights, read_file
+from embae_plugin.models.bundle import VERSION, load_checkpoint, save_checkpoint
+from embae_plugin.models.weight_files import FORMAT, bare_state, check_weights, read_file
 
 __all__ = [
     "FORMAT",

@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from embae_plugin.clustering import PseudoLabels, jaccard_distances, pseudo_labels
 from embae_plugin.clustering.pseudo_labels import without_camera_means
+from tests.clustering.test_jaccard import whole
 
 PEOPLE, CAMERAS, SHOTS = 12, 3, 4
 SETTINGS = {"k1": 11, "k2": 3, "min_samples": 3}
@@ -65,7 +66,7 @@ def test_sparse_distances_give_the_clusters_of_the_full_matrix(eps):
     x, _, camera = world(offset=0.5)
     x = torch.cat([x[:-1], x[:1], torch.randn(6, 32)])  # a twin, and nobody
     camera = np.concatenate([camera[:-1], camera[:1], np.arange(6) % CAMERAS])
-    full = jaccard_distances(without_camera_means(x, camera), 11, 3, largest=2.0).toarray()
+    full = whole(jaccard_distances(without_camera_means(x, camera), 11, 3, largest=2.0))
     expected = DBSCAN(eps=eps, min_samples=3, metric="precomputed").fit_predict(full)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -75,8 +75,10 @@ def adapt(
 RESULTS = {"adapted.pth", "adapt.log", "summary.txt", "summary.json", "before.npz", "after.npz"}
 
 
-def test_what_it_leaves(world, caplog):
+def test_what_it_leaves(world, caplog, monkeypatch):
+    monkeypatch.setattr(command, "seconds_ahead", lambda *_: 5400.0)
     assert adapt() == 0
+    assert "about 1:30 (hours:minutes) for reconstruction of 25 crops" in caplog.text
     assert set(os.listdir("out")) == RESULTS
     summary = json.loads(Path("out/summary.json").read_text())
     assert summary["cameras"] == {"cam_a": 12, "cam_b": 13} and summary["images"] == 25
@@ -330,6 +332,9 @@ def test_the_recommended_methods(world, method):
     paths = [f"crops/{name}" for name in table.paths]
     z = ReID(bundle, "cpu").embed(paths, cameras=table.cameras.tolist())
     np.testing.assert_allclose(table.embeddings, z, atol=1e-4)
+    guessed = ReID(bundle, "cpu").embed(paths)
+    assert (np.abs(guessed - z).max(1) < 1e-4).mean() > 0.5, "most look like their own camera"
+    bundle.model.guess = None
     unseen = ReID(bundle, "cpu").embed(paths)
     assert np.abs(unseen - z).max() > 1e-3, "a camera never seen has statistics of its own"
     h = model.trunk.feature_dim

@@ -61,6 +61,9 @@ def test_statistics_by_camera_of_a_zoo_network(world):
     assert bundle.camera_names == ("cam_a", "cam_b", "cam_c")
     found = ReID(bundle, "cpu").embed(paths, cameras=after.cameras.tolist())
     np.testing.assert_allclose(after.embeddings, found, atol=1e-4)
+    guessed = ReID(bundle, "cpu").embed(paths, cameras="unknown")  # they look like their cameras
+    assert (np.abs(guessed - found).max(1) < 1e-4).mean() > 0.5
+    bundle.model.guess = None
     assert np.abs(ReID(bundle, "cpu").embed(paths, cameras="unknown") - found).max() > 1e-3
     for a, b in zip(reid.model.parameters(), bundle.model.parameters(), strict=True):
         assert torch.equal(a, b), "no weight changes"
@@ -103,7 +106,9 @@ def test_what_trackers_load_is_the_model_of_each_camera(world):
     for stem in sorted(stems):
         path = Path("out/torchreid", f"{stem}.pth")
         camera = stem.removeprefix("osnet_x0_25_") if "cam" in stem else "unknown"
-        expected = reid.embed(paths, cameras=camera, normalize=False, tta="none")
+        of = ReID.load("out/plain.pth", "cpu") if camera == "unknown" else reid
+        named = None if camera == "unknown" else camera
+        expected = of.embed(paths, cameras=named, normalize=False, tta="none")
         stock = bridge.FeatureExtractor(
             "osnet_x0_25", str(path), image_size=(64, 32), device="cpu", verbose=False
         )

@@ -16,7 +16,12 @@ from PIL import Image
 from embae_plugin import ReID
 from embae_plugin.commands import extract as extraction
 from embae_plugin.commands.main import main
-from embae_plugin.data.embedding_files import read_embeddings, texts, write_embeddings
+from embae_plugin.data.embedding_files import (
+    EmbeddingTable,
+    read_embeddings,
+    texts,
+    write_embeddings,
+)
 from embae_plugin.evaluation import evaluate_embeddings
 from embae_plugin.evaluation import nearest as search
 from embae_plugin.evaluation.nearest import nearest, unit_length
@@ -97,15 +102,17 @@ def test_a_stopped_run_goes_on(world, monkeypatch, capsys):
 
 
 def test_parts_of_other_settings_are_not_used(world, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(extraction, "write_embeddings", None)
-        with pytest.raises(TypeError):
-            extract("o.npz")
-    np.savez(".o.npz.parts/000000.npz", x=np.zeros(1))
-    assert extract("o.npz") == 2  # the same settings: the part is read, and is none
-    [job] = Path(".o.npz.parts").glob("*.job")
-    job.rename(job.with_name("another.job"))
-    assert extract("o.npz") == 0 and len(read_embeddings("o.npz")) == 12
+    one = read_embeddings("e.npz")
+    part = EmbeddingTable(one.paths[:1], one.cameras[:1], one.embeddings[:1], None, {"skipped": []})
+    for other, rows in ((False, 1), (True, 12)):
+        with monkeypatch.context() as patch:
+            patch.setattr(extraction, "write_embeddings", None)
+            with pytest.raises(TypeError):
+                extract("o.npz", "--force")
+        write_embeddings(".o.npz.parts/000000.npz", part)
+        [job] = Path(".o.npz.parts").glob("*.job")
+        job.rename(job.with_name("another.job") if other else job)
+        assert extract("o.npz", "--force") == 0 and len(read_embeddings("o.npz")) == rows
 
 
 @pytest.mark.parametrize(
@@ -180,7 +187,7 @@ def test_the_page_and_the_table(world, capsys, caplog):
     assert main(["search", *flags]) == 0
     page = Path("s.html").read_text(encoding="utf-8")
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
-    assert len(pictures) == 144 - 12 and "http" not in page
+    assert len(pictures) == 144 - 12 and not re.search("https?:", page)
     assert page.count("no image") == 12 and "12 image(s) could not be read" in caplog.text
     first = base64.b64decode(pictures[0])
     Path("t.jpg").write_bytes(first)

@@ -30,7 +30,7 @@ def test_a_configuration_runs_no_code(tmp_path, how):
     if how == "as a base":
         named = tmp_path / "config.yaml"
         named.write_text("_BASE_: x.py\n")
-    with pytest.raises(ValueError, match="not a readable yaml configuration"):
+    with pytest.raises(ValueError, match="not a readable yaml"):
         load_config(named)
     assert not (tmp_path / "ran").exists()
 

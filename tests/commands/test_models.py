@@ -59,4 +59,4 @@ def test_mistakes_end_with_one_line(cache, capsys, monkeypatch):
     *progress, said = capsys.readouterr().err.splitlines()
     assert said.startswith("embae: torchreid:osnet_x1_0/msmt17 could not be fetched (drive.goo")
     assert said.endswith(f"and put the file at {cache}/osnet_x1_0_msmt17.pth")
-    assert [line[:10] for line in progress] == ["I fetching"]
+    assert [line.split(" ", 1)[1][:10] for line in progress] == ["I fetching"]  # behind the time

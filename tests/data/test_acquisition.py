@@ -33,7 +33,7 @@ def test_options_reach_the_dataset(market_root):
 
 
 def test_impossible_mode_and_unknown_name(market_root):
-    with pytest.raises(ValueError, match="Invalid mode. Got test"):
+    with pytest.raises(ValueError, match="mode must be train, query or gallery, not 'test'"):
         bridge.dataset_split("market1501", market_root, "test")
     with pytest.raises(ValueError, match=r"unknown dataset 'market'; available: cuhk01, .*viper"):
         bridge.dataset_split("market", market_root, "train")
@@ -122,11 +122,30 @@ def test_splits_of_a_folder_that_was_moved(tmp_path):
     items = bridge.dataset_split("viper", tmp_path / "before", "train")
     (tmp_path / "before").rename(tmp_path / "after")
     stale = tmp_path / "after" / "viper" / "splits.json"
-    with pytest.raises(ValueError, match=f"probably moved. Delete {stale} and load it again"):
+    with pytest.raises(ValueError, match=f"moved or copied. Delete {stale} and load it again"):
         bridge.dataset_split("viper", tmp_path / "after", "train")
     stale.unlink()
     again = bridge.dataset_split("viper", tmp_path / "after", "train")
     assert [path.replace("after", "before") for path, *_ in again] == [item[0] for item in items]
+
+
+def test_splits_of_a_folder_that_was_copied_do_not_lead_to_the_first(tmp_path):
+    write_viper(tmp_path / "first")
+    bridge.dataset_split("viper", tmp_path / "first", "train")
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    with pytest.raises(ValueError, match=r"do not lie in .*second.viper .*moved or copied"):
+        bridge.dataset_split("viper", tmp_path / "second", "train")
+    (tmp_path / "link").symlink_to(tmp_path / "first")  # another name is no other place
+    assert bridge.dataset_split("viper", tmp_path / "link", "train")
+
+
+@pytest.mark.parametrize("text", ["{}", "[{}]", "[[1]]", "[", "3", "null", '[{"train": 3}]',
+                                  '[{"train": [[1]], "query": [], "gallery": []}]'])
+def test_splits_that_are_damaged(tmp_path, text):
+    write_viper(tmp_path)
+    (tmp_path / "viper" / "splits.json").write_text(text)
+    with pytest.raises(ValueError, match="viper|split_id exceeds range"):
+        bridge.dataset_split("viper", tmp_path, "train")
 
 
 def test_nothing_is_printed(market_root, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -12,6 +14,7 @@ import gdown
 import pytest
 
 from embae_plugin.data import layouts
+from embae_plugin.data.archives import unpack
 from embae_plugin.data.download import drive_link, get_dataset
 from embae_plugin.torchreid_bridge.known_datasets import SOURCES, Counts, Download
 from tests.data.test_checking import publish, write_cuhk03
@@ -182,6 +185,26 @@ def test_links_are_left_out(tmp_path, viper_zip):
         file.addfile(link)
         file.add(tmp_path / "made/viper/VIPeR/cam_b", "cam_b")
     fails(tmp_path / "root", bad, "the archive is not VIPeR: it holds cam_b")
+
+
+def test_only_content_is_taken_over(tmp_path):
+    bad = tmp_path / "bad.tar"
+    with tarfile.open(bad, "w") as file:
+        info = tarfile.TarInfo("tool")
+        info.mode, info.uid, info.size = 0o6777, 12345, 1
+        file.addfile(info, io.BytesIO(b"x"))
+    unpack(bad, tmp_path / "new")
+    got = (tmp_path / "new" / "tool").stat()
+    assert got.st_uid == os.geteuid() and not got.st_mode & 0o7111
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("x" * 300,)])
+def test_names_that_no_files_can_have(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        for name in names:
+            file.writestr(name, b"x")
+    with pytest.raises(ValueError, match="is a damaged archive: .*(too long|exists|directory)"):
+        unpack(tmp_path / "bad.zip", tmp_path / "new")
 
 
 def test_full_disk(tmp_path, viper_zip, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -51,6 +53,31 @@ def test_numpy_reads_it(tmp_path):
     with np.load(tmp_path / "e.npz") as archive:
         assert sorted(archive.files) == ["about", "camid", "embedding", "path", "pid"]
         assert archive["embedding"].shape == (2, 3)
+
+
+def test_columns_beyond_what_old_zip_files_hold(tmp_path, monkeypatch):
+    """As those of some five million crops, whose paths alone take gigabytes."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
+    path, parts = tmp_path / "e.npz", (table(40, 40 * n) for n in range(3))
+    assert write_embeddings(path, parts) == 120
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    assert sizes["path.npy"] > 1000 and sizes["camid.npy"] > 1000 and sizes["pid.npy"] > 400
+    back = read_embeddings(path)
+    assert same(back, table(120)) and back.paths.dtype.itemsize == table(120).paths.dtype.itemsize
+
+
+def test_no_more_than_a_part_is_in_memory(tmp_path):
+    rows, paths = 2000, texts([f"gate/{'x' * 200}{n}.jpg" for n in range(2000)])
+    z = np.ones((rows, 256), dtype=np.float32)
+    part = EmbeddingTable(paths, texts(["gate"] * rows), z, None, {})
+    one = part.paths.nbytes + part.embeddings.nbytes
+    tracemalloc.start()
+    try:
+        assert write_embeddings(tmp_path / "e.npz", (part for _ in range(12))) == 12 * rows
+        assert tracemalloc.get_traced_memory()[1] < 3 * one
+    finally:
+        tracemalloc.stop()
 
 
 def test_where_the_images_lie():

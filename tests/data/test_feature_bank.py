@@ -223,6 +223,22 @@ def test_a_store_computes_once(records, monkeypatch):
     assert store.features(trunk, records, "crops") is first
 
 
+def test_features_in_memory_are_bounded_and_the_last_asked_for_stay(records, monkeypatch):
+    half = (0.5, 0.5, 0.5)
+    trunk, kinds = two_layer_trunk(), ("none", "flip", "ten_crop")
+    sizes = {k: tiny_store().features(trunk, records, "crops", k).nbytes for k in kinds}
+    most = sizes["none"] + sizes["flip"]
+    store = FeatureStore(HEIGHT, WIDTH, half, half, most_bytes=most)
+    first = store.features(trunk, records, "crops", "none")
+    store.features(trunk, records, "crops", "flip")
+    assert store.features(trunk, records, "crops", "none") is first  # and now asked for last
+    once = store.features(trunk, records, "crops", "ten_crop")  # too large for any to stay beside
+    assert list(store._features.values()) == [once]
+    assert torch.equal(store.features(trunk, records, "crops", "none"), first)
+    store.features(trunk, records, "crops", "flip")
+    assert sum(kept.nbytes for kept in store._features.values()) == most
+
+
 def test_a_second_run_neither_computes_nor_decodes(records, tmp_path, monkeypatch):
     trunk = two_layer_trunk()
     first = tiny_store(tmp_path).features(trunk, records, "crops")
@@ -231,6 +247,19 @@ def test_a_second_run_neither_computes_nor_decodes(records, tmp_path, monkeypatc
     assert torch.equal(first, second)
     with pytest.raises(AssertionError, match="was called"):  # the patches do bite
         tiny_store().features(trunk, records, "crops")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_finds_no_room_in_memory_stays_in_files(records, tmp_path, again):
+    half = (0.5, 0.5, 0.5)
+    made = FeatureStore(HEIGHT, WIDTH, half, half)
+    for _ in range(1 + again):
+        store = FeatureStore(HEIGHT, WIDTH, half, half, cache_dir=tmp_path, memory_share=1e-12)
+        found = store.features(two_layer_trunk(), records, "crops")
+    assert again or store.images(records, "crops").place == "file"
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or f"{tmp_path}/features-" in maps.read_text()
+    assert torch.equal(found, made.features(two_layer_trunk(), records, "crops"))
 
 
 def test_images_are_decoded_once_for_stage_1_and_for_features(records, monkeypatch):

@@ -69,6 +69,20 @@ def test_ctrl_c_ends_it_soon_and_leaves_no_process():
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), ImportError("sem"),
+                                   PermissionError(13, "Permission denied", "/dev/shm")])
+def test_without_shared_memory_for_locks_threads_do_it(monkeypatch, error):
+    """Python's processes wait for one another by locks that lie in /dev/shm."""
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(type(error)):
+        multiprocessing.get_context("fork").Lock()
+    assert forked(lambda n: (n, os.getpid()), 40, 2) == [(n, os.getpid()) for n in range(40)]
+
+
 @pytest.fixture
 def crops(tmp_path):
     rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embae_plugin import torchreid_bridge as bridge
+from embae_plugin.data import batches
 from embae_plugin.data.batches import balanced_batches, identity_batches
 from embae_plugin.data.samplers import CameraBalancedSampler, RandomDatasetIdentitySampler
 
@@ -33,6 +34,14 @@ def labels_of(items: list[tuple[str, int, int, int]]) -> tuple[torch.Tensor, tor
 
 
 datasets = st.lists(st.lists(st.integers(1, 7), min_size=3, max_size=8), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("tickets", [1, 100])
+def test_an_epoch_drawn_in_parts_is_the_epoch_drawn_at_once(monkeypatch, tickets):
+    pids = torch.arange(300) // 4
+    once = identity_batches(pids, pids // 40, 3, 2, 50, generator())
+    monkeypatch.setattr(batches, "_TICKETS", tickets)
+    assert torch.equal(once, identity_batches(pids, pids // 40, 3, 2, 50, generator()))
 
 
 @given(datasets, st.integers(1, 3), st.integers(1, 4), st.sampled_from(["proportional", "uniform"]))

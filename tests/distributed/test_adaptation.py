@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from embae_plugin import distributed
-from embae_plugin.clustering import jaccard, pseudo_labels
+from embae_plugin.clustering import neighbours, pseudo_labels
 from embae_plugin.methods import camera_statistics, clusters
 from embae_plugin.methods.camera_statistics import estimate
 from embae_plugin.methods.clusters import ImageClusterEngine
@@ -79,14 +79,15 @@ def test_a_loss_over_pairs_of_a_batch_has_one_processs_gradient(by_camera):
 
 
 def cluster(x: torch.Tensor) -> Any:
-    jaccard._BLOCK = 8 * len(x)  # so that there are blocks to share out
+    neighbours.BLOCK = 8 * len(x)  # so that there are blocks to share out
     found = pseudo_labels(x, np.arange(len(x)) % 3, 0.6, 3, 8, 3)
     who = distributed.from_rank_zero(lambda: (distributed.size(), os.getpid()))
-    return jaccard.nearest(x, 5), found.labels, who, os.getpid()
+    near = torch.stack([neighbours.nearest(x, 5, how) for how in ("exact", "approximate")])
+    return near, found.labels, who, os.getpid()
 
 
 def test_neighbours_by_shards_and_clusters_by_rank_zero_are_one_processs(monkeypatch):
-    monkeypatch.setattr(jaccard, "_BLOCK", jaccard._BLOCK)
+    monkeypatch.setattr(neighbours, "BLOCK", neighbours.BLOCK)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, 16, generator=generator).repeat_interleave(5, 0)
     x = nn.functional.normalize(x + 0.3 * torch.randn(40, 16, generator=generator), dim=1)
@@ -100,15 +101,15 @@ def test_neighbours_by_shards_and_clusters_by_rank_zero_are_one_processs(monkeyp
 
 def statistics(data, folder: Path) -> Any:
     model, seen = two_layer_model(), []
-    inner = camera_statistics._Estimation._row
+    inner = camera_statistics.Estimation._row
 
     def counted(self, camera, rows):
         seen.append(camera)
         inner(self, camera, rows)
 
-    camera_statistics._Estimation._row = counted
+    camera_statistics.Estimation._row = counted
     estimate(model, data.target_train, tiny_store(folder), "trunk")
-    camera_statistics._Estimation._row = inner
+    camera_statistics.Estimation._row = inner
     return model, sorted(seen)
 
 

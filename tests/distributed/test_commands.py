@@ -20,6 +20,7 @@ from embae_plugin.data.embedding_files import read_embeddings
 from embae_plugin.methods import clusters
 from embae_plugin.models.camera_norm import of_camera
 from embae_plugin.models.door import open_model
+from embae_plugin.one_at_a_time import LOCK, only_one
 from tests.crops_world import write_checkpoint, write_crops
 from tests.distributed.ranks import in_ranks
 
@@ -146,6 +147,20 @@ def test_two_processes_extract_what_one_does_and_resume(alone, tmp_path, monkeyp
     assert mine.paths.tolist() == theirs.paths.tolist() and len(mine) == 44
     np.testing.assert_allclose(mine.embeddings, theirs.embeddings, atol=1e-6)
     assert {path.name for path in tmp_path.iterdir()} == {"e.npz", "e.npz.skipped.txt"}
+
+
+@pytest.mark.parametrize(("verb", "out", "lock"), [
+    ("adapt", "two", f"two/{LOCK}"), ("extract", "e.npz", f".e.npz{LOCK}"),
+])
+def test_two_processes_refuse_together_where_another_run_is_at_work(
+    quick, tmp_path, capfd, verb, out, lock
+):
+    with only_one(tmp_path / lock):
+        assert in_ranks(2, main, words(verb, tmp_path / out), joined=False) == [2, 2]
+    said = capfd.readouterr().err
+    assert f"another run is at work on {tmp_path / out}" in said
+    assert "(rank 1 of 2): another process of this run has ended" in said
+    assert {path.name for path in tmp_path.rglob("*")} <= {"two", "adapt.log"}
 
 
 def test_a_device_by_number_is_refused(monkeypatch, capsys):

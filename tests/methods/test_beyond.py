@@ -33,7 +33,8 @@ TINY = (
 )
 STAGES = ["autoencoder-camera", "autoencoder-common", "clusters-baseline", "clusters-cam",
           "clusters-heads",
-          "clusters-trunk", "embedding", "norm-heads", "norm-transfer-all", "norm-transfer-cam",
+          "clusters-trunk", "clusters-trunk-plain", "embedding", "norm-heads", "norm-plain",
+          "norm-transfer-all", "norm-transfer-cam",
           "norm-transfer-fix", "norm-transfer-new", "norm-trunk", "supervised",
           "supervised-heads"]  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torchvision.transforms import functional as tvf
@@ -11,6 +13,8 @@ from embae_plugin.data.image_bank import ImageBank
 from embae_plugin.losses import BatchHardTripletLoss
 from embae_plugin.methods.embedding import paper_adam
 from embae_plugin.methods.embedding_phases import set_lr
+from embae_plugin.models.camera_norm import use_cameras
+from embae_plugin.training import train_step
 from embae_plugin.training.schedule import seeded
 from embae_plugin.training.train_step import (
     EagerStep,
@@ -20,6 +24,7 @@ from tests.methods.tiny import (
     WIDTH,
     same_weights,
     two_layer_model,
+    two_layer_trunk,
     write_crops,
 )
 
@@ -173,3 +178,25 @@ def test_set_lr_keeps_a_tensor_and_scales_groups():
     set_lr(optimizer, 0.5)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert optimizer.param_groups[1]["lr"] is rate and float(rate) == 0.5
+
+
+@pytest.mark.parametrize("cameras", [0, 3])
+@pytest.mark.parametrize(("factor", "chosen"), [(2.0, "float32"), (0.5, "bf16"), (0.95, "float32")])
+def test_auto_takes_the_faster_precision_and_leaves_the_network_as_it_is(
+    monkeypatch, cameras, factor, chosen
+):
+    trunk = two_layer_trunk()
+    if cameras:
+        use_cameras(trunk, cameras)
+    before, state = copy.deepcopy(trunk), torch.get_rng_state()
+    clock = iter(range(10**6))
+
+    def tick() -> float:
+        """A clock on which a pass in float32, of which three come first, takes a second."""
+        n = next(clock)
+        return n // 2 * 100 + n % 2 * (1.0 if n < 6 else factor)
+
+    monkeypatch.setattr(train_step.time, "perf_counter", tick)
+    assert train_step.faster_precision(trunk, (4, 3, 32, 16)) == chosen
+    assert same_weights(before, trunk) and torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None for p in trunk.parameters())

@@ -195,7 +195,7 @@ def replica(module: nn.Module) -> nn.Module:
     for name, parameter in module._parameters.items():
         setattr(copied, name, None if parameter is None else parameter.detach())
     for name, child in module._modules.items():
-        setattr(copied, name, replica(child))
+        setattr(copied, name, None if child is None else replica(child))
     return copied
 
 

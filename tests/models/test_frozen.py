@@ -10,7 +10,7 @@ from torch import nn
 
 from embae_plugin.models import inference as module
 from embae_plugin.models.camera_norm import at_cameras, camera_layers, use_cameras
-from embae_plugin.models.inference import FEW, WORTH_IT, FrozenTrunks
+from embae_plugin.models.inference import WORTH_IT, FrozenTrunks
 from embae_plugin.models.trunks import Trunk, build_trunk
 from tests.models.engines import engine
 from tests.threads import one_thread
@@ -149,13 +149,32 @@ def test_a_few_images_of_many_cameras_go_together(trunk):
     with_cameras(trunk)
     seen = []
     trunk.register_forward_hook(lambda *_: seen.append(1))
-    cameras = torch.tensor([0, 1, 2, -1] * (FEW - 1))
+    cameras = torch.tensor([0, 1, 2, -1] * 3)
     with torch.inference_mode():
         FrozenTrunks().features(trunk, images(len(cameras)), cameras)
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("change", ["weight", "statistics"])
+def test_cameras_with_and_without_a_copy_in_one_small_batch(trunk):
+    with_cameras(trunk)
+    by_trunk, ours = [], FrozenTrunks()
+    with torch.inference_mode():
+        for camera in (0, 2):
+            ours.features(trunk, images(WORTH_IT), torch.tensor([camera]))
+            ready(ours)
+        x, cameras = images(5), torch.tensor([2, 1, 0, -1, 2])
+        with at_cameras(trunk, cameras):
+            expected = trunk(x)
+        trunk.register_forward_hook(lambda _, given, out: by_trunk.append(len(out)))
+        got = ours.features(trunk, x, cameras)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        assert by_trunk == [2]  # of the cameras 1 and −1, together
+        torch.testing.assert_close(ours.features(trunk, x[:1], cameras[:1]), expected[:1],
+                                   rtol=1e-4, atol=1e-4)
+    assert by_trunk == [2]
+
+
+@pytest.mark.parametrize("change", ["weight", "statistics", "layer", "data"])
 def test_changed_weights_or_another_trunk_are_frozen_anew(trunk, made, engine, change):
     ours, x = FrozenTrunks(), images(WORTH_IT)
     other = build_trunk("mobilenetv1_x0_25", generator=torch.Generator().manual_seed(5)).eval()
@@ -165,6 +184,11 @@ def test_changed_weights_or_another_trunk_are_frozen_anew(trunk, made, engine, c
     with torch.no_grad():
         if change == "weight":
             next(trunk.parameters()).mul_(2)
+        elif change == "layer":
+            trunk.net.bn1 = nn.Identity()
+        elif change == "data":
+            first = next(trunk.parameters())
+            first.data = first.data * 2
         else:
             trunk.net.bn1.running_mean += 0.5
     for changed in (trunk, trunk, other, other):
@@ -207,7 +231,7 @@ def test_a_camera_whose_copy_was_dropped_must_pay_for_another(trunk, made):
             ready(ours)
         ours.features(trunk, images(WORTH_IT - 1), torch.tensor([0]))
         assert len(made) == 2
-        ours.features(trunk, images(FEW), torch.tensor([0]))
+        ours.features(trunk, images(4), torch.tensor([0]))
         ready(ours)
     assert len(made) == 3 and cameras_of(ours) == [0]
 

@@ -134,7 +134,7 @@ def test_a_built_in_file_is_found_by_its_name(tmp_path, monkeypatch):
     ["train: [1, 2\n", "- a\n- b\n", "just words\n", "train: !!python/object/apply:os.getcwd []\n"],
 )
 def test_what_is_no_configuration_is_named(tmp_path, text):
-    with pytest.raises(ValueError, match=r"run\.yaml: not a readable yaml configuration"):
+    with pytest.raises(ValueError, match=r"run\.yaml: not a readable yaml"):
         load_config(write(tmp_path, text))
 
 

@@ -9,11 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from embae_plugin.data.datasets.catalog import SetSpec, find_spec
 from embae_plugin.data.datasets.shots import names, plan, scaled, take
 from embae_plugin.data.parallel import can_fork, cpu_count, in_parallel
+from embae_plugin.progress import progress
 
 # To be raised whenever the pictures of some seed change, however slightly.
 VERSION = 3
@@ -103,4 +102,4 @@ def _draw(spec: SetSpec, seed: int, draft: Path, workers: int | None) -> None:
     workers = (workers or min(cpu_count(), 8)) if can_fork() else 1
     many = range(len(shots))
     drawn = in_parallel(draw, len(many), workers, True) if workers > 1 else map(draw, many)
-    list(tqdm(drawn, f"drawing {spec.name}", len(many), unit="img", disable=None))
+    list(progress(drawn, f"drawing {spec.name}", len(many)))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
-from tqdm import tqdm
 
 from embae_plugin import torchreid_bridge as bridge
 from embae_plugin.data.records import ImageRecords, ReIDData
 from embae_plugin.lab.benchmark.machine import FreshProcess, Rates
+from embae_plugin.progress import progress
 
 DATASET = "market1501"
 KINDS = 64  # different pictures; the files are as many as asked for
@@ -44,7 +44,7 @@ def write_target(root: Path, train: int, query: int, gallery: int) -> None:
     ):
         folder = root / "market1501" / "Market-1501-v15.09.15" / name
         folder.mkdir(parents=True)
-        for number in tqdm(range(count), desc=f"writing {name}", disable=None, leave=False):
+        for number in progress(range(count), f"writing {name}"):
             # people go round first, then cameras: all have equally many images
             rest, person = divmod(number, number_of_people)
             shot, camera = divmod(rest, CAMERAS)

@@ -12,7 +12,8 @@ from itertools import groupby
 
 import torch
 from tabulate import tabulate
-from tqdm import tqdm
+
+from embae_plugin.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def alternate(
     Returns:
         for each task, what it returned in each round.
     """
-    rounds = tqdm(range(warm_up + repeats), desc=label, unit="round", disable=None, leave=False)
+    rounds = progress(range(warm_up + repeats), label, unit="round")
     table = [[task() for task in tasks] for _ in rounds]
     taken = [values[warm_up:] for values in zip(*table, strict=True)]
     logger.info("%s: %s", label, " | ".join(f"{statistics.median(v):.3g}" for v in taken))

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from embae_plugin.lab.reproduction.published import TABLES
 from embae_plugin.settings.config import load_config
-from embae_plugin.settings.files import config_folder
+from embae_plugin.settings.files import config_folder, read_yaml
 from embae_plugin.suggestions import did_you_mean
 
 PREFIX = "reproduce_"
@@ -96,11 +95,7 @@ def load_preset(name: str) -> Preset:
         raise FileNotFoundError(
             f"preset {name} is no file, and not one of the built-in presets {', '.join(names)}"
         )
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable yaml file ({error})") from None
-    content = _checked(loaded, str(path), _KEYS)
+    content = _checked(read_yaml(path), str(path), _KEYS)
     tables = content.get("tables")
     if not tables:
         raise ValueError(f"{path}: tables must say what to run, for example 'tables: {{1: "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 
 from tabulate import tabulate
 from yacs.config import CfgNode
@@ -72,6 +73,15 @@ def _made_with(job: Job, images: str) -> str:
     return hashlib.blake2b(everything.encode(), digest_size=12).hexdigest()
 
 
+def _checked(row: Row) -> Row:
+    """A row of scores as it is made: a variant, and numbers; else ValueError."""
+    odd = [key for key, value in row.items()
+           if not isinstance(value, str if key == "variant" else (int, float, NoneType))]
+    if odd or not row.keys() >= {"variant", "rank1"}:
+        raise ValueError(f"a row of scores is {row!r}")
+    return row
+
+
 def kept_scores(job: Job, images: str) -> list[Row]:
     """The rows that an earlier call left, if it made them with what would make them now."""
     path = job.folder / RECORD
@@ -80,10 +90,10 @@ def kept_scores(job: Job, images: str) -> list[Row]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["made_with"] == _made_with(job, images):
-            return list(record["rows"])
+            return [_checked(row) for row in record["rows"]]
         logger.warning("%s was made with other settings, images or code; the run is scored again, "
                        "by what its folder holds of finished stages", path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s is damaged, or of an older kind (%r); the run is scored again", path,
                        error)
     return []
