@@ -1,27 +1,33 @@
 """One run in several processes, started by ``torchrun``: one rank for each GPU or set of cores.
 
-Every rank follows the same program. Stage 1 averages gradients (:func:`average`), features and
-rankings are computed in shards (:func:`shards`, :func:`gather_rows`), and everything else, which
-takes seconds, is computed alike by all, after which rank 0's weights are everybody's
-(:func:`copy_from_rank_zero`). Only rank 0 writes files. Without ``torchrun``, and outside of
-:func:`processes`, there is one rank and every function here does nothing, so that no caller asks.
+Every rank follows the same program. Stage 1 averages gradients (:func:`average`), what adapts on
+images shares out every batch (:mod:`embae_plugin.training.shared_batch`), features, neighbours and
+rankings are computed in shards (:func:`shards`, :func:`gather_rows`), clusters by rank 0
+(:func:`from_rank_zero`), and everything else, which takes seconds, alike by all, after which rank
+0's weights are everybody's (:func:`copy_from_rank_zero`). Only rank 0 writes results. Without
+``torchrun``, and outside of :func:`processes`, there is one rank and every function here does
+nothing, so that no caller asks.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-PATIENCE = timedelta(hours=1)  # a rank may wait this long for another, say for decoding
+# A rank may wait this long for another, say for the clusters of millions of crops; one that ends
+# is noticed at once.
+PATIENCE = timedelta(days=1)
+
+T = TypeVar("T")
 
 _rank, _size = 0, 1
 
@@ -139,6 +145,52 @@ def check_same(what: str, value: object) -> None:
         )
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """While the block runs, this process works by itself: it is rank 0 of one."""
+    global _rank, _size
+    known = _rank, _size
+    _rank, _size = 0, 1
+    try:
+        yield
+    finally:
+        _rank, _size = known
+
+
+def from_rank_zero(work: Callable[[], T]) -> T:
+    """What ``work()`` returns in rank 0, which alone calls it, in every rank."""
+    if _size == 1:
+        return work()
+    found: list[Any] = [None]
+    if _rank == 0:
+        with apart():
+            found = [work()]
+    with _noticing_loss():
+        dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
+    return found[0]  # type: ignore[no-any-return]
+
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """Makes ``tensor`` the sum of all ranks'; in place, and the same bits everywhere."""
+    if _size > 1:
+        with _noticing_loss():
+            dist.all_reduce(tensor)
+    return tensor
+
+
+def deal(sizes: Sequence[int]) -> list[list[int]]:
+    """Numbers of pieces of work of some ``sizes`` for each rank: the largest first, each to the
+    rank that has least so far.
+    """
+    hands: list[list[int]] = [[] for _ in range(_size)]
+    work = [0] * _size
+    for piece in sorted(range(len(sizes)), key=lambda n: -sizes[n]):
+        least = work.index(min(work))
+        hands[least].append(piece)
+        work[least] += sizes[piece]
+    return hands
+
+
 @torch.no_grad()
 def average(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
     """Averages gradients, batch norm's running statistics and the loss; returns the mean loss.
@@ -194,10 +246,11 @@ def gather_rows(mine: torch.Tensor, parts: list[tuple[int, int]]) -> torch.Tenso
     return whole
 
 
-def copy_from_rank_zero(model: nn.Module) -> None:
-    """Gives every rank the weights of rank 0."""
+def copy_from_rank_zero(given: nn.Module | torch.Tensor) -> None:
+    """Gives every rank the weights of rank 0's model, or its tensor."""
+    values = [given] if torch.is_tensor(given) else list(given.state_dict().values())
     with torch.no_grad(), _noticing_loss():
-        for value in model.state_dict().values() if _size > 1 else ():
+        for value in values if _size > 1 else ():
             sent = value.contiguous()
             dist.broadcast(sent, 0)
             value.copy_(sent)

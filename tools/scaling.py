@@ -3,6 +3,7 @@
   python tools/scaling.py clusters                     clusters of 10 to 100 thousand crops
   python tools/scaling.py ranking                      three galleries, and a line to 10 million
   torchrun --nproc_per_node=2 tools/scaling.py step    a step of stage 1, and its all-reduce
+  torchrun --nproc_per_node=2 tools/scaling.py adapt   a step of clusters-trunk, shared out
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from embae_plugin import distributed
 from embae_plugin.clustering.jaccard import distances_of, neighbour_weights
 from embae_plugin.clustering.neighbours import SEARCHES, nearest
 from embae_plugin.clustering.pseudo_labels import dbscan, without_camera_means
+from embae_plugin.data.augment import Augmentation
 from embae_plugin.lab.benchmark.machine import FreshProcess, peak_of
 from embae_plugin.lab.benchmark.ranking_speed import probe
 from embae_plugin.losses import BatchHardTripletLoss
 from embae_plugin.methods.embedding import paper_adam
+from embae_plugin.models.camera_norm import camera_layers
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.models.trunks import build_trunk
 from embae_plugin.runtime import tune_allocator
+from embae_plugin.training.shared_batch import Share, send_statistics, together
 from embae_plugin.training.train_step import EagerStep
 
 QUERIES, DIM, WANTED = 3368, 128, 10_000_000
+CAMERAS = 9  # of a batch of 72 crops, see embae_plugin/data/few_cameras.py
 WIDTH, EACH, CROPS = 512, 20, 1_000_000  # numbers of a crop, crops of a person, and those wanted
 
 
@@ -111,6 +116,62 @@ def ranking(galleries: list[int]) -> None:
         )
 
 
+def median(work: Callable[[], object], steps: int) -> tuple[float, float]:
+    """Median seconds of a step, by the clock and of this process's own work; one goes before."""
+    seconds, worked = [], []
+    for _ in range(steps + 1):
+        begun, own = time.perf_counter(), time.process_time()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+        worked.append(time.process_time() - own)
+    return statistics.median(seconds[1:]), statistics.median(worked[1:])
+
+
+def adapt_step(batch_size: int, steps: int) -> None:
+    """A step of clusters-trunk on noise of nine cameras, shared out; and what is sent in it."""
+    gpu = torch.cuda.is_available()
+    with distributed.processes(gpu):
+        device = torch.device("cuda" if gpu else "cpu")
+        model = EmbAE(build_trunk("mobilenetv1"))
+        model.learn_cameras("trunk", [str(n) for n in range(CAMERAS)])
+        model.to(device, memory_format=torch.channels_last).train()
+        images = torch.randint(256, (batch_size, 256, 128, 3), dtype=torch.uint8, device=device)
+        cameras = torch.arange(batch_size) * CAMERAS // batch_size
+        labels = torch.randint(500, (batch_size,), device=device)
+        centres = F.normalize(torch.randn(500, model.trunk.feature_dim, device=device), dim=1)
+        augment = Augmentation(("random_flip", "random_erase"), (0.5,) * 3, (0.25,) * 3)
+        generator, parameters = torch.Generator(), list(model.trunk.parameters())
+        adam, layers = torch.optim.Adam(parameters, 3e-4, fused=True), camera_layers(model.trunk)
+        share = Share(batch_size, cameras)
+
+        def send() -> None:
+            with together([], parameters):
+                pass
+            send_statistics(layers, share.of(cameras).tolist(), cameras.tolist())
+
+        def work() -> None:
+            mine = share.of(augment(images, generator))
+            with together([model.trunk], parameters):
+                with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+                    z = F.normalize(model.network_features(mine, share.of(cameras)), dim=1)
+                adam.zero_grad(set_to_none=True)
+                F.cross_entropy(share.gather(z) @ centres.T / 0.05, labels).backward()
+            adam.step()
+            send_statistics(layers, share.of(cameras).tolist(), cameras.tolist())
+
+        whole, own = median(work, steps)
+        sent, _ = median(send, steps)
+        alike, _ = median(lambda: augment(images, generator), steps)
+        sys.stdout.write(
+            f"rank {distributed.rank()} of {distributed.size()}, {device}, "
+            f"{torch.get_num_threads()} thread(s), {len(share.mine)} of {batch_size} crops of "
+            f"{CAMERAS} cameras: a step {whole:.3f} s, {own:.3f} s of them this process's own "
+            f"work; {sent:.4f} s to send, {alike:.3f} s to augment the batch\n"
+        )
+
+
 def step(batch_size: int, steps: int) -> None:
     """Median seconds of a stage 1 step on noise, and of what is sent in it."""
     gpu = torch.cuda.is_available()
@@ -124,18 +185,9 @@ def step(batch_size: int, steps: int) -> None:
         loss, adam = BatchHardTripletLoss("soft"), paper_adam(model.parameters(), 1e-4, device)
         eager = EagerStep(model, loss, adam, bf16=gpu)
 
-        def median(work) -> float:
-            seconds = []
-            for _ in range(steps + 1):
-                begun = time.perf_counter()
-                work()
-                if gpu:
-                    torch.cuda.synchronize()
-                seconds.append(time.perf_counter() - begun)
-            return statistics.median(seconds[1:])
-
-        whole = median(lambda: eager.compute(images, pids))
-        sent = median(lambda: distributed.average(model, torch.zeros((), device=device)))
+        whole, _ = median(lambda: eager.compute(images, pids), steps)
+        none = torch.zeros((), device=device)
+        sent, _ = median(lambda: distributed.average(model, none), steps)
         parameters = [p for p in model.parameters() if p.grad is not None]
         size = 4 * sum(p.numel() for p in parameters) / 1e6
         if distributed.rank() == 0:
@@ -151,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("clusters", "ranking", "step"))
+    parser.add_argument("what", choices=("clusters", "ranking", "step", "adapt"))
     parser.add_argument("--crops", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--search", choices=SEARCHES, default="exact")
     parser.add_argument("--galleries", type=int, nargs="+", default=[100_000, 250_000, 500_000])
@@ -162,6 +214,8 @@ def main() -> None:
         clusters(arguments.crops, arguments.search)
     elif arguments.what == "ranking":
         ranking(arguments.galleries)
+    elif arguments.what == "adapt":
+        adapt_step(arguments.batch_size, arguments.steps)
     else:
         step(arguments.batch_size, arguments.steps)
 

@@ -93,6 +93,11 @@ def _places(weights: csr_matrix) -> tuple[csr_matrix, Ints]:
     return weights.T.tocsr(), place
 
 
+def neighbours(embeddings: torch.Tensor, k1: int, k2: int, search: str) -> torch.Tensor:
+    """As many nearest rows of each as :func:`jaccard_distances` compares."""
+    return nearest(embeddings, min(len(embeddings), max(k1 + 1, k2)), search)
+
+
 def _shared_weights(weights: csr_matrix) -> Iterator[tuple[Ints, Ints, Floats]]:
     """Rows i, j > i and Σ_k min(w_ik, w_jk) of all pairs that weigh a member both, by blocks of i.
 
@@ -126,7 +131,7 @@ def _shared_weights(weights: csr_matrix) -> Iterator[tuple[Ints, Ints, Floats]]:
 
 def jaccard_distances(
     embeddings: torch.Tensor, k1: int = 30, k2: int = 6, largest: float = 0.999,
-    search: str = "exact",
+    search: str = "exact", index: torch.Tensor | None = None,
 ) -> csr_matrix:
     """Jaccard distances 1 − |A ∩ B| / |A ∪ B| of weighted neighbour sets, of near pairs alone.
 
@@ -137,6 +142,7 @@ def jaccard_distances(
         largest: pairs at this distance or beyond are left out; so are those that share no
             neighbour, whose distance is 1.
         search: how neighbours are found, see :func:`nearest`.
+        index: :func:`neighbours`, if they are known already.
 
     Returns:
         (N, N) sparse; each row holds itself at distance 0 (stored), and who is nearer than
@@ -152,7 +158,7 @@ def jaccard_distances(
             "there must be at least 2 rows, and k1 and k2 at least 1"
         )
     embeddings = embeddings.float()
-    index = nearest(embeddings, min(count, max(k1 + 1, k2)), search)
+    index = neighbours(embeddings, k1, k2, search) if index is None else index
     return distances_of(neighbour_weights(embeddings, index, k1, k2), largest)
 
 

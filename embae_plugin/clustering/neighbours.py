@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from embae_plugin import distributed
 from embae_plugin.evaluation.equal_rows import equal_rows
 from embae_plugin.evaluation.nearest import faiss_or_none, inverted_file, unit_length
 
@@ -22,7 +23,8 @@ def nearest(embeddings: torch.Tensor, k: int, search: str = "exact") -> torch.Te
     """(N, k) indices of the ``k`` nearest rows of each row of (N, D) embeddings, itself first.
 
     By Euclidean distance; equal rows are equally near, and come in their order. ``k`` is N at
-    most.
+    most. Of several processes each compares its share of the rows, in whole blocks; what is
+    approximate, rank 0 finds for all.
 
     Args:
         search: ``exact`` compares each two rows, which takes time in the square of N;
@@ -32,10 +34,21 @@ def nearest(embeddings: torch.Tensor, k: int, search: str = "exact") -> torch.Te
     if search == "auto":
         few = len(embeddings) <= MANY or embeddings.device.type == "cuda"
         search = "exact" if few else "approximate"
-    faiss = faiss_or_none() if search == "approximate" else None
-    everyone = torch.arange(len(embeddings), device=embeddings.device)
+    if search == "approximate":
+        found = distributed.from_rank_zero(lambda: _approximate(embeddings, k))
+        if found is not None:
+            return found.to(embeddings.device)
+    shares = distributed.shards(len(embeddings), max(1, BLOCK // max(1, len(embeddings))))
+    mine = torch.arange(*shares[distributed.rank()], device=embeddings.device)
+    return distributed.gather_rows(_compared(embeddings, mine, k), shares)
+
+
+def _approximate(embeddings: torch.Tensor, k: int) -> torch.Tensor | None:
+    """What :func:`nearest` finds through faiss, on the processor; None where faiss is missing."""
+    faiss = faiss_or_none()
     if faiss is None:
-        return _compared(embeddings, everyone, k)
+        return None
+    everyone = torch.arange(len(embeddings), device=embeddings.device)
     rows = unit_length(embeddings.cpu().numpy())
     found = torch.from_numpy(inverted_file(faiss, rows, _READ).search(rows, k)[1])
     found = found.to(embeddings.device)
@@ -45,7 +58,7 @@ def nearest(embeddings: torch.Tensor, k: int, search: str = "exact") -> torch.Te
     found = found.gather(1, own.logical_not().int().argsort(dim=1, stable=True))
     short = (found < 0).any(1).nonzero().flatten()  # there were fewer than k in the lists
     found[short] = _compared(embeddings, short, k)
-    return found
+    return found.cpu()
 
 
 def _compared(embeddings: torch.Tensor, wanted: torch.Tensor, k: int) -> torch.Tensor:

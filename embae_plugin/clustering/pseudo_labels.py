@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from embae_plugin.clustering.jaccard import jaccard_distances
+from embae_plugin import distributed
+from embae_plugin.clustering.jaccard import jaccard_distances, neighbours
 from embae_plugin.progress import Progress
 
 Ints = NDArray[np.int64]
@@ -106,6 +107,8 @@ def pseudo_labels(
 ) -> PseudoLabels:
     """DBSCAN on k-reciprocal Jaccard distances of embeddings less their camera's mean.
 
+    Several processes share out the search for neighbours; rank 0 does the rest for all.
+
     Args:
         embeddings: (N, D).
         camids: (N,).
@@ -121,5 +124,10 @@ def pseudo_labels(
         raise ValueError(f"{len(embeddings)} embeddings, but {len(camids)} camera numbers")
     x = without_camera_means(embeddings.float(), camids)
     with Progress("clustering", delay=2.0):  # of whose parts the longest count for themselves
-        distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6, search=search)
-        return PseudoLabels(dbscan(distances, eps, min_samples))
+        index = neighbours(x, k1, k2, search)
+
+        def found() -> Ints:
+            distances = jaccard_distances(x, k1, k2, largest=eps + 1e-6, index=index)
+            return dbscan(distances, eps, min_samples)
+
+        return PseudoLabels(distributed.from_rank_zero(found))

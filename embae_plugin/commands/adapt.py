@@ -9,7 +9,8 @@ Sizes and formats (jpg, png, bmp, webp) may be mixed. The model is a file of tor
 embae train, or any other that embae models lists. Leaves in --out: adapted.pth, torchreid/ (weights
 that trackers load, one file for each camera, if the network is one of torchreid's), summary.txt
 and summary.json (what changed), before.npz and after.npz (the crops' embeddings), skipped.txt
-(crops that cannot be used, if any). Re-running the same command resumes.
+(crops that cannot be used, if any). Re-running the same command resumes. Several GPUs, or
+machines: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ import hashlib
 import json
 import logging
 import time
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from embae_plugin import distributed
 from embae_plugin.commands.adaptation_summary import summary_text
-from embae_plugin.commands.job_folder import JobFolder, explained_disk_errors
+from embae_plugin.commands.job_folder import JobFolder, Skipped, explained_disk_errors
 from embae_plugin.commands.shared_arguments import (
     add_checkpoint_arguments,
     add_crop_arguments,
     add_method_arguments,
     crops_of,
+    joined,
     model_of,
 )
 from embae_plugin.data.crops import Crops, describe_cameras
@@ -107,22 +112,33 @@ def config_of(arguments: argparse.Namespace) -> CfgNode:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    with log_to(None, arguments.verbose):
-        work = CropAdaptation(arguments, config_of(arguments))
-    out = work.folder.out
-    with log_to(out / "adapt.log", arguments.verbose), explained_disk_errors(out):
-        logger.info("done\n\n%s\n", summary_text(work.run()))
-        files = "adapted.pth, plain.pth" if (out / PLAIN).is_file() else "adapted.pth"
-        files += ", summary.txt, summary.json, before.npz, after.npz"
-        if (out / TORCHREID_FILES).is_dir():
-            files += f", and weights for trackers in {TORCHREID_FILES}/"
-        logger.info("written to %s: %s", out, files)
+    cfg = config_of(arguments)
+    with joined(arguments):
+        first = distributed.rank() == 0
+        with log_to(None, arguments.verbose, quiet=not first):
+            work = CropAdaptation(arguments, cfg)
+        out = work.folder.out
+        log_file = out / "adapt.log" if first else None
+        with log_to(log_file, arguments.verbose, quiet=not first), explained_disk_errors(out):
+            content = work.run()
+            if first:
+                _tell(out, content)
     return 0
+
+
+def _tell(out: Path, content: dict[str, Any]) -> None:
+    logger.info("done\n\n%s\n", summary_text(content))
+    files = "adapted.pth, plain.pth" if (out / PLAIN).is_file() else "adapted.pth"
+    files += ", summary.txt, summary.json, before.npz, after.npz"
+    if (out / TORCHREID_FILES).is_dir():
+        files += f", and weights for trackers in {TORCHREID_FILES}/"
+    logger.info("written to %s: %s", out, files)
 
 
 class CropAdaptation:
     """One run of the command; made without writing anything, so that mistakes leave nothing.
 
+    (Several processes do leave what resumes: decoded images, in files that they share.)
     The adaptation itself is :mod:`embae_plugin.methods.recipe`'s. Here is what is around it:
     reading, checking, resuming, comparing before and after, and leaving nothing half done.
 
@@ -134,26 +150,53 @@ class CropAdaptation:
         self.checkpoint, self.cfg, device = arguments.checkpoint, cfg, pick_device(arguments.device)
         self.command = getattr(arguments, "command", "")
         cfg.use_gpu = device.type == "cuda"
-        crops, self.source = crops_of(arguments), model_of(arguments)
+        with distributed.rank_zero_first():  # which may fetch the model
+            self.source = model_of(arguments)
+        crops = crops_of(arguments)
         self.model = self.source.model
         check_adaptable(self.model, cfg)
         self.model.to(device)
         self.labelled = load_data(cfg).source if arguments.sources else None
         self.folder = JobFolder(arguments.out, RESULTS, self._settings(crops))
-        self.force, skipped = arguments.force, self.folder.found(arguments.force)
+        self.force, self.alone = arguments.force, distributed.size() == 1
+        distributed.check_same("what is adapted to", self.folder.settings)
+        self.skipped = distributed.from_rank_zero(lambda: self.folder.found(self.force))
+        images = "" if self.alone else self.folder.work / "images"
         self.store = FeatureStore.of(
             self.source.input, device, cache_dir=self.folder.work / "features",
-            image_cache_dir=cfg.embae.cache_dir, memory_share=cfg.embae.image_memory_share,
+            image_cache_dir=cfg.embae.cache_dir or images,
+            memory_share=cfg.embae.image_memory_share,
         )
-        self.resumed = skipped is not None
-        if skipped is None:
-            skipped = self.store.try_images(crops.records(), "crops", arguments.min_side)
-        self.skipped, self.crops = skipped, crops.without(skipped)
-        self.crops.check_skipped(arguments.max_bad)
+        self.resumed = self.skipped is not None
+        self.crops, self.limits = crops, (arguments.min_side, arguments.max_bad)
+        if self.alone:
+            self._leave_out()
+
+    def _leave_out(self) -> Skipped:
+        """Images that cannot be used, which :attr:`crops` is without from now on.
+
+        Raises:
+            ValueError: they are more than ``--max-bad`` allows.
+        """
+        least_side, max_bad = self.limits
+        if self.skipped is None:
+            with distributed.apart():
+                self.skipped = self.store.try_images(self.crops.records(), "crops", least_side)
+        self.crops = self.crops.without(self.skipped)
+        self.crops.check_skipped(max_bad)
         logger.info("%s", describe_cameras(self.crops))
         if len(self.crops.camera_names) == 1:
             logger.warning("all images are of one camera: the model adapts to its look, but "
                            "nothing is learned or measured across cameras")
+        return self.skipped
+
+    def _share_images(self) -> None:
+        """Gives all processes the crops of the first, and their images, which are in a file."""
+        skipped = distributed.from_rank_zero(lambda: self.skipped)
+        if distributed.rank():
+            self.crops = self.crops.without(skipped or ())
+        self.store.release_images()
+        self.store.images(self.crops.records(), "crops")
 
     def _settings(self, crops: Crops) -> dict[str, Any]:
         """What a run that resumes must have in common with the one that was stopped."""
@@ -173,23 +216,33 @@ class CropAdaptation:
     def run(self) -> dict[str, Any]:
         """Adapts and writes everything; returns what summary.json holds.
 
+        Of several processes, the first writes, and it alone locks the folder; refused, it ends and
+        so do the others.
+
         Raises:
+            ValueError: another run is at work in the folder.
             OSError: a full disk, or another failure to write; re-running the command resumes.
         """
         anew = not self.resumed
-        with self.folder.filling(self.skipped, anew, anew and self.force, self.command):
+        skipped = (self.skipped or []) if self.alone else self._leave_out
+        fill = self.folder.filling(skipped, anew, anew and self.force, self.command)
+        with fill if distributed.rank() == 0 else nullcontext():
+            if not self.alone:
+                self._share_images()
             return self._run()
 
     def _run(self) -> dict[str, Any]:
         """:meth:`run`, alone in its folder."""
         started, crops, out, model = time.monotonic(), self.crops, self.folder.out, self.model
         records = crops.records()
-        if crops.skipped:
+        if crops.skipped and distributed.rank() == 0:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in crops.skipped)
             write_text(out / "skipped.txt", lines)
             logger.warning("%d image(s) cannot be used, see %s", len(crops.skipped),
                            out / "skipped.txt")
-        ahead = None if self.resumed else seconds_ahead(model, records, self.store, self.cfg)
+        ahead = None
+        if self.alone and not self.resumed:  # several share the work out, which is not foreseen
+            ahead = seconds_ahead(model, records, self.store, self.cfg)
         if ahead is not None:
             hours, minutes = divmod(max(1, round(ahead / 60)), 60)
             logger.info("about %d:%02d (hours:minutes) for %s of %s crops, by a few batches that "
@@ -214,6 +267,8 @@ class CropAdaptation:
             "scores": _scores(crops, {"baseline": z["before"], "adapted": z["after"], **plain}),
             "history": list(adapted.history), "seconds": round(time.monotonic() - started, 1),
         }
+        if distributed.rank():
+            return content
         for when, one in models.items():
             about = {"model": state_fingerprint(one), "root": str(crops.root.resolve()),
                      "normalized": True, "tta": "flip"}

@@ -3,7 +3,8 @@
   embae extract --checkpoint adapted --images crops --out embeddings.npz
   embae extract --checkpoint adapted --csv crops.csv --out embeddings.parquet
 
-Any number of crops: they pass block by block. Re-running the same command resumes.
+Any number of crops: they pass block by block, which the processes that torchrun starts share out.
+Re-running the same command resumes.
 An .npz holds path, camid (the camera's name), pid if known, and embedding (N, d) float32; a
 .parquet the same columns. Embeddings are of length 1 unless --no-normalize is given.
 """
@@ -15,17 +16,20 @@ import hashlib
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from embae_plugin import distributed
 from embae_plugin.atomic_file import remove_drafts
 from embae_plugin.commands import shared_arguments as given
 from embae_plugin.commands.job_folder import explained_disk_errors
 from embae_plugin.data.crops import Crops, describe_cameras
 from embae_plugin.data.embedding_files import check_suffix, read_embeddings, write_embeddings
+from embae_plugin.data.feature_bank import BLOCK as BATCH
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.embedder import crops_table, embed_records, tell_unknown
 from embae_plugin.evaluation.score_table import write_text
@@ -60,7 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if arguments.block < 1:
         raise ValueError(f"--block {arguments.block}: at least 1")
-    with log_to(None, arguments.verbose), explained_disk_errors(out):
+    with (
+        given.joined(arguments),
+        log_to(None, arguments.verbose, quiet=distributed.rank() > 0),
+        explained_disk_errors(out),
+    ):
         check_suffix(out)  # before the crops are listed, which may take long
         if out.is_dir():
             raise ValueError(f"{out} is a folder: name a file with --out")
@@ -68,9 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"{out} exists: name another file with --out, or replace it with --force"
             )
-        bundle, crops = given.model_of(arguments), given.crops_of(arguments)
+        with distributed.rank_zero_first():  # which may fetch the model
+            bundle = given.model_of(arguments)
+        crops = given.crops_of(arguments)
         logger.info("%s", describe_cameras(crops, to_learn=False))
         rows, skipped = extract(arguments, bundle, crops)
+        if distributed.rank():
+            return 0
         note = ""
         if skipped:
             listed = out.with_name(f"{out.name}.skipped.txt")
@@ -79,6 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
         width = bundle.model.feature_dim
         logger.info("written to %s: %d embeddings of %d numbers%s", out, rows, width, note)
     return 0
+
+
+def _block(most: int, count: int) -> int:
+    """Crops in a block: so few that each process has some, in whole batches of the network's."""
+    share = -(-count // distributed.size())
+    return most if distributed.size() == 1 else min(most, -(-share // BATCH) * BATCH)
 
 
 def parts_of(out: Path) -> Path:
@@ -103,9 +121,11 @@ def extract(
 
     Neither pixels nor features of all crops are ever in memory together. A finished block is a
     file of its own in a hidden folder next to ``--out``, from which an interrupted run resumes.
+    Several processes write those in turn, and the first joins them.
 
     Returns:
-        the number of embeddings, and (path, reason) of each image that cannot be used.
+        the number of embeddings, and (path, reason) of each image that cannot be used; of several
+        processes, the first knows.
 
     Raises:
         ValueError: more images cannot be used than ``--max-bad`` allows, or another run is at work
@@ -114,8 +134,10 @@ def extract(
     """
     crops.check_skipped(arguments.max_bad)
     tell_unknown(bundle.model, crops.camera_names)
-    out, block, device = Path(arguments.out), arguments.block, pick_device(arguments.device)
-    remove_drafts(out)
+    out, device = Path(arguments.out), pick_device(arguments.device)
+    block, first = _block(arguments.block, len(crops)), distributed.rank() == 0
+    if first:
+        remove_drafts(out)
     normalize, tta, least = not arguments.no_normalize, arguments.tta, arguments.min_side
     model, store = bundle.model.to(device), FeatureStore.of(bundle.input, device)
     about: dict[str, Any] = {
@@ -124,34 +146,53 @@ def extract(
     }
     job = hashlib.blake2b(repr((about, block, bundle.input, least)).encode(), digest_size=12)
     job.update("\0".join((*crops.names, *crops.cameras)).encode(errors="surrogateescape"))
-    parts, failures = parts_of(out), []
+    parts, failures = parts_of(out), list[tuple[str, str]]()
     mark = parts / f"{job.hexdigest()}.job"
-    with only_one(out.with_name(f".{out.name}{LOCK}")):
-        if mark.is_file():
-            logger.info("resuming with the parts in %s", parts)
-        else:  # parts of other settings, or none
+    starts = range(0, len(crops), block)
+    files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
+
+    def work(number: int) -> list[tuple[str, str]]:
+        """Makes a block's file, unless it is there; returns what cannot be used of it."""
+        skipped = _skipped_in(files[number])
+        if skipped is None:
+            label = f"block {number + 1} of {len(files)}"
+            some = crops.part(starts[number], starts[number] + block)
+            some = some.without(store.try_images(some.records(), label, least))
+            z = torch.zeros(0, model.feature_dim)
+            if len(some):
+                z = embed_records(model, store, some.records(), label, tta, normalize, False)
+            store.release_images()
+            skipped = some.skipped
+            write_embeddings(files[number], crops_table(some, z, {**about, "skipped": skipped}))
+        return skipped
+
+    def refuse_too_many() -> None:
+        bad = len(crops.skipped) + len(failures)
+        if bad > arguments.max_bad * (len(crops.skipped) + len(crops)):
             shutil.rmtree(parts, ignore_errors=True)
-            left = {"blocks": -(-len(crops) // block), "command": getattr(arguments, "command", "")}
+            crops.without(failures).check_skipped(arguments.max_bad)
+
+    distributed.check_same("the crops, the model and the settings", job.hexdigest())
+    with only_one(out.with_name(f".{out.name}{LOCK}")) if first else nullcontext():
+        if first and mark.is_file():
+            logger.info("resuming with the parts in %s", parts)
+        elif first:  # parts of other settings, or none
+            shutil.rmtree(parts, ignore_errors=True)
+            left = {"blocks": len(files), "command": getattr(arguments, "command", "")}
             write_text(mark, json.dumps(left) + "\n")
-        starts = range(0, len(crops), block)
-        files = [parts / f"{number:06d}.npz" for number in range(len(starts))]
-        blocks = progress(zip(starts, files, strict=True), "embed", len(files), "block", leave=True)
-        for number, (first, file) in enumerate(blocks, 1):
-            skipped = _skipped_in(file)
-            if skipped is None:
-                some, label = crops.part(first, first + block), f"block {number} of {len(files)}"
-                some = some.without(store.try_images(some.records(), label, least))
-                z = torch.zeros(0, model.feature_dim)
-                if len(some):
-                    z = embed_records(model, store, some.records(), label, tta, normalize, False)
-                store.release_images()
-                skipped = some.skipped
-                write_embeddings(file, crops_table(some, z, {**about, "skipped": skipped}))
-            failures += skipped
-            bad = len(crops.skipped) + len(failures)
-            if bad > arguments.max_bad * (len(crops.skipped) + len(crops)):
-                shutil.rmtree(parts, ignore_errors=True)
-                crops.without(failures).check_skipped(arguments.max_bad)
+        distributed.barrier()  # which a refused rank 0 does not come to, and so ends the others
+        mine = range(distributed.rank(), len(files), distributed.size())
+        with distributed.apart():
+            for number in progress(mine, "embed", unit="block", leave=True):
+                failures += work(number)
+                refuse_too_many()
+        distributed.barrier()
+        if not first:
+            return 0, []
+        with distributed.apart():
+            for number in sorted({*range(len(files))} - {*mine}):
+                failures += work(number)
+        refuse_too_many()
         rows = write_embeddings(out, (replace(read_embeddings(f), about=about) for f in files))
         shutil.rmtree(parts)
     return rows, [*crops.skipped, *failures]

@@ -11,7 +11,7 @@ import errno
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -82,12 +82,14 @@ class JobFolder:
 
     @contextmanager
     def filling(
-        self, skipped: Skipped, anew: bool, force: bool = False, command: str = ""
+        self, skipped: Skipped | Callable[[], Skipped], anew: bool, force: bool = False,
+        command: str = "",
     ) -> Iterator[None]:
         """Marks the folder as being filled, and as whole after the block.
 
         Args:
-            skipped: images left out, to be noted.
+            skipped: images left out, to be noted; or what finds them, called in the folder when
+                it is ready for what resumes, and before a killed run counts as begun.
             anew: first removes what an earlier run left.
             force: as for :meth:`found`.
             command: what resumes the run, for :func:`job_command`.
@@ -103,7 +105,9 @@ class JobFolder:
             self._job.unlink(missing_ok=True)
             shutil.rmtree(self.work, ignore_errors=True)
 
-    def _begin(self, skipped: Skipped, anew: bool, command: str) -> None:
+    def _begin(
+        self, skipped: Skipped | Callable[[], Skipped], anew: bool, command: str
+    ) -> None:
         if not anew:
             logger.info("%s: resuming a run that was not finished", self.out)
         # The one that says that all is whole goes first.
@@ -112,7 +116,8 @@ class JobFolder:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         for name in self.results:
             remove_drafts(self.out / name)
-        job = {"settings": self.settings, "notes": {"skipped": skipped}, "command": command}
+        notes = {"skipped": skipped() if callable(skipped) else skipped}
+        job = {"settings": self.settings, "notes": notes, "command": command}
         write_text(self._job, json.dumps(job, indent=1) + "\n")
 
 

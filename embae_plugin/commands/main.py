@@ -37,6 +37,7 @@ VERBS = {
     "status": "how far an interrupted or running job is, and what resumes it",
     "doctor": "check the installation, data and weights, and say how to fix what is broken",
 }
+SHARED_VERBS = ("train", "adapt", "extract")  # which torchrun may start
 LAB_VERBS = ("reproduce", "curves", "ablate", "benchmark")
 SILENT_VERBS = ("status", "doctor")  # which log nothing
 LOG_FORMAT, FORMATS = "--log-format", ("text", "json")
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 load_plugin(value)
         arguments = build_parser(verb).parse_args(words)
-        if count != "1" and arguments.verb != "train":  # copies would write to the same files
+        if count != "1" and arguments.verb not in SHARED_VERBS:  # copies would write the same files
             raise ValueError(f"{arguments.verb} runs in one process: start it without torchrun")
         arguments.command = resume_command(words)
         tune_allocator()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import torch
 from tabulate import tabulate
 
+from embae_plugin import distributed
 from embae_plugin.data.camera_rules import list_crops
 from embae_plugin.data.crops import Crops
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.models.door import open_model
+from embae_plugin.reid import pick_device
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -72,3 +77,18 @@ def crops_of(arguments: argparse.Namespace) -> Crops:
     if not 0 <= arguments.max_bad <= 1:
         raise ValueError(f"--max-bad {arguments.max_bad}: a share, from 0 to 1")
     return list_crops(arguments.images, arguments.csv, arguments.camera_regex)
+
+
+@contextmanager
+def joined(arguments: argparse.Namespace) -> Iterator[torch.device]:
+    """The processes of a run, see :func:`distributed.processes`; yields where this one computes.
+
+    Raises:
+        ValueError: a device by number, of which each of several processes has its own.
+    """
+    device = pick_device(arguments.device)
+    if device.index is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(f"--device {device}: each of several processes takes the GPU of its own "
+                         "number; give --device cuda, or cpu")
+    with distributed.processes(device.type == "cuda"):
+        yield device

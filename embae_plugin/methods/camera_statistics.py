@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from embae_plugin import distributed
 from embae_plugin.data.augment import normalise
 from embae_plugin.data.crops import FEW
 from embae_plugin.data.feature_bank import FeatureStore
@@ -30,6 +31,7 @@ from embae_plugin.models.inference import inference_format
 from embae_plugin.precision import full_precision
 from embae_plugin.progress import Progress
 from embae_plugin.training.schedule import seeded
+from embae_plugin.training.shared_batch import send_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -202,14 +204,20 @@ class Estimation:
     def by_camera(self, counts: torch.Tensor) -> None:
         """The common row, each camera's row, and the first mixed into the second.
 
-        Where no camera has four images, the network's own statistics stay.
+        Where no camera has four images, the network's own statistics stay. Several processes
+        share out the rows, each computed by one, to the bits of a process alone.
         """
         if int(counts.max()) < LEAST:
             return
-        self.common(MOST_COMMON)
-        for camera, count in enumerate(counts.tolist()):
-            if count >= LEAST:
-                self._row(camera, np.flatnonzero(self.records.camids == camera))
+        rows = {-1: self._common_rows(MOST_COMMON)}
+        rows |= {camera: np.flatnonzero(self.records.camids == camera)
+                 for camera, count in enumerate(counts.tolist()) if count >= LEAST}
+        cameras = list(rows)
+        dealt = distributed.deal([len(rows[camera]) for camera in cameras])[distributed.rank()]
+        mine = [cameras[n] for n in sorted(dealt)]
+        for camera in mine:
+            self._row(camera, rows[camera])
+        send_statistics(self.layers, mine, cameras)
         for layer in self.layers:
             mix(layer, counts)
 
@@ -227,12 +235,15 @@ class Estimation:
         ]
         guess.learn(torch.cat(marks).numpy(), camids[rows.numpy()])
 
+    def _common_rows(self, most: int) -> np.ndarray:
+        generator = seeded(self.seed, "camera statistics")
+        return torch.randperm(len(self.records), generator=generator)[:most].numpy()
+
     def common(self, most: int) -> None:
         """What the layers see of images of all cameras, normalised together."""
-        generator = seeded(self.seed, "camera statistics")
-        rows = torch.randperm(len(self.records), generator=generator)[:most]
+        rows = self._common_rows(most)
         if len(rows) >= LEAST:
-            self._row(-1, rows.numpy())
+            self._row(-1, rows)
 
     def _row(self, camera: int, rows: np.ndarray) -> None:
         """One row: the mean over batches of these images, every other batch mirrored."""

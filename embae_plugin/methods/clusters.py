@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embae_plugin import distributed
 from embae_plugin.clustering import PseudoLabels, pseudo_labels
 from embae_plugin.clustering.neighbours import SEARCHES
 from embae_plugin.data.augment import Augmentation
@@ -31,11 +32,17 @@ from embae_plugin.embedder import embed_stored
 from embae_plugin.methods.camera_statistics import renew
 from embae_plugin.methods.norm import StatisticsPhase
 from embae_plugin.methods.registry import Row, register_method
-from embae_plugin.models.camera_norm import at_cameras, knows_cameras
+from embae_plugin.models.camera_norm import (
+    at_cameras,
+    camera_layers,
+    has_batch_norm,
+    knows_cameras,
+)
 from embae_plugin.models.embae import EmbAE
 from embae_plugin.settings.fields import Settings, setting
 from embae_plugin.training.phase import Batch, EndOfPhase, OptimisedPhase, Phase
 from embae_plugin.training.schedule import seeded
+from embae_plugin.training.shared_batch import send_statistics
 from embae_plugin.training.stage_engine import History, Outcome, StageEngine
 from embae_plugin.training.train_step import PRECISIONS
 
@@ -227,6 +234,7 @@ class Rounds(OptimisedPhase):
         if engine.model.camera_names:
             self.camids = engine.model.camera_numbers(engine.target.camera_names())
         self.features: torch.Tensor | None = None
+        self.shared = engine.trunk_learns
 
     def parts(self) -> list[nn.Module]:
         """See :class:`OptimisedPhase`."""
@@ -242,6 +250,11 @@ class Rounds(OptimisedPhase):
         """Opens the images, or the cached features."""
         super().start()
         engine = self.engine
+        mixed = self._learns_by_camera() and any(has_batch_norm(part) for part in self.learned)
+        if mixed and self.shared and distributed.size() > 1:
+            raise ValueError(f"{engine.stage}: only a part of the network has statistics by "
+                             "camera, which several processes cannot share out: start without "
+                             "torchrun")
         if engine.trunk_learns:
             engine.model.to(memory_format=torch.channels_last)
             self.bank = engine.store.images(engine.target, "target")
@@ -322,6 +335,7 @@ class Rounds(OptimisedPhase):
         )
         self.labels = torch.from_numpy(found.labels)
         self.centres = self._centres(found, x)
+        distributed.copy_from_rank_zero(self.centres)
         self.clustered = epoch
         self.good = {key: v.clone() for key, v in engine.model.state_dict().items()}
 
@@ -347,16 +361,21 @@ class Rounds(OptimisedPhase):
             model.output = output
 
     def _embed(self, batch: Batch) -> torch.Tensor:
-        """What is compared, of length 1, for images sorted by camera, with its graph."""
+        """What is compared, of length 1, for images sorted by camera; own rows with their graph."""
         engine, index, camids = self.engine, batch.rows, self.camids[batch.rows]
         if self.features is not None:
             view = torch.randint(self.features.shape[1], index.shape, generator=batch.generator)
             h = self.features[index.to(engine.device), view.to(engine.device)]
             with at_cameras(engine.model.f_emb, camids):
                 return F.normalize(engine.model.f_emb(h).float(), dim=1)
-        images = engine.augment(self.bank.batch(index), batch.generator)
-        with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
-            return F.normalize(engine.model.network_features(images, camids), dim=1)
+        share = self.share(len(index), camids if self._learns_by_camera() else None)
+        images = share.of(engine.augment(self.bank.batch(index), batch.generator))
+        mine, own = self.centres.new_zeros(0, self.centres.shape[1]), share.of(camids)
+        if len(own):
+            with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
+                mine = F.normalize(engine.model.network_features(images, own), dim=1)
+        self.moved = own.tolist(), camids.tolist()
+        return share.gather(mine)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The cross entropy over the clusters."""
@@ -367,8 +386,11 @@ class Rounds(OptimisedPhase):
         return {"loss": F.cross_entropy(x @ self.centres.T / temperature, labels)}
 
     def after_step(self, batch: Batch) -> None:
-        """Moves the centres of the batch's clusters."""
+        """Moves the centres of the batch's clusters; all ranks keep one memory."""
         self.move_centres(*self.seen)
+        if self.shared:
+            layers = [layer for part in self.learned for layer in camera_layers(part)]
+            send_statistics(layers, *self.moved)
 
     def move_centres(self, x: torch.Tensor, labels: torch.Tensor) -> None:
         """Moves the centres of the clusters ``labels`` (B,) towards the mean of ``x`` (B, d)."""

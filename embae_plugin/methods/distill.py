@@ -103,6 +103,7 @@ class DistillPhase(OptimisedPhase):
     """1 − cosine to the teacher's embedding, and the squared error of the batch's similarities."""
 
     engine: ImageDistillEngine
+    shared = True
 
     def start(self) -> None:
         """Opens the images and embeds them by the teacher."""
@@ -134,9 +135,11 @@ class DistillPhase(OptimisedPhase):
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """See :class:`DistillPhase`."""
         engine = self.engine
-        images = self.augment(self.bank.batch(batch.rows), batch.generator)
+        share = self.share(len(batch.rows))
+        images = share.of(self.augment(self.bank.batch(batch.rows), batch.generator))
         with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
-            found = F.normalize(engine.model.network_features(images, None), dim=1)
+            mine = F.normalize(engine.model.network_features(images, None), dim=1)
+        found = share.gather(mine)
         wanted = self.wanted[batch.rows.to(self.wanted.device)]
         apart = (1 - (found * wanted).sum(1)).mean()
         similar = (found @ found.T - wanted @ wanted.T).square().mean()

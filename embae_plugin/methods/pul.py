@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from embae_plugin import distributed
 from embae_plugin.data.records import ImageRecords
 from embae_plugin.evaluation.tta import embed_views
 from embae_plugin.methods.registry import BASELINE, register_method
@@ -220,7 +221,9 @@ class Round(SoftmaxPhase):
         """A class for each reliable image, −1 for the others: (N,)."""
         engine, features, node = self.engine, self._embeddings(), self.engine.settings
         generator = seeded(engine.seed, engine.stage, self.name, "kmeans")
-        centres, labels = kmeans(features, node.clusters, generator)
+        centres, labels = distributed.from_rank_zero(
+            lambda: kmeans(features, node.clusters, generator)
+        )
         kept = reliable_images(features, centres, labels, node.threshold, node.near_any_seed).kept
         used, numbers = np.unique(labels[kept], return_inverse=True)
         self.report = {"kept": int(kept.sum()), "clusters": len(used)}

@@ -52,7 +52,7 @@ class Row:
     name: str
     starts_from: str = BASELINE
     help: str = ""
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict, hash=False)
     stage: str = ""
     output: str = ""
     trunk_from: str = ""

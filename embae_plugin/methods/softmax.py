@@ -23,6 +23,7 @@ from embae_plugin.models.embae import EmbAE
 from embae_plugin.settings.fields import Settings, setting
 from embae_plugin.training.phase import Batch, OptimisedPhase, Phase
 from embae_plugin.training.schedule import seeded
+from embae_plugin.training.shared_batch import Share
 from embae_plugin.training.stage_engine import StageEngine
 from embae_plugin.training.train_step import PRECISIONS
 
@@ -112,6 +113,7 @@ class SoftmaxPhase(OptimisedPhase):
     ) -> None:
         super().__init__(engine, name, epochs, records.paths)
         self.records, self.label, self.lr = records, label, engine.settings.lr
+        self.shared = not engine.heads_only
         self.steps = max(1, len(records) // engine.settings.batch_size)
         self.features: torch.Tensor | None = None
         self.classifier: nn.Linear | None = None
@@ -165,14 +167,14 @@ class SoftmaxPhase(OptimisedPhase):
         order = self.used[torch.randperm(len(self.used), generator=generator)]
         return order[: self.steps * self.batch].view(self.steps, self.batch)
 
-    def _embed(self, batch: Batch) -> torch.Tensor:
-        """Embeddings of the batch's augmented images, with their graph."""
+    def _embed(self, batch: Batch, share: Share) -> torch.Tensor:
+        """Embeddings of this rank's rows of the batch's augmented images, with their graph."""
         engine, index = self.engine, batch.rows
         if self.features is not None:
             view = torch.randint(self.features.shape[1], index.shape, generator=batch.generator)
             h = self.features[index.to(engine.device), view.to(engine.device)]
         else:
-            images = engine.augment(self.bank.batch(index), batch.generator)
+            images = share.of(engine.augment(self.bank.batch(index), batch.generator))
             with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
                 h = engine.model.trunk(images)
         return engine.model.f_emb(h).float()  # type: ignore[no-any-return]
@@ -181,8 +183,10 @@ class SoftmaxPhase(OptimisedPhase):
         """The cross entropy, and the share of images classified rightly."""
         if self.classifier is None:
             raise RuntimeError("the phase has no classes yet")
-        embedding = dropout(self._embed(batch), self.engine.settings.dropout, batch.generator)
-        logits = self.classifier(embedding)
+        share = self.share(len(batch.rows))
+        whole = share.gather(self._embed(batch, share))  # each rank drops what one would
+        embedding = share.of(dropout(whole, self.engine.settings.dropout, batch.generator))
+        logits = share.gather(self.classifier(embedding))
         classes = self.classes[batch.rows].to(self.engine.device)
         right = (logits.detach().argmax(1) == classes).float().mean()
         return {"loss": F.cross_entropy(logits, classes), "accuracy": right}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from embae_plugin.training.schedule import exponential_lr, seeded
+from embae_plugin.training.shared_batch import Share, together
 
 if TYPE_CHECKING:
     from embae_plugin.training.stage_engine import StageEngine
@@ -114,6 +115,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 class OptimisedPhase:
     """One optimiser's work on parts of a model; everything else of it stays as it is.
 
+    Of several processes each does the same, unless :attr:`shared`: then :meth:`loss` sends what
+    :meth:`share` gives this rank through the network, and gathers what all have made of theirs.
+
     Args:
         engine: whose model, seed and settings are used.
         name: of the phase, in logs and checkpoints.
@@ -123,6 +127,7 @@ class OptimisedPhase:
 
     steps = 1
     lr, final_lr, constant_epochs = 1e-3, 0.0, 0  # final_lr 0: the rate is constant
+    shared = False  # on cached features a step takes less than sending its gradients
 
     def __init__(
         self, engine: StageEngine, name: str, epochs: int, paths: Sequence[str] = ()
@@ -164,6 +169,10 @@ class OptimisedPhase:
     def after_step(self, batch: Batch) -> None:
         """Called when a batch has been learned from."""
 
+    def share(self, count: int, groups: torch.Tensor | None = None) -> Share:
+        """Which of a batch's rows are this rank's, see :class:`Share`."""
+        return Share(count, groups, alone=not self.shared)
+
     def generator(self, epoch: int, step: int) -> torch.Generator:
         """Of what a step draws; it depends on where the run is alone."""
         return seeded(self.engine.seed, self.engine.stage, self.name, epoch, step)
@@ -195,9 +204,13 @@ class OptimisedPhase:
     def step(self, epoch: int, step: int) -> Values:
         """Learns from one batch; returns the loss and what else is logged."""
         batch = Batch(self.plan[step], self.generator(epoch, step), step)
-        values = self.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        next(iter(values.values())).backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        with together(self.learned, parameters, alone=not self.shared):
+            values = self.loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = next(iter(values.values()))
+            if loss.requires_grad:  # it does not where this rank has no row of the batch
+                loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.after_step(batch)
         constants = {name: torch.tensor(v, dtype=torch.double) for name, v in self.report.items()}

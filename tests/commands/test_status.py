@@ -8,12 +8,12 @@ import signal
 
 import pytest
 
-from embae_plugin.commands import extract
+from embae_plugin.commands import adapt, extract
 from embae_plugin.commands.job_folder import JobFolder
 from embae_plugin.commands.main import main
 from embae_plugin.methods.distill import DistillPhase
 from embae_plugin.methods.reconstruction_phase import ReconstructionPhase
-from embae_plugin.models.bundle import load_checkpoint, save_checkpoint
+from embae_plugin.models.bundle import ADAPTED, load_checkpoint, save_checkpoint
 from tests.commands.tiny_run import train
 from tests.crops_world import write_checkpoint, write_crops
 
@@ -113,8 +113,15 @@ def test_an_adaptation(crops, tmp_path, capsys, monkeypatch):
     assert (plain["phase"], plain["epoch"], plain["step"], plain["steps"]) == ("plain", 1, 3, 4)
     assert "  norm-plain: plain, epoch 1 of 3, step 3 of 4" in found["text"]
     assert words_of(found["resume"]) == command
-    monkeypatch.setattr(JobFolder, "finish", lambda self: None)  # killed a moment too early
-    assert main(command) == 0 and not status("out", capsys)["finished"]
+    true = adapt.save_bundle
+
+    def stopped_at_the_last(path, bundle):
+        true(path, bundle)
+        if path.name == ADAPTED:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapt, "save_bundle", stopped_at_the_last)
+    assert main(command) == 130 and not status("out", capsys)["finished"]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert main(command) == 0

@@ -7,7 +7,7 @@ import os
 import pickle
 import socket
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
@@ -23,14 +23,16 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _work(rank: int, size: int, port: int, function: Any, arguments: tuple, answer: Any) -> None:
+def _work(
+    rank: int, size: int, port: int, function: Any, arguments: tuple, answer: Any, joined: bool
+) -> None:
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
     try:
-        with distributed.processes(use_gpu=False):
+        with distributed.processes(use_gpu=False) if joined else nullcontext():
             result = function(*arguments)
     except BaseException as error:
         result = error
@@ -38,9 +40,12 @@ def _work(rank: int, size: int, port: int, function: Any, arguments: tuple, answ
     answer.close()
 
 
-def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def in_ranks(
+    size: int, function: Callable[..., Any], *arguments: Any, joined: bool = True
+) -> list[Any]:
     """What ``function(*arguments)`` returns or raises in each of ``size`` ranks.
 
+    Not ``joined`` it is a command, which joins the ranks itself, as torchrun starts it.
     A rank that dies without an answer gives an ``EOFError``.
     """
     context = multiprocessing.get_context("fork")
@@ -48,7 +53,7 @@ def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
     for rank in range(size):
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(
-            target=_work, args=(rank, size, port, function, arguments, theirs), daemon=True
+            target=_work, args=(rank, size, port, function, arguments, theirs, joined), daemon=True
         )
         process.start()
         theirs.close()
