@@ -35,7 +35,7 @@ SETTINGS = [
     "embae.clusters.num_instances", "2", "embae.clusters.trunk_rounds", "2",
     "embae.distill.batch_size", "8", "embae.distill.max_epoch", "1",
     "embae.embedding.precision", "float32",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def quick(world) -> Iterator[None]:
 
 def words(verb: str, out: Path, *more: str) -> list[str]:
     return [verb, "--images", "crops", "--checkpoint", "source.pth", "--device", "cpu",
-            "--out", str(out), *more, *(SETTINGS if verb == "adapt" else [])]  # fmt: skip
+            "--out", str(out), *more, *(SETTINGS if verb == "adapt" else [])]
 
 
 @pytest.fixture(scope="module")
