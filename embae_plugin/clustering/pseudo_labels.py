@@ -64,11 +64,6 @@ class PseudoLabels:
             )
         return ""
 
-    def few_each(self, few: int = 5) -> bool:
-        """Whether people seem to have few pictures: clusters are small, or hold less than half."""
-        sizes = np.bincount(self.labels[self.kept], minlength=1)
-        return bool(np.median(sizes) <= few) or len(self.kept) < len(self.labels) / 2
-
     def cameras_per_cluster(self, camids: Ints) -> float:
         """How many cameras a cluster spans on average; NaN without clusters."""
         pairs = np.unique(np.stack([self.labels, camids])[:, self.kept], axis=1)

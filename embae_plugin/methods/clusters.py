@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,6 @@ logger = logging.getLogger(__name__)
 Doubts = Callable[[PseudoLabels], str]
 
 
-# Of people with few pictures: neighbours of 3 crops, pairs are clusters.
-SMALL: dict[str, Any] = {"eps": 0.6, "min_samples": 2, "k1": 3, "k2": 1}
-
-
 class NotPeople(ValueError):
     """The first clusters are not to be learned from. No weight of the model has changed."""
 
@@ -71,9 +66,6 @@ class ClusterSettings(Settings, node="clusters"):
     min_samples: int = setting(4, "Neighbours that make a crop the core of a cluster.", above=0)
     k1: int = setting(30, "Nearest neighbours that are compared, see pseudo_labels.", above=0)
     k2: int = setting(6, "Neighbours over which they are averaged.", above=0)
-    neighbourhood: str = setting("auto", "auto: where the first clusters show that people have few "
-                                 "pictures, k1 3, k2 1, min_samples 2 and eps 0.6 take the place "
-                                 "of what is set; fixed: never.", choices=("auto", "fixed"))
     neighbours: str = setting("auto", "exact compares each two crops, approximate (faiss-cpu) "
                               "those of one region; auto: exact on a GPU, and up to 200,000 crops.",
                               choices=SEARCHES)
@@ -148,7 +140,6 @@ class ImageClusterEngine(StageEngine):
         if len(self.target) < 2:
             raise ValueError("there is one target image, and nothing to learn from it")
         self.doubts = doubts
-        self.small: bool | None = None  # whether people have few pictures; None: not known yet
         self.trunk_learns = self.settings.learn == "trunk"
         self.augment = Augmentation(self.settings.transforms, self.store.mean, self.store.std)
         if self.trunk_learns:
@@ -187,26 +178,12 @@ class ImageClusterEngine(StageEngine):
         return f"{rounds or self.epochs()} rounds of pseudo-labels taught to {learned}"
 
     def groups(self, x: torch.Tensor) -> PseudoLabels:
-        """What a round takes for people, by the (N, d) embeddings of the moment.
-
-        The first clusters tell whether people have few pictures: the median cluster has at most
-        five crops, or less than half of the crops lie in clusters. Smaller neighbourhoods are
-        taken then, if those put half of the crops into clusters.
-        """
+        """What a round takes for people, by the (N, d) embeddings of the moment."""
         node = self.settings
-        find = partial(pseudo_labels, x, self.target.camids, search=node.neighbours)
-        if self.small:
-            return find(**SMALL)
-        found = find(node.eps, node.min_samples, node.k1, node.k2)
-        if self.small is None:
-            self.small = False
-            if node.neighbourhood == "auto" and found.few_each():
-                fewer = find(**SMALL)
-                if len(fewer.kept) >= len(fewer.labels) / 2:
-                    logger.info("%s: people seem to have few pictures each: neighbourhoods of 3 "
-                                "crops instead of %d", self.stage, node.k1)
-                    self.small, found = True, fewer
-        return found
+        return pseudo_labels(
+            x, self.target.camids, eps=node.eps, min_samples=node.min_samples, k1=node.k1,
+            k2=node.k2, search=node.neighbours,
+        )
 
     def phases(self, max_epoch: int) -> Sequence[Phase]:
         """The rounds, and new statistics of the trunk's cameras behind them if it has any."""
@@ -427,11 +404,11 @@ class Rounds(OptimisedPhase):
         """The round's labels and centres, and the weights that it began with."""
         return {
             "clustered": self.clustered, "labels": self.labels, "centres": self.centres.cpu(),
-            "good": self.good, "small": self.engine.small,
+            "good": self.good,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See :class:`OptimisedPhase`."""
         self.clustered, self.labels = state["clustered"], state["labels"]
         self.centres = state["centres"].to(self.engine.device)
-        self.good, self.engine.small = state.get("good", {}), state.get("small", False)
+        self.good = state.get("good", {})

@@ -360,7 +360,7 @@ def test_impossible_settings_are_refused(data, store):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_samples": 60, "neighbourhood": "fixed"}, "round 1: 0 cluster.*among 63 images are"),
+        ({"min_samples": 60}, "round 1: 0 cluster.*among 63 images are"),
         ({"identities": np.zeros(63, dtype=np.int64)}, "round 1: 1 cluster.*a larger eps"),
     ],
 )
