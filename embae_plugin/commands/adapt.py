@@ -216,8 +216,7 @@ class CropAdaptation:
     def run(self) -> dict[str, Any]:
         """Adapts and writes everything; returns what summary.json holds.
 
-        Of several processes, the first writes, and it alone locks the folder; refused, it ends and
-        so do the others.
+        Of several processes the first writes, and locks the folder; refused, it ends all.
 
         Raises:
             ValueError: another run is at work in the folder.
@@ -240,9 +239,8 @@ class CropAdaptation:
             write_text(out / "skipped.txt", lines)
             logger.warning("%d image(s) cannot be used, see %s", len(crops.skipped),
                            out / "skipped.txt")
-        ahead = None
-        if self.alone and not self.resumed:  # several share the work out, which is not foreseen
-            ahead = seconds_ahead(model, records, self.store, self.cfg)
+        timed = self.alone and not self.resumed  # how several share the work is not foreseen
+        ahead = seconds_ahead(model, records, self.store, self.cfg) if timed else None
         if ahead is not None:
             hours, minutes = divmod(max(1, round(ahead / 60)), 60)
             logger.info("about %d:%02d (hours:minutes) for %s of %s crops, by a few batches that "

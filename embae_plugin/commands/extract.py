@@ -124,8 +124,7 @@ def extract(
     Several processes write those in turn, and the first joins them.
 
     Returns:
-        the number of embeddings, and (path, reason) of each image that cannot be used; of several
-        processes, the first knows.
+        the number of embeddings, and (path, reason) of what cannot be used; in the first process.
 
     Raises:
         ValueError: more images cannot be used than ``--max-bad`` allows, or another run is at work

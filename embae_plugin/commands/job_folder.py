@@ -88,8 +88,7 @@ class JobFolder:
         """Marks the folder as being filled, and as whole after the block.
 
         Args:
-            skipped: images left out, to be noted; or what finds them, called in the folder when
-                it is ready for what resumes, and before a killed run counts as begun.
+            skipped: images left out, to be noted; or what finds them, called when it is clear.
             anew: first removes what an earlier run left.
             force: as for :meth:`found`.
             command: what resumes the run, for :func:`job_command`.
@@ -100,14 +99,15 @@ class JobFolder:
         with only_one(self.out / LOCK):
             if (self.found(force) is None) is not anew:
                 raise ValueError(f"another run was at work on {self.out} just now; try again")
-            self._begin(skipped, anew, command)
+            self._clear(anew)
+            notes = {"skipped": skipped() if callable(skipped) else skipped}
+            job = {"settings": self.settings, "notes": notes, "command": command}
+            write_text(self._job, json.dumps(job, indent=1) + "\n")
             yield
             self._job.unlink(missing_ok=True)
             shutil.rmtree(self.work, ignore_errors=True)
 
-    def _begin(
-        self, skipped: Skipped | Callable[[], Skipped], anew: bool, command: str
-    ) -> None:
+    def _clear(self, anew: bool) -> None:
         if not anew:
             logger.info("%s: resuming a run that was not finished", self.out)
         # The one that says that all is whole goes first.
@@ -116,9 +116,6 @@ class JobFolder:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         for name in self.results:
             remove_drafts(self.out / name)
-        notes = {"skipped": skipped() if callable(skipped) else skipped}
-        job = {"settings": self.settings, "notes": notes, "command": command}
-        write_text(self._job, json.dumps(job, indent=1) + "\n")
 
 
 def job_command(out: str | Path) -> str | None:

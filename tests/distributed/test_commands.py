@@ -29,7 +29,7 @@ SETTINGS = [
     "embae.clusters.lr", "1e-7", "embae.clusters.final_lr", "1e-8",
     "embae.distill.lr", "1e-7", "embae.distill.final_lr", "1e-8",
     "embae.save_interval", "0", "embae.adapt.flip_fall", "1", "embae.adapt.largest_cluster", "0.9",
-    "embae.adapt.least_kept", "0", "embae.clusters.neighbourhood", "fixed",
+    "embae.adapt.least_kept", "0",
     "embae.clusters.k1", "6", "embae.clusters.k2", "2", "embae.clusters.min_samples", "2",
     "embae.clusters.eps", "0.7", "embae.clusters.batch_size", "8",
     "embae.clusters.num_instances", "2", "embae.clusters.trunk_rounds", "2",
