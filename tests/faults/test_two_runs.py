@@ -145,7 +145,7 @@ def test_commands_refuse_to_be_the_second(tmp_path, given, taken, capsys, verb, 
 
 def test_training_refuses_to_be_the_second_and_scoring_does_not(tmp_path, taken, monkeypatch):
     taken(tmp_path / LOCK)
-    monkeypatch.setattr(train, "_run_config", lambda cfg: ["scored"])
+    monkeypatch.setattr(train, "_run_config", lambda cfg, command: ["scored"])
     cfg = load_config("synthetic", ["data.save_dir", str(tmp_path)])
     with pytest.raises(ValueError, match=f"another run is at work on {tmp_path}"):
         train.run_config(cfg)
