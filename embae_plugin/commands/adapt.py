@@ -203,14 +203,14 @@ class CropAdaptation:
         total = hashlib.blake2b(digest_size=8)
         for name, camera in zip(crops.names, crops.cameras, strict=True):
             total.update(f"{name}\0{camera}\0".encode(errors="surrogateescape"))
-        flat = flatten(self.cfg)
+        flat, read = flatten(self.cfg), followed_keys(self.cfg) - StoreSettings.followed()
         return {
             "checkpoint": state_fingerprint(self.model),
             "images": f"{len(crops)} ({total.hexdigest()})",
             "seed": self.cfg.train.seed,
             "input": self.source.input.as_dict(),
             **({} if self.labelled is None else {"sources": self.labelled.fingerprint()}),
-            **{key: flat[key] for key in followed_keys(self.cfg) - StoreSettings.followed()},
+            **{key: flat[key] for key in sorted(read)},  # in one order in every process
         }
 
     def run(self) -> dict[str, Any]:
