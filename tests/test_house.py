@@ -22,7 +22,7 @@ ORDER = (
 MOST_LINES = {
     "torchreid_bridge": 750, "settings": 850, "losses": 220, "models": 2900, "data": 3650,
     "evaluation": 1450, "clustering": 400, "export": 400, "training": 1500, "methods": 3750,
-    "doctor": 310, "report_page": 850, "commands": 2250, "lab": 2800,
+    "doctor": 310, "report_page": 850, "commands": 2300, "lab": 2800,
 }
 DRAWN = ("body", "cameras", "generation", "people", "shots", "synthetic")  # of data/datasets
 

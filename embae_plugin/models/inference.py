@@ -188,6 +188,8 @@ class FrozenTrunks:
         if self._state.holds(trunk):
             return
         with self._lock:
+            if self._state.holds(trunk):  # another thread was first
+                return
             self._state = _State(trunk)
             for copy in self._copies.values():
                 copy.cancel()
