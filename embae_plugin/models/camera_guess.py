@@ -72,7 +72,8 @@ class CameraGuess(nn.Module):
     def marks(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 194) marks of normalised images (B, 3, H, W)."""
         pixels = x.float()
-        down, across = pixels.shape[2] // SIZE[0], pixels.shape[3] // SIZE[1]
+        # Plain numbers, in an exported graph as well, whose input has one size.
+        down, across = (int(side) // least for side, least in zip(x.shape[2:], SIZE, strict=True))
         if (down * SIZE[0], across * SIZE[1]) == tuple(pixels.shape[2:]):
             pixels = F.avg_pool2d(pixels, (down, across))
         else:

@@ -14,6 +14,7 @@ from embae_plugin.export import FORMATS, ImagesToEmbeddings, export_model, forma
 from embae_plugin.export.equality import largest_difference, unit_images
 from embae_plugin.models.bundle import Bundle
 from embae_plugin.reid import ReID
+from tests.export.torchreid_bundles import bundle_of, random_network, with_cameras
 
 ENDINGS = {"onnx": "onnx", "torchscript": "pt"}
 
@@ -103,6 +104,24 @@ def test_a_model_that_knows_cameras_takes_one(form, bundle, tmp_path):
     same = np.repeat(images[:1], 3, axis=0)
     left, right, unseen = run(same, np.array([0, 1, -1]))
     assert np.abs(left - right).max() > 1e-3 and np.abs(right - unseen).max() > 1e-3
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_an_adapted_zoo_network_guesses_the_camera_of_each_crop(form, tmp_path):
+    bundle = bundle_of(with_cameras(random_network().state_dict()))  # 256 × 128 pixels
+    bright = torch.tensor([0.4, 1.0]).repeat(4)[:, None, None, None]
+    images = bright * torch.rand(8, 3, 256, 128, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (bundle.input.norm_mean,
+                                                         bundle.input.norm_std))
+    camids, guess = np.arange(8) % 2, bundle.model.guess
+    guess.learn(guess.marks((images - mean) / std).numpy(), camids)
+    path = tmp_path / f"m.{ENDINGS[form]}"
+    export_model(bundle, path, form, flip=True)
+    run = FORMATS[form][1](path)
+    guessed = run(images.numpy(), np.full(8, -1))
+    np.testing.assert_allclose(guessed, ReID(bundle, "cpu").embed(images), atol=1e-4)
+    np.testing.assert_allclose(guessed, run(images.numpy(), camids), atol=1e-5)
+    assert np.abs(guessed - run(images.numpy(), 1 - camids)).max() > 1e-3
 
 
 def test_a_check_that_fails_leaves_the_old_file(bundle, tmp_path):
