@@ -1,7 +1,7 @@
 """Embeddings of listed crops, from their decoded pixels and cached features.
 
-Cameras are named; what a model does not know is embedded with the statistics that all its cameras
-have in common, and said.
+Cameras are named. A crop of one that the model does not know is embedded as of the camera it looks
+like, if the model can guess, else by what all its cameras have in common; and that is said.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def tell_unknown(model: EmbAE, cameras: Iterable[str]) -> str:
     unknown = sorted(set(cameras) - set(model.camera_names))
     if not model.camera_names or not unknown:
         return ""
+    how = "a camera never seen" if model.guess is None else "whichever camera each looks like"
     words = (
         f"the model was not adapted to the camera(s) {few(unknown, SHOWN)}, whose crops it "
-        f"embeds as those of a camera never seen (it knows {few(model.camera_names, SHOWN)})"
+        f"embeds as those of {how} (it knows {few(model.camera_names, SHOWN)})"
     )
     logger.warning("%s", words)
     return words
@@ -50,11 +51,11 @@ def embed_records(
 ) -> torch.Tensor:
     """Embeddings of N listed crops, (N, model.feature_dim) float32, averaged over views.
 
-    A model with statistics by camera uses those of each record's camera, by name, and for a name
-    that it does not know what all its cameras have in common; see :func:`tell_unknown`.
+    A model with statistics by camera uses those of each record's camera, by name, or by what a
+    crop looks like, see :meth:`FeatureStore.cameras` and :func:`tell_unknown`.
     """
-    features = store.features(model, records, label, tta, keep)
-    cameras = store.cameras(model, records, label) if knows_cameras(model.f_emb) else None
+    cameras = store.cameras(model, records, label) if knows_cameras(model) else None
+    features = store.features(model, records, label, tta, keep, cameras)
     return embed_stored(model, features, records, normalize, cameras)
 
 

@@ -238,7 +238,7 @@ class FeatureStore:
 
     def features(
         self, model: EmbAE | Trunk, records: ImageRecords, label: str, tta: str = "flip",
-        keep: bool = True,
+        keep: bool = True, cameras: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Trunk features (N, V, D) of ``records``: from memory, from the cache folder, or computed.
 
@@ -247,17 +247,20 @@ class FeatureStore:
                 camera, by name. A trunk alone serves where it knows no cameras.
             tta: ``none`` (V = 1), ``flip`` (V = 2) or ``ten_crop`` (V = 10).
             keep: False for a trunk that is still learning, whose features serve once.
+            cameras: what :meth:`cameras` says of them, where the caller has it already.
 
         Raises:
             ValueError: a trunk that knows cameras, without the model that knows their names.
         """
         trunk = model.trunk if isinstance(model, EmbAE) else model
-        cameras, numbers = None, ""
-        if knows_cameras(trunk):
-            if not isinstance(model, EmbAE):
-                raise ValueError("a trunk with statistics by camera needs its model, which knows "
-                                 "the names")
-            cameras = self.cameras(model, records, label)
+        numbers = ""
+        if not knows_cameras(trunk):
+            cameras = None
+        elif not isinstance(model, EmbAE):
+            raise ValueError("a trunk with statistics by camera needs its model, which knows "
+                             "the names")
+        else:
+            cameras = self.cameras(model, records, label) if cameras is None else cameras
             numbers = hashlib.sha256(cameras.numpy().tobytes()).hexdigest()
         if not keep:
             return self._extract(trunk, records, label, tta, cameras)

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,12 +60,11 @@ class ImagesToEmbeddings(nn.Module):
         it is read only for a model that knows cameras apart.
         """
         x = (images - self.mean) / self.std
-        rest: tuple[torch.Tensor | None, ...] = ()
-        if self.cameras:
-            rest = (self.model.cameras_of(x, camera),)  # of an image and its mirror image alike
-        z = cast(torch.Tensor, self.model(x, *rest)).float()
+        # Of an image and its mirror image alike.
+        camids = self.model.cameras_of(x, camera) if self.cameras else None
+        z = self.model.embed_images(x, camids).float()
         if self.flip:
-            z = (z + self.model(x.flip(3), *rest).float()) / 2
+            z = (z + self.model.embed_images(x.flip(3), camids).float()) / 2
         return F.normalize(z, dim=1) if self.normalize else z
 
     def example(self) -> tuple[torch.Tensor, ...]:

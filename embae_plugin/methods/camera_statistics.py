@@ -19,7 +19,6 @@ from embae_plugin.data.augment import normalise
 from embae_plugin.data.crops import FEW
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords
-from embae_plugin.models.camera_guess import MOST
 from embae_plugin.models.camera_norm import (
     LEAST,
     CameraNorm,
@@ -37,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 PRIOR = 32.0  # images of all cameras that each camera's own are mixed with
 GUESS_BATCH = 256
+MOST_GUESS = 20_000  # crops that guessing the camera is learned from
 MOST_COMMON = 2048  # images of all cameras that the common statistics are taken of
 _MOST = 4096  # cameras of a model; more is no numbering from 0
 
@@ -109,22 +109,45 @@ def estimate(
             "start from one without"
         )
     renew(model, records, store, seed)
+    learn_guess(model, records, store, seed)
 
 
 @torch.no_grad()
 def renew(model: EmbAE, records: ImageRecords, store: FeatureStore, seed: int = 1) -> None:
     """Estimates the statistics by camera that a model has, with its weights of the moment.
 
-    Arguments are those of :func:`estimate`.
+    Arguments are those of :func:`estimate`. Which camera a crop looks like hangs on no weight and
+    stays as it was learned.
     """
     counts = torch.bincount(torch.from_numpy(records.camids), minlength=model.cameras)
     if model.camera_parts == "heads":
         _estimate_heads(model, records, store, counts)
     else:
-        found = Estimation(model, records, store, seed)
-        found.by_camera(counts)
-        found.learn_guess()
+        Estimation(model, records, store, seed).by_camera(counts)
     model.eval()
+
+
+@torch.no_grad()
+def learn_guess(
+    model: EmbAE, records: ImageRecords, store: FeatureStore, seed: int = 1
+) -> None:
+    """Which camera crops without a camera's name look like, see :class:`CameraGuess`; in place.
+
+    Arguments are those of :func:`estimate`; a model that cannot guess stays as it is. Of many
+    crops it is learned from a draw of :data:`MOST_GUESS`.
+    """
+    guess, camids = model.guess, records.camids
+    if guess is None:
+        return
+    bank = store.images(records, "target")
+    rows = torch.randperm(len(camids), generator=seeded(seed, "camera guess"))[:MOST_GUESS]
+    guess.norm_mean.copy_(torch.tensor(store.mean))
+    guess.norm_std.copy_(torch.tensor(store.std))
+    marks = [
+        guess.marks(normalise(bank.batch(block), store.mean, store.std)).cpu()
+        for block in torch.split(rows, GUESS_BATCH)
+    ]
+    guess.learn(torch.cat(marks).numpy(), camids[rows.numpy()])
 
 
 @torch.no_grad()
@@ -220,20 +243,6 @@ class Estimation:
         send_statistics(self.layers, mine, cameras)
         for layer in self.layers:
             mix(layer, counts)
-
-    def learn_guess(self) -> None:
-        """Which camera crops without a camera's name look like, see :class:`CameraGuess`."""
-        guess, camids = self.model.guess, self.records.camids
-        if guess is None:
-            return
-        rows = torch.randperm(len(camids), generator=seeded(self.seed, "camera guess"))[:MOST]
-        guess.norm_mean.copy_(torch.tensor(self.store.mean))
-        guess.norm_std.copy_(torch.tensor(self.store.std))
-        marks = [
-            guess.marks(normalise(self.bank.batch(block), self.store.mean, self.store.std)).cpu()
-            for block in torch.split(rows, GUESS_BATCH)
-        ]
-        guess.learn(torch.cat(marks).numpy(), camids[rows.numpy()])
 
     def _common_rows(self, most: int) -> np.ndarray:
         generator = seeded(self.seed, "camera statistics")

@@ -19,7 +19,6 @@ from torch import nn
 SIZE = (128, 64)  # that a crop's marks are taken at
 FILTERS = 64
 MARKS = 66 + 2 * FILTERS
-MOST = 20_000  # crops that are learned from
 NEVER = -1e4  # bias of a camera that is never guessed
 
 
@@ -91,15 +90,11 @@ class CameraGuess(nn.Module):
         found = F.linear(self.marks(x) - self.centre, self.weight, self.bias).argmax(1)
         return torch.where(self.bias.max() > NEVER, found, torch.full_like(found, -1))
 
-    def learn(self, marks: NDArray[np.float32], camids: NDArray[np.int64], seed: int = 0) -> None:
+    def learn(self, marks: NDArray[np.float32], camids: NDArray[np.int64]) -> None:
         """Learns from the marks (N, 194) of images whose cameras (N,) are known.
 
-        Logistic regression on standardised marks; of many images a draw of :data:`MOST`. A camera
-        without images is never guessed.
+        Logistic regression on standardised marks. A camera without images is never guessed.
         """
-        if len(marks) > MOST:
-            drawn = np.random.default_rng(seed).permutation(len(marks))[:MOST]
-            marks, camids = marks[drawn], camids[drawn]
         present = np.unique(camids)
         centre, scale = marks.mean(0), marks.std(0) + 1e-6
         self.bias.fill_(NEVER)

@@ -160,7 +160,7 @@ class EmbAE(nn.Module):
     def learn_cameras(self, parts: str, names: Sequence[str]) -> None:
         """Gives batch norm layers statistics for each camera, see :class:`CameraNorm`; in place.
 
-        All start from what the layers have; see :func:`engine.camera_statistics.estimate`.
+        All start from what the layers have; see :func:`methods.camera_statistics.estimate`.
 
         Args:
             parts: ``heads`` (that of f_emb) or ``trunk`` (all of :meth:`network`).
@@ -245,6 +245,15 @@ class EmbAE(nn.Module):
             return z_id
         return torch.cat([F.normalize(h.float(), dim=1), F.normalize(z_id, dim=1)], dim=1)
 
+    def embed_images(self, x: torch.Tensor, camids: torch.Tensor | None) -> torch.Tensor:
+        """What :meth:`embed_features` gives of images (B, 3, H, W) of these cameras, in eval mode.
+
+        ``camids`` (B,) are what :meth:`cameras_of` has found, and are not looked at again.
+        """
+        with at_cameras(self.trunk, camids):
+            h = self.trunk(x)
+        return self.embed_features(h, camids)
+
     def forward(
         self, x: torch.Tensor, camids: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor | None, torch.Tensor]:
@@ -264,11 +273,9 @@ class EmbAE(nn.Module):
             logits are None without classes.
         """
         if not self.training:
-            camids = self.cameras_of(x, camids)
+            return self.embed_images(x, self.cameras_of(x, camids))
         with at_cameras(self.trunk, camids):
             h = self.trunk(x)
-        if not self.training:
-            return self.embed_features(h, camids)
         with at_cameras(self.f_emb, camids):
             z_id = self.f_emb(h)
         with torch.autocast(z_id.device.type, enabled=False):

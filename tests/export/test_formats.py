@@ -122,6 +122,11 @@ def test_an_adapted_zoo_network_guesses_the_camera_of_each_crop(form, tmp_path):
     np.testing.assert_allclose(guessed, ReID(bundle, "cpu").embed(images), atol=1e-4)
     np.testing.assert_allclose(guessed, run(images.numpy(), camids), atol=1e-5)
     assert np.abs(guessed - run(images.numpy(), 1 - camids)).max() > 1e-3
+    if form == "onnx":
+        import onnx
+
+        nodes = onnx.load(str(path)).graph.node
+        assert sum(node.op_type == "ArgMax" for node in nodes) == 1, "guessed once for both views"
 
 
 def test_a_check_that_fails_leaves_the_old_file(bundle, tmp_path):
