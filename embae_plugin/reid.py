@@ -111,7 +111,8 @@ class ReID:
             cameras: which camera took each image, for a model adapted camera by camera: a name
                 out of ``camera_names`` or its number, one for all or a sequence of N;
                 ``"unknown"`` for a camera it has never seen. Left out, it means the same, and is
-                warned of, because much of what adaptation gained is lost.
+                warned of: the model guesses which camera each crop looks like, or, if it cannot,
+                takes what all have in common, by which much of what adaptation gained is lost.
             normalize: scale embeddings to length 1, as distances are compared (paper 5.1).
             tta: ``flip`` averages an image and its mirror image, ``none`` takes half the time.
             batch_size: images at a time; 0 for 64 on a CPU, 256 on a GPU.

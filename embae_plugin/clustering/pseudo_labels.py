@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +14,6 @@ from embae_plugin.clustering.jaccard import jaccard_distances, neighbours
 from embae_plugin.progress import Progress
 
 Ints = NDArray[np.int64]
-
-
-def require_scikit_learn(what: str = "pseudo-labels are found") -> None:
-    """ImportError, with the command that mends it, where scikit-learn is missing."""
-    if importlib.util.find_spec("sklearn") is None:
-        raise ImportError(f"{what} with scikit-learn: pip install scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class PseudoLabels:
 def without_camera_means(embeddings: torch.Tensor, camids: Ints) -> torch.Tensor:
     """(N, D) embeddings less the mean of their camera's, then of length 1.
 
-    What all crops of a camera have in common tells the camera, not the person.
+    What all crops of a camera have in common is the camera's, not the person's.
     """
     cameras = torch.from_numpy(np.unique(camids, return_inverse=True)[1].reshape(-1))
     cameras = cameras.to(embeddings.device)

@@ -114,7 +114,7 @@ def camera_rule(pattern: str) -> re.Pattern[str]:
     if "camera" not in rule.groupindex:
         raise ValueError(
             f"--camera-regex {pattern!r} has no group named camera: write (?P<camera>…) around "
-            "what tells the camera, as in '_c(?P<camera>\\d+)'"
+            "the camera's name, as in '_c(?P<camera>\\d+)'"
         )
     return rule
 

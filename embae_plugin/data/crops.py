@@ -85,7 +85,7 @@ class Crops:
         """
         bad, total = len(self.skipped), len(self.skipped) + len(self)
         if bad and (bad > max_bad * total or not len(self)):
-            advice = f"mend or remove them, or allow more with --max-bad (now {max_bad:g})"
+            advice = f"repair or remove them, or allow more with --max-bad (now {max_bad:g})"
             raise ValueError(
                 f"{bad} of {total} images cannot be used:{shortened(self.skipped)}\n"
                 f"{advice if len(self) else 'none is left'}"

@@ -106,6 +106,7 @@ def extract_features(
 
 
 def block_size(device: torch.device) -> int:
+    """How many images go through a trunk together."""
     return GPU_BLOCK if device.type == "cuda" else BLOCK
 
 

@@ -24,7 +24,7 @@ _UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, Recu
 
 
 class Content(NamedTuple):
-    """What was found: counts for each part, things to be mended, and things worth knowing."""
+    """What was found: counts for each part, things to be put right, and things worth knowing."""
 
     parts: dict[str, Counts]
     problems: Sequence[str]

@@ -7,6 +7,7 @@ Each step may leave the model as it was, where it would do harm, and says so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from embae_plugin.methods.registry import BASELINE, Row, chain
 from embae_plugin.methods.row_models import RowModels
 from embae_plugin.methods.run_settings import RECONSTRUCTION, AdaptSettings
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.stage_engine import History
+from embae_plugin.training.stage_engine import History, StageEngine
 
 
 @dataclass
@@ -102,19 +103,22 @@ def check_adaptable(model: EmbAE, cfg: CfgNode) -> None:
             "this model has been adapted to cameras already; start from the checkpoint that it "
             "was made from"
         )
-    name = AdaptSettings.of(cfg).row()
-    steps = [row for row in chain(name, cfg) if row.method is not None and row.name != BASELINE]
-    for row in steps:
-        if row.method is not None:
-            settings = row.method.settings_class.of(cfg, **row.fixed)
-            row.method.check_model(model, settings, alone=len(steps) == 1)
+    steps = _steps(cfg)
+    for method, fixed in steps:
+        settings = method.settings_class.of(cfg, **fixed)
+        method.check_model(model, settings, alone=len(steps) == 1)
+
+
+def _steps(cfg: CfgNode) -> list[tuple[type[StageEngine], Mapping[str, Any]]]:
+    """The methods, each with what its row fixes, that adapt a model one after the other."""
+    made_of = chain(AdaptSettings.of(cfg).row(), cfg)
+    return [(row.method, row.fixed) for row in made_of if row.method and row.name != BASELINE]
 
 
 def followed_keys(cfg: CfgNode) -> set[str]:
     """The keys that an adaptation with a configuration reads."""
     found = AdaptSettings.followed()
-    for row in chain(AdaptSettings.of(cfg).row(), cfg):
-        if row.method is not None and row.name != BASELINE:
-            found |= row.method.settings_class.followed()
+    for method, _ in _steps(cfg):
+        found |= method.settings_class.followed()
     found |= DistillSettings.followed()
     return {key for key in found if key.startswith("embae.")}

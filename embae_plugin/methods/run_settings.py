@@ -50,7 +50,6 @@ class AdaptSettings(Settings, node="adapt"):
                                "statistics by camera are undone.", least=0)
     least_kept: float = setting(0.1, "Share of crops in clusters below which nothing is learned "
                                 "from them.", least=0)
-
     plain: bool = setting(True, "Also make a network for who names no camera, see embae.distill.")
 
     def row(self, cameras: int = 2) -> str:

@@ -25,7 +25,7 @@ from embae_plugin.methods.registry import BASELINE, chain
 from embae_plugin.methods.run_settings import AdaptSettings
 from embae_plugin.models.camera_norm import has_batch_norm
 from embae_plugin.models.embae import EmbAE
-from embae_plugin.training.train_step import resolve_precision
+from embae_plugin.training.train_step import NEARLY_EQUAL, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def seconds_ahead(
     each = seconds(lambda: step(bf16))
     if bf16 and device.type == "cpu" and node.precision == "auto":
         exact, probes = seconds(lambda: step(False)), PROBES
-        each = each if each < 0.9 * exact else exact
+        each = each if each < NEARLY_EQUAL * exact else exact
     logger.info("timed: features of both views %.1f ms a crop, statistics %.1f ms, a step of %d "
                 "crops %.2f s", 1e3 * feature, 1e3 * statistic, size, each)
     return (

@@ -39,13 +39,13 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
                       "data.save_dir") from error
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """An EmbAE checkpoint as saved by :func:`save_checkpoint`.
+def load_checkpoint(path: str | Path, mapped: bool = False) -> dict[str, Any]:
+    """An EmbAE checkpoint as saved by :func:`save_checkpoint`; ``mapped`` as in :func:`read_file`.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_file`; also another kind or version of file.
     """
-    payload = read_file(path)
+    payload = read_file(path, mapped)
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(f"{path} is not an EmbAE checkpoint")
     check_version(path, payload)

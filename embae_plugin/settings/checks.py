@@ -107,19 +107,19 @@ def refuse_ignored(cfg: CfgNode) -> None:
     Raises:
         ValueError: names it.
     """
-    now = flatten(cfg)
-    for key, default in flatten(torchreid_tree()).items():
+    now, defaults = flatten(cfg), flatten(torchreid_tree())
+    for key, default in defaults.items():
         check(
             key in FOLLOWED or now[key] == default,
             f"{key} is torchreid's own and not part of loss.name embae; leave it at {default!r}, "
             "or use loss.name triplet",
         )
     exponential = cfg.train.lr_scheduler == "exponential"
-    for key, default in (("train.stepsize", [20]), ("train.gamma", 0.1)):
-        check(not exponential or now[key] == default, f"{key} is of other schedules: with "
-              f"train.lr_scheduler exponential leave it at {default}")
-    soft = cfg.embae.embedding.soft_margin
-    check(not soft or cfg.loss.triplet.margin == 0.3, "loss.triplet.margin is the hinge's: it is "
+    for key in ("train.stepsize", "train.gamma"):
+        check(not exponential or now[key] == defaults[key], f"{key} is of other schedules: with "
+              f"train.lr_scheduler exponential leave it at {defaults[key]}")
+    soft, margin = cfg.embae.embedding.soft_margin, "loss.triplet.margin"
+    check(not soft or now[margin] == defaults[margin], "loss.triplet.margin is the hinge's: it is "
           "followed with embae.embedding.soft_margin False alone")
 
 

@@ -5,7 +5,6 @@ Unknown keys, values of another type and settings that cannot work are refused b
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from embae_plugin.settings.torchreid_arguments import (
     zoo_kwargs,
 )
 from embae_plugin.settings.tree import flatten, get_default_config
+from embae_plugin.suggestions import did_you_mean
 
 __all__ = [
     "check_config",
@@ -51,8 +51,7 @@ def _refuse_unknown(keys: Iterable[str], known: Sequence[str], where: str) -> No
         inside = [name for name in known if name.startswith(f"{key}.")]
         if inside:
             raise ValueError(f"{where}: {key!r} is a section; set a key in it, as {inside[0]}")
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(key, known)
         raise ValueError(f"{where}: there is no configuration key {key!r}.{hint}")
 
 

@@ -221,7 +221,7 @@ class StageEngine(bridge.Engine):
         if not self.trunk_learns:
             return
         if asked == "auto" and checkpoint.is_file():
-            asked = load_checkpoint(checkpoint)["identity"].get("precision", asked)
+            asked = load_checkpoint(checkpoint, mapped=True)["identity"].get("precision", asked)
         self.bf16 = resolve_precision(asked, self.device)
         if asked == "auto" and self.bf16 and self.device.type == "cpu" and not (
             distributed.size() > 1

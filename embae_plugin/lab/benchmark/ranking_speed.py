@@ -143,7 +143,7 @@ def agreement(data: Retrieval, evaluate: Evaluator, count: int = 64) -> str:
 
 
 def ranking_rows(context: Context, device: str) -> list[Row]:
-    """Each of torchreid's evaluators beside ours, and ours beside the distance product alone."""
+    """Each of torchreid's evaluators against ours, and ours against the distance product alone."""
     sizes, cython = context.sizes, cython_evaluator(context.cython_dir)
     data = make_retrieval(sizes.query, sizes.gallery, sizes.dim)
     row = partial(
