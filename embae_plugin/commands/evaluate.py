@@ -29,7 +29,6 @@ from embae_plugin.data.camera_rules import camera_rule
 from embae_plugin.data.embedding_files import Texts, read_embeddings
 from embae_plugin.data.feature_bank import FeatureStore
 from embae_plugin.data.records import ImageRecords, load_data, queries_and_gallery
-from embae_plugin.embedder import UNKNOWN
 from embae_plugin.evaluation import Scores, evaluate_embeddings
 from embae_plugin.evaluation.score_table import dropped_note, score_row, score_table, write_text
 from embae_plugin.reid import Floats, pick_device
@@ -138,7 +137,7 @@ def _score_data(arguments: argparse.Namespace) -> dict[str, Scores]:
 def _with_cameras(records: ImageRecords, arguments: argparse.Namespace) -> ImageRecords:
     """A data set's crops with their cameras named as the flags say."""
     if arguments.unnamed_cameras:
-        return replace(records, cameras=(UNKNOWN,) * len(records))
+        return records.unnamed()
     if not arguments.camera_regex:
         return records
     rule = camera_rule(arguments.camera_regex)

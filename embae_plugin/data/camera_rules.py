@@ -211,7 +211,7 @@ def list_crops(images: str | Path = "", table: str | Path = "", camera_regex: st
             with an incomplete line, or with a path listed twice.
     """
     if table and camera_regex:
-        raise ValueError("give --csv or --camera-regex, not both: the table tells the cameras")
+        raise ValueError("give --csv or --camera-regex, not both: the table names the cameras")
     if table:
         return _crops_by_csv(Path(table), images)
     if not images:

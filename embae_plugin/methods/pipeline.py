@@ -24,6 +24,7 @@ from embae_plugin.methods.registry import BASELINE, INITIAL, Row, chain, row_nam
 from embae_plugin.methods.row_models import RowModels, shown
 from embae_plugin.methods.run_settings import runs
 from embae_plugin.methods.transfer import VARIANTS
+from embae_plugin.models.bundle import bundle_of
 from embae_plugin.models.dense import DenseHead
 from embae_plugin.models.door import open_model, open_network
 from embae_plugin.models.embae import EmbAE
@@ -191,9 +192,8 @@ class Run:
         payload = load_checkpoint(path)
         if not payload["done"]:
             return None
-        model = EmbAE.from_spec(payload["spec"])
-        model.load_state_dict(payload["model"])
-        return model.to(self.store.device).eval()
+        bundle = bundle_of(path, payload, *self.store.size)
+        return bundle.model.to(self.store.device)
 
     def train(self) -> list[ScoreRow]:
         """Runs the configured stages; returns a row of scores for each variant."""
